@@ -1,0 +1,62 @@
+"""Lookups that are asked at the same time share one query."""
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+ASKS_MAX = 256
+WAIT_S = 5.0
+
+
+class Coalescer(Generic[K, V]):
+    """Turns single asks into queries of many.
+
+    An ask joins the next query, never one already sent; so an answer is never older than its ask, and there is no cache
+    to invalidate. While `lanes` queries are under way, asks gather for the next.
+    """
+
+    def __init__(self, query: Callable[[Sequence[K]], Mapping[K, V]], executor: Executor, lanes: int = 1) -> None:
+        self._query = query
+        self._executor = executor
+        self._free_lanes = lanes
+        self._waiting: dict[K, asyncio.Future[V | None]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: K) -> V | None:
+        """Return the answer for `key`, None if there is none.
+
+        Raises what the query raises, or TimeoutError after WAIT_S.
+        """
+        answer = self._waiting.get(key)
+        if answer is None:
+            answer = self._waiting[key] = asyncio.get_running_loop().create_future()
+            self._send()
+        # Others may wait for the same answer: one who leaves must not cancel it.
+        return await asyncio.wait_for(asyncio.shield(answer), WAIT_S)
+
+    def _send(self) -> None:
+        while self._free_lanes and self._waiting:
+            asks = {key: self._waiting.pop(key) for key in list(self._waiting)[:ASKS_MAX]}
+            self._free_lanes -= 1
+            task = asyncio.create_task(self._run(asks))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, asks: dict[K, "asyncio.Future[V | None]"]) -> None:
+        try:
+            answers = await asyncio.get_running_loop().run_in_executor(self._executor, self._query, list(asks))
+            for key, future in asks.items():
+                if not future.done():
+                    future.set_result(answers.get(key))
+        except Exception as error:
+            for future in asks.values():
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # whoever asked may have left; then nobody is to be warned
+        finally:
+            self._free_lanes += 1
+            self._send()

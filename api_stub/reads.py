@@ -1,0 +1,145 @@
+"""The two reads. Each is one statement that goes through keys and touches a constant number of rows (CONTRACT 2, G6).
+
+A statement answers any number of asks at once, each ask touching its own few rows, all from one snapshot.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, Text, func, select, type_coerce
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from projections.activity import ENTRIES_KEPT
+from projections.activity import table as activity
+from projections.analysis_trend import DAY_US, by_day_from_json
+from projections.analysis_trend import table as analysis_trend
+from projections.project import table as project
+from projections.store import bind_keys, key_rows
+from projections.tenant import table as tenant
+
+WINDOW_DAYS = 30
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+
+
+class StatsAsk(NamedTuple):
+    """Which project's stats: the one that answers to this slug in this tenant."""
+
+    tenant_id: str
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRow:
+    """What the read models hold of a project's stats; `by_day` counts analyses by days since 1970 UTC."""
+
+    project_id: str
+    log_source_count: int
+    repo_count: int
+    notification_channel_count: int
+    support_desk_count: int
+    watchdog_enabled: bool
+    by_day: Mapping[int, int]
+
+    def trend(self, now_us: int) -> list[tuple[str, int]]:
+        """Return (date, count) for each day with analyses among the last 30 UTC days, today included, ascending."""
+        today = now_us // DAY_US
+        days = range(today - WINDOW_DAYS + 1, today + 1)
+        return [
+            (date.fromordinal(_EPOCH_ORDINAL + day).isoformat(), count)
+            for day, count in sorted(self.by_day.items())
+            if day in days
+        ]
+
+
+class ActivityAsk(NamedTuple):
+    """Which project's activity, and from when on (exclusive), in microseconds since 1970 UTC."""
+
+    tenant_id: str
+    project_id: str
+    after_us: int
+
+
+def read_stats(connection: Connection, asks: Sequence[StatsAsk]) -> dict[StatsAsk, StatsRow]:
+    """Return the stats of each ask; one whose slug no existing project of its tenant holds is left out."""
+    name = connection.dialect.name
+    rows = connection.execute(_stats_statement(name), bind_keys(name, asks))
+    found = {}
+    for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
+        counts = by_day_from_json(by_day or "[]")
+        found[StatsAsk(tenant_id, slug)] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
+    return found
+
+
+def read_activity(connection: Connection, asks: Sequence[ActivityAsk]) -> dict[ActivityAsk, str]:
+    """Return the newest entries of each ask as JSON objects with commas between, newest first.
+
+    An ask whose project does not exist in its tenant is left out.
+    """
+    name = connection.dialect.name
+    rows = connection.execute(_activity_statement(name), bind_keys(name, asks))
+    return {ActivityAsk(*key): entries or "" for *key, entries in rows}
+
+
+@cache
+def _stats_statement(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [project.c.tenant_id, project.c.slug])
+    tenant_id, slug = keys.c
+    holder = project.alias("holder")
+    latest_taker = (
+        select(holder.c.project_id)
+        .where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.present)
+        .order_by(holder.c.slug_time_us.desc(), holder.c.slug_event_id.desc())
+        .limit(1)
+        .correlate(keys)
+        .scalar_subquery()
+    )
+    return (
+        select(
+            tenant_id,
+            slug,
+            project.c.project_id,
+            project.c.log_source_count,
+            project.c.repo_count,
+            project.c.notification_channel_count,
+            func.coalesce(tenant.c.support_desk_count, 0),
+            project.c.watchdog_enabled,
+            analysis_trend.c.by_day,
+        )
+        .select_from(keys)
+        .join(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
+        .outerjoin(tenant, tenant.c.tenant_id == tenant_id)
+        .outerjoin(
+            analysis_trend,
+            (analysis_trend.c.tenant_id == tenant_id) & (analysis_trend.c.project_id == project.c.project_id),
+        )
+    )
+
+
+@cache
+def _activity_statement(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [activity.c.tenant_id, activity.c.project_id, activity.c.time_us])
+    tenant_id, project_id, after_us = keys.c
+    newest = (
+        select(activity.c.entry, activity.c.time_us, activity.c.event_id)
+        .where(activity.c.tenant_id == tenant_id, activity.c.project_id == project_id, activity.c.time_us > after_us)
+        .order_by(activity.c.time_us.desc(), activity.c.event_id.desc())
+        .limit(ENTRIES_KEPT)
+        .correlate(keys)
+        .subquery("newest")
+    )
+    if dialect_name == "postgresql":
+        in_order = aggregate_order_by(type_coerce(",", Text), newest.c.time_us.desc(), newest.c.event_id.desc())
+        joined = func.string_agg(newest.c.entry, in_order)
+    else:
+        joined = func.group_concat(newest.c.entry, ",")  # takes the rows as the ordered subquery gives them
+    return (
+        select(tenant_id, project_id, after_us, select(joined).select_from(newest).correlate(keys).scalar_subquery())
+        .select_from(keys)
+        .join(
+            project,
+            (project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present,
+        )
+    )

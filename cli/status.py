@@ -1,0 +1,73 @@
+"""`projector status`: where every partition is, and who works."""
+
+import os
+import time
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from cli import environment
+from cli.output import print_json, stdout, table
+from workers.runtime import Runtime
+from workers.status import Status, read_status
+
+REFRESH_S = 1.0
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
+def status(as_json: bool, watch: bool) -> None:
+    """Show per partition what was read, what became of it, and what waits.
+
+    read = applied + duplicates + parked, and added = read + in flight + lost.
+    """
+    environment.load()
+    runtime = Runtime.from_environ(os.environ)
+    if as_json and watch:
+        raise click.UsageError("--watch is for people, --json for machines; choose one.")
+    if as_json:
+        found = read_status(runtime)
+        print_json(found.model_dump() | {"problems": found.problems()})
+    elif watch:
+        _watch(runtime)
+    else:
+        stdout().print(_shown(read_status(runtime)))
+
+
+def _watch(runtime: Runtime) -> None:
+    with Live(_shown(read_status(runtime)), console=stdout(), auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(_shown(read_status(runtime)), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _shown(found: Status) -> RenderableType:
+    columns = ("added", "read", "applied", "duplicates", "parked", "lost", "in_flight")
+    partitions = [
+        (str(each.partition), each.position, *(getattr(each, name) for name in columns), f"{each.lag_s:.1f}")
+        for each in found.partitions
+    ]
+    totals = [sum(getattr(each, name) for each in found.partitions) for name in columns]
+    partitions.append(("all", "", *totals, f"{max(each.lag_s for each in found.partitions):.1f}"))
+    heads = ("partition", "position", *(name.replace("_", " ") for name in columns), "lag s")
+    alive = [(worker.name, worker.state, f"{worker.idle_s:.0f}") for worker in found.workers]
+    if found.dispatcher:
+        alive.append((f"dispatcher {found.dispatcher.name}", found.dispatcher.state, f"{found.dispatcher.idle_s:.0f}"))
+    letters = list(found.dead_letters.items()) or [("none", 0)]
+    problems = found.problems()
+    return Group(
+        table("Partitions", heads, partitions, left=2),
+        Text(),
+        table("Open dead letters", ("reason", "letters"), letters),
+        Text(),
+        table("Processes", ("name", "state", "silent s"), alive, left=2),
+        Text(),
+        *(Text(f"problem: {problem}", style="bold red") for problem in problems),
+        *([] if problems else [Text("no problems", style="green")]),
+    )

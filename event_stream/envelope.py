@@ -1,0 +1,211 @@
+"""The CloudEvents 1.0 envelope: from bytes to checked attributes, or the reason why not (CONTRACT 1.1, 1.4)."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from event_stream.errors import EventStreamError
+
+BODY_BYTES_MAX = 65_536
+DEPTH_MAX = 64
+DETAIL_LENGTH_MAX = 300
+
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+TENANT_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+# RFC 3986: unreserved, reserved and percent-encoded characters, at most one fragment.
+_URI_REFERENCE = (
+    r"^([A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*(#([A-Za-z0-9\-._~:/?@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)?$"
+)
+# RFC 3339 date-time; the ranges that datetime.fromisoformat would stretch are spelled out.
+_RFC3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Reason(StrEnum):
+    """Why an entry can never be applied, in the order in which the reasons are looked for (CONTRACT 1.4)."""
+
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    NOT_AN_EVENT = "not_an_event"
+    WRONG_PARTITION = "wrong_partition"
+    UNKNOWN_TYPE = "unknown_type"
+    INVALID_DATA = "invalid_data"
+    TIME_IN_FUTURE = "time_in_future"
+    ID_CONFLICT = "id_conflict"
+    FOLD_FAILED = "fold_failed"
+
+
+class InvalidEventError(EventStreamError):
+    """An event that can never be applied: `reason` says which rule, `detail` which value and what is allowed."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason = reason
+        self.detail = printable(detail)
+        super().__init__(f"{reason}: {self.detail}")
+
+
+def time_us_of(text: object) -> int:
+    """Return an RFC 3339 time as microseconds since 1970 UTC; digits past the sixth of a fraction are cut.
+
+    Raises ValueError for anything that CONTRACT 1.1 does not allow in `time`.
+    """
+    if not isinstance(text, str) or not _RFC3339.fullmatch(text):
+        raise ValueError("must be RFC 3339 with an offset, such as 2026-04-25T14:30:12Z")
+    time_us = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+    if time_us < 0:
+        raise ValueError("must be 1970 or later")
+    return time_us
+
+
+def time_text(time_us: int) -> str:
+    """Return microseconds since 1970 UTC as RFC 3339 with `Z`; a fraction only if not zero, without trailing zeros."""
+    text = (_EPOCH + time_us * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    return f"{text}Z"
+
+
+class Envelope(BaseModel):
+    """The attributes of CONTRACT 1.1. `projectid` is checked where the type is known, as some types ignore it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    specversion: Literal["1.0"]
+    id: Annotated[str, Field(pattern=UUID_PATTERN)]
+    source: Annotated[str, Field(min_length=1, max_length=255, pattern=_URI_REFERENCE)]
+    type: Annotated[str, Field(min_length=1)]
+    time_us: Annotated[int, BeforeValidator(time_us_of), Field(alias="time")]
+    tenantid: Annotated[str, Field(pattern=TENANT_PATTERN)]
+    projectid: Any = None
+    data: dict[str, Any]
+
+
+def parse(body: bytes) -> Envelope:
+    """Return the checked envelope of an entry's `event` field.
+
+    Raises InvalidEventError with TOO_LARGE, NOT_JSON or NOT_AN_EVENT.
+    """
+    if len(body) > BODY_BYTES_MAX:
+        raise InvalidEventError(Reason.TOO_LARGE, f"{len(body):,} bytes; at most {BODY_BYTES_MAX:,} are allowed")
+    value = _json_value(body)
+    if not isinstance(value, dict):
+        raise InvalidEventError(Reason.NOT_AN_EVENT, f"a JSON {_json_kind(value)}; an event is a JSON object")
+    try:
+        return Envelope.model_validate(value)
+    except ValidationError as error:
+        raise InvalidEventError(Reason.NOT_AN_EVENT, describe(error)) from None
+
+
+def claimed_identity(body: bytes) -> tuple[str | None, str | None]:
+    """Return the tenant and event id that a body names, valid event or not; None where it names none that could be."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        return (None, None)
+    if not isinstance(value, dict):
+        return (None, None)
+    return (_matching(TENANT_PATTERN, value.get("tenantid")), _matching(UUID_PATTERN, value.get("id")))
+
+
+def equal_json(one: bytes, other: bytes) -> bool:
+    """Return whether two accepted bodies are the same JSON value.
+
+    Neither the order of members nor white space matters; numbers compare by exact value; `1` and `true` differ.
+    """
+    return one == other or _exact_json(one) == _exact_json(other)
+
+
+def describe(error: ValidationError, inside: str = "") -> str:
+    """Return the first problem of a pydantic error on one line: where, what is allowed, what it was."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join([inside] * bool(inside) + [str(part) for part in first["loc"]])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing" or not first["loc"]:
+        return f"{where}: {message}"
+    return f"{where}: {message}, not {first['input']!r:.80}"
+
+
+def printable(text: str) -> str:
+    """Return `text` cut to a length and freed of what a database or terminal might choke on."""
+    clean = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return clean if len(clean) <= DETAIL_LENGTH_MAX else clean[: DETAIL_LENGTH_MAX - 1] + "…"
+
+
+def _matching(pattern: str, value: object) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(pattern.strip("^$"), value) else None
+
+
+def _json_value(body: bytes) -> Any:
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidEventError(Reason.NOT_JSON, str(error)) from None
+    # Both rules can only be broken where these bytes show it, which spares nearly every event the walk.
+    if body.count(b"{") + body.count(b"[") > DEPTH_MAX or b"\\u0000" in body:
+        _check_tree(value)
+    return value
+
+
+def _check_tree(value: Any) -> None:
+    level = [value]
+    depth = 0
+    while level:
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, str) and "\x00" in node:
+                raise InvalidEventError(Reason.NOT_JSON, "U+0000 in a string; leave it out")
+            if isinstance(node, dict):
+                below += node.keys()
+                below += node.values()
+            elif isinstance(node, list):
+                below += node
+        if any(isinstance(node, dict | list) for node in level):
+            depth += 1
+        if depth > DEPTH_MAX:
+            raise InvalidEventError(Reason.NOT_JSON, f"nested deeper than {DEPTH_MAX}")
+        level = below
+
+
+def _json_kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "number"
+
+
+def _exact_json(body: bytes) -> Any:
+    return _tagged(json.loads(body, parse_int=_exact_number, parse_float=_exact_number))
+
+
+def _exact_number(literal: str) -> Decimal | tuple[str, str]:
+    try:
+        return Decimal(literal)
+    except InvalidOperation:  # an exponent beyond what Decimal holds: only the same literal is the same number
+        return ("number", literal)
+
+
+def _tagged(value: Any) -> Any:
+    """Make booleans unlike numbers, since Python holds 1 == True."""
+    match value:
+        case bool():
+            return ("boolean", value)
+        case dict():
+            return {key: _tagged(member) for key, member in value.items()}
+        case list():
+            return [_tagged(item) for item in value]
+        case _:
+            return value

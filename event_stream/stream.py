@@ -1,0 +1,222 @@
+"""The streams in Redis: positions, partitions, and the only code that knows the stream's Redis commands.
+
+Keys, all bytes and all on the streams' server (the braces are literal: a Redis Cluster hash tag):
+
+    events:{p}            stream   one entry an event, its JSON in the field `event`
+    events:{p}:projected  string   the last projected position, `<ms>-<seq>`: a hint for producers that wait
+    events:{p}:read       string   the stream's `entries-added` up to that position: a hint for the backlog limit
+    events:partitions     string   the number of partitions, written once
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, NamedTuple, Self
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from event_stream.errors import EventStreamError
+
+PARTITIONS_KEY = "events:partitions"
+FIELD = b"event"
+
+
+class PartitionsMismatchError(EventStreamError):
+    """The deployment was made with another number of partitions."""
+
+    def __init__(self, stored: int, configured: int, where: str) -> None:
+        super().__init__(
+            f"PROJECTOR_PARTITIONS is {configured}, but this deployment was made with {stored} (stored in {where});"
+            f" set PROJECTOR_PARTITIONS={stored}"
+        )
+
+
+class Position(NamedTuple):
+    """A place in a stream: an entry id as two integers, because as text "9-0" sorts after "10-0"."""
+
+    ms: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Return the position that `<ms>-<seq>` names; raises ValueError for anything else."""
+        ms, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        return cls(int(ms), int(seq))
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+
+START = Position(0, 0)
+
+
+class Appended(NamedTuple):
+    """Where an event was appended; as text, the token `<partition>-<ms>-<seq>` (CONTRACT 2.4)."""
+
+    partition: int
+    position: Position
+
+    def __str__(self) -> str:
+        return f"{self.partition}-{self.position}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream as it lies there, before anybody has judged it."""
+
+    position: Position
+    fields: dict[bytes, bytes]
+
+    @property
+    def body(self) -> bytes | None:
+        """The value of the field `event`; None where an entry has no such field."""
+        return self.fields.get(FIELD)
+
+    def digest(self) -> bytes:
+        """Return 32 bytes that tell this entry from any other that ever gets the same position."""
+        hashed = sha256()
+        for part in (item for pair in self.fields.items() for item in pair):
+            hashed.update(len(part).to_bytes(8, "big"))
+            hashed.update(part)
+        return hashed.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The state of a stream at one moment: its last existing entry, its length, all entries ever added."""
+
+    position: Position | None
+    length: int
+    added: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A run of entries in order, and the stream's end at the very moment they were read."""
+
+    entries: list[Entry]
+    end: End
+
+    @property
+    def reaches_end(self) -> bool:
+        """Whether nothing lies behind the last entry read."""
+        return self.end.position is None or (bool(self.entries) and self.entries[-1].position == self.end.position)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a partition is projected, as the hint says: position, and entries added up to it."""
+
+    position: Position
+    entries: int
+
+
+class Stream:
+    """The P streams of one deployment. Every method is one round trip; Redis's own errors pass through."""
+
+    def __init__(self, redis: "Redis", partitions: int) -> None:
+        self.redis = redis
+        self.partitions = partitions
+
+    def check_partitions(self) -> None:
+        """Store the number of partitions if nobody has; raises PartitionsMismatchError if another one is stored."""
+        self.redis.set(PARTITIONS_KEY, self.partitions, nx=True)
+        stored = int(_must(self.redis.get(PARTITIONS_KEY)))
+        if stored != self.partitions:
+            raise PartitionsMismatchError(stored, self.partitions, f"Redis, key {PARTITIONS_KEY}")
+
+    def append(self, bodies: Sequence[tuple[int, bytes]]) -> list[Appended]:
+        """Append (partition, body) pairs in order, in one pipeline; returns where each went.
+
+        Raises the first error; the entries before and after it may have been appended (a retry is harmless: the
+        event's identity absorbs it).
+        """
+        pipe = self.redis.pipeline(transaction=False)
+        for partition, body in bodies:
+            pipe.xadd(stream_key(partition), {FIELD: body})
+        ids = pipe.execute()
+        return [
+            Appended(partition, Position.parse(entry_id)) for (partition, _), entry_id in zip(bodies, ids, strict=True)
+        ]
+
+    def read_from(self, partition: int, position: Position, count: int) -> Reading:
+        """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot."""
+        pipe = self.redis.pipeline(transaction=True)
+        pipe.xinfo_stream(stream_key(partition))
+        pipe.xrange(stream_key(partition), min=str(position), count=count)
+        info, found = pipe.execute(raise_on_error=False)
+        return Reading([Entry(Position.parse(entry_id), fields) for entry_id, fields in _raised(found)], _end(info))
+
+    def ends(self) -> list[End]:
+        """Return the end of every stream, by partition; a stream that does not exist has no position."""
+        pipe = self.redis.pipeline(transaction=False)
+        for partition in range(self.partitions):
+            pipe.xinfo_stream(stream_key(partition))
+        return [_end(info) for info in pipe.execute(raise_on_error=False)]
+
+    def wait_for_more(self, ends: Sequence[End], timeout_s: float) -> None:
+        """Return as soon as any stream moves past its end in `ends`, or after `timeout_s`."""
+        after = {stream_key(partition): str(end.position or START) for partition, end in enumerate(ends)}
+        self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
+
+    def trim(self, partition: int, before: Position) -> int:
+        """Remove entries older than `before` (a few may stay); returns how many went."""
+        return int(self.redis.xtrim(stream_key(partition), minid=str(before), approximate=True))
+
+    def publish_projected(self, partition: int, progress: Progress) -> None:
+        """Tell producers that wait how far a partition is projected."""
+        self.redis.mset({projected_key(partition): str(progress.position), read_key(partition): progress.entries})
+
+    def projected(self, partitions: Iterable[int]) -> dict[int, Progress]:
+        """Return the hint of each of `partitions`; a partition without one has projected nothing yet."""
+        wanted = list(partitions)
+        keys = [key(partition) for partition in wanted for key in (projected_key, read_key)]
+        values = self.redis.mget(keys) if keys else []
+        hints = zip(values[::2], values[1::2], strict=True)
+        return {partition: _progress(*hint) for partition, hint in zip(wanted, hints, strict=True)}
+
+    def now_ms(self) -> int:
+        """Return the server's clock, the one that entry ids are made of, in milliseconds since 1970."""
+        seconds, microseconds = self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def stream_key(partition: int) -> str:
+    """Return the key of a partition's stream."""
+    return f"events:{{{partition}}}"
+
+
+def projected_key(partition: int) -> str:
+    """Return the key of a partition's projected hint."""
+    return f"events:{{{partition}}}:projected"
+
+
+def read_key(partition: int) -> str:
+    """Return the key of a partition's count of entries read."""
+    return f"events:{{{partition}}}:read"
+
+
+def _end(info: Any) -> End:
+    if isinstance(info, ResponseError) and "no such key" in str(info):
+        return End(position=None, length=0, added=0)
+    info = _raised(info)
+    # The last entry that exists: `last-generated-id` would go on ringing for a tail that was deleted.
+    last = info["last-entry"]
+    position = Position.parse(last[0]) if last else None
+    return End(position=position, length=int(info["length"]), added=int(info["entries-added"]))
+
+
+def _progress(position: Any, entries: Any) -> Progress:
+    return Progress(Position.parse(position) if position else START, int(entries or 0))
+
+
+def _raised(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _must(value: Any) -> Any:
+    assert value is not None
+    return value

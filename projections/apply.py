@@ -1,0 +1,71 @@
+"""The one transaction: log, read models, dead letters and checkpoint move together or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Engine
+
+from event_stream.envelope import Reason
+from event_stream.stream import End, Entry
+from projections import checkpoint, dead_letters, event_log
+from projections.checkpoint import Checkpoint
+from projections.dead_letters import Letter
+from projections.event_log import Received
+from projections.projection import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A run of entries that were read and judged, ready to be applied.
+
+    `expected` is the checkpoint that the database must still hold; `start` is where the run begins: the same, or a new
+    epoch of it. `last` is the run's last entry; `end` the stream's end if the run reaches it.
+    """
+
+    expected: Checkpoint
+    start: Checkpoint
+    received: list[Received]
+    letters: list[Letter]
+    last: Entry | None
+    end: End | None
+
+
+def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
+    """Apply a batch and return the checkpoint after it.
+
+    Raises StaleClaimError if another drain was faster, FoldError, or the database's own errors; nothing has changed
+    then. If the process dies, or the outcome of the commit is unknown, the checkpoint tells: reading from it again
+    repeats the batch or continues after it, and either way each event counts once.
+    """
+    partition = batch.expected.partition
+    with engine.begin() as connection:
+        checkpoint.claim(connection, batch.expected)
+        accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
+        for projection in projections:
+            projection.project(connection, accepted.new)
+        letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
+        dead_letters.park(connection, letters)
+        dead_letters.close_applied(connection, accepted.new + accepted.duplicates)
+        after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
+        checkpoint.advance(connection, after)
+    return after
+
+
+def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoint:
+    start = batch.start
+    after = replace(
+        start,
+        read=start.read + applied + duplicates + parked,
+        applied=start.applied + applied,
+        duplicates=start.duplicates + duplicates,
+        parked=start.parked + parked,
+    )
+    if batch.last is not None:
+        after = replace(after, position=batch.last.position, digest=batch.last.digest())
+    return after if batch.end is None else after.at_end(batch.end)
+
+
+def _conflict(partition: int, received: Received) -> Letter:
+    event = received.event
+    detail = f"id: {event.id} of tenant {event.tenant_id} was accepted before with other content; use a new id"
+    return Letter(partition, received.position, event.body, Reason.ID_CONFLICT, detail)

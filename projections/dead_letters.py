@@ -1,0 +1,192 @@
+"""Dead letters: entries that can never be applied, kept with their reason until they are applied or discarded."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    RowMapping,
+    Table,
+    Text,
+    func,
+    select,
+    update,
+)
+
+from event_stream.envelope import BODY_BYTES_MAX, InvalidEventError, Reason, claimed_identity, equal_json
+from event_stream.stream import Position
+from event_stream.types import Event
+from projections.store import KeyText, Row, bind_keys, dialect_insert, key_rows, metadata
+
+OPEN = "open"
+APPLIED = "applied"
+
+table = Table(
+    "dead_letter",
+    metadata,
+    Column("id", KeyText, primary_key=True),
+    Column("state", KeyText, nullable=False),
+    Column("reason", KeyText, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("position_ms", BigInteger, nullable=False),
+    Column("position_seq", BigInteger, nullable=False),
+    Column("tenant_id", KeyText),
+    Column("event_id", KeyText),
+    Column("times_seen", BigInteger, nullable=False),
+    Column("first_seen_us", BigInteger, nullable=False),
+    Column("last_seen_us", BigInteger, nullable=False),
+    Column("body_length", BigInteger, nullable=False),
+    Column("body_sha256", KeyText, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+_is_open = table.c.state == OPEN
+Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=_is_open, sqlite_where=_is_open)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """An entry that can never be applied, and why."""
+
+    partition: int
+    position: Position
+    body: bytes
+    reason: Reason
+    detail: str
+
+    @classmethod
+    def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "Letter":
+        """Return the letter of an entry that `decode` refused."""
+        return cls(partition, position, body, error.reason, error.detail)
+
+    @property
+    def id(self) -> str:
+        """What makes it the same letter wherever it is seen again: its bytes and its reason (CONTRACT 1.4)."""
+        return sha256(self.reason.encode() + b"\0" + self.body).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A letter as it is stored; `body` holds at most its first 64 KiB, `body_length` and `body_sha256` tell of all."""
+
+    id: str
+    state: str
+    reason: str
+    detail: str
+    partition: int
+    position: Position
+    tenant_id: str | None
+    event_id: str | None
+    times_seen: int
+    first_seen_us: int
+    last_seen_us: int
+    body_length: int
+    body_sha256: str
+    body: bytes
+
+
+def park(connection: Connection, letters: Sequence[Letter]) -> None:
+    """Store letters; one that is known already is seen once more, and open again."""
+    if not letters:
+        return
+    seen = Counter(letter.id for letter in letters)
+    last = {letter.id: letter for letter in letters}
+    first = {letter.id: letter for letter in reversed(letters)}
+    statement = dialect_insert(connection, table)
+    statement = statement.on_conflict_do_update(
+        index_elements=[table.c.id],
+        set_={
+            "state": OPEN,
+            "times_seen": table.c.times_seen + statement.excluded.times_seen,
+            **{
+                name: statement.excluded[name]
+                for name in ("detail", "partition", "position_ms", "position_seq", "last_seen_us")
+            },
+        },
+    )
+    connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
+
+
+def close_applied(connection: Connection, events: Sequence[Event]) -> None:
+    """Close the open letters whose event is among `events`, which this transaction applies or found applied."""
+    any_open = select(table.c.id).where(_is_open, table.c.event_id.is_not(None)).limit(1)
+    if not events or connection.scalar(any_open) is None:
+        return
+    by_identity = {event.identity: event for event in events}
+    closed = [
+        letter_id
+        for letter_id, tenant_id, event_id, body in _open_letters_of(connection, sorted(by_identity))
+        if equal_json(body, by_identity[tenant_id, event_id].body)
+    ]
+    connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
+
+
+def open_by_reason(connection: Connection) -> dict[str, int]:
+    """Return the number of open letters of each reason that has any."""
+    rows = connection.execute(
+        select(table.c.reason, func.count()).where(_is_open).group_by(table.c.reason).order_by(table.c.reason)
+    )
+    return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
+
+
+def list_letters(
+    connection: Connection, *, reason: str | None, tenant_id: str | None, closed_too: bool, limit: int
+) -> list[Stored]:
+    """Return at most `limit` letters, those seen last first."""
+    statement = select(table).order_by(table.c.last_seen_us.desc(), table.c.id).limit(limit)
+    if not closed_too:
+        statement = statement.where(_is_open)
+    if reason is not None:
+        statement = statement.where(table.c.reason == reason)
+    if tenant_id is not None:
+        statement = statement.where(table.c.tenant_id == tenant_id)
+    return [_stored(row) for row in connection.execute(statement).mappings()]
+
+
+def find_by_prefix(connection: Connection, prefix: str) -> list[Stored]:
+    """Return up to two letters whose id begins with `prefix`."""
+    statement = select(table).where(table.c.id.startswith(prefix, autoescape=True)).order_by(table.c.id).limit(2)
+    return [_stored(row) for row in connection.execute(statement).mappings()]
+
+
+def _stored(row: RowMapping) -> Stored:
+    columns: dict[str, Any] = {str(name): value for name, value in row.items()}
+    position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
+    return Stored(position=position, **columns)
+
+
+def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
+    name = connection.dialect.name
+    keys = key_rows(name, [table.c.tenant_id, table.c.event_id])
+    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & _is_open
+    statement = select(table.c.id, table.c.tenant_id, table.c.event_id, table.c.body).select_from(keys)
+    return connection.execute(statement.join(table, of_event), bind_keys(name, identities)).all()
+
+
+def _columns(first: Letter, last: Letter, times_seen: int) -> dict[str, object]:
+    tenant_id, event_id = claimed_identity(last.body) if len(last.body) <= BODY_BYTES_MAX else (None, None)
+    return {
+        "id": last.id,
+        "state": OPEN,
+        "reason": last.reason.value,
+        "detail": last.detail,
+        "partition": last.partition,
+        "position_ms": last.position.ms,
+        "position_seq": last.position.seq,
+        "tenant_id": tenant_id,
+        "event_id": event_id,
+        "times_seen": times_seen,
+        "first_seen_us": first.position.ms * 1000,
+        "last_seen_us": last.position.ms * 1000,
+        "body_length": len(last.body),
+        "body_sha256": sha256(last.body).hexdigest(),
+        "body": last.body[:BODY_BYTES_MAX],
+    }

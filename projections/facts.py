@@ -1,0 +1,53 @@
+"""Facts that can disagree: single values and memberships, each decided by its latest event (CONTRACT 2.2)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Self, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Stamp: TypeAlias = tuple[int, str]
+"""When a fact was set: (`time` in microseconds, event id). The greater stamp wins."""
+
+NEVER: Stamp = (-1, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact(Generic[T]):
+    """A single value and the stamp of the event that set it; `NEVER` while no event has."""
+
+    value: T
+    stamp: Stamp = NEVER
+
+    def set(self, value: T, stamp: Stamp) -> "Fact[T]":
+        """Return the fact after an event that sets it, whatever the order in which events come."""
+        return Fact(value, stamp) if stamp > self.stamp else self
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Ids, each present or removed by its latest event. Removed ones stay, or a late event would revive them."""
+
+    by_id: Mapping[str, Fact[bool]] = field(default_factory=dict)
+
+    def set(self, member: str, present: bool, stamp: Stamp) -> "Members":
+        """Return the members after one was added or removed, whatever the order in which events come."""
+        before = self.by_id.get(member, Fact(value=False))
+        after = before.set(present, stamp)
+        return self if after is before else Members({**self.by_id, member: after})
+
+    @property
+    def count(self) -> int:
+        """How many ids are present."""
+        return sum(fact.value for fact in self.by_id.values())
+
+    def to_json(self) -> str:
+        """Return `{"<id>": [present, time_us, "<event id>"]}`, the same bytes for equal members."""
+        plain = {member: [fact.value, *fact.stamp] for member, fact in self.by_id.items()}
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the members that `to_json` wrote."""
+        return cls({member: Fact(value, (time_us, id_)) for member, (value, time_us, id_) in json.loads(text).items()})

@@ -1,0 +1,37 @@
+"""Which error means that we are wrong, and which that the world is away: decided here, and nowhere else.
+
+The costliest bug of this kind of system is to take an outage for poison. So only two things are held against an
+event: an exception out of a projection's own code, and a database that refuses the data itself (SQLSTATE class 22,
+data exception, or 23, integrity violation). Everything else is the world being away, and is tried again.
+"""
+
+import sqlite3
+from enum import StrEnum
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from projections.projection import FoldError
+
+# Even out of a fold, these say something about the machine, not about the event.
+_OF_THE_WORLD = (MemoryError, OSError)
+_OURS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
+
+
+class Fault(StrEnum):
+    """What an error out of `apply` is about."""
+
+    OURS = "ours"
+    WORLD = "world"
+
+
+def fault_of(error: BaseException, interruptions: tuple[type[BaseException], ...] = ()) -> Fault:
+    """Return what an error out of `apply` is about.
+
+    `interruptions` are exceptions that somebody outside throws into running code, such as a job's time limit.
+    """
+    if isinstance(error, FoldError):
+        cause = error.__cause__
+        return Fault.WORLD if isinstance(cause, _OF_THE_WORLD + interruptions) else Fault.OURS
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return Fault.OURS if isinstance(original, _OURS) else Fault.WORLD

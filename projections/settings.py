@@ -1,0 +1,37 @@
+"""The setting of this package: where the database is."""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from event_stream.settings import Settings
+
+
+class DatabaseSettings(Settings):
+    """Which database holds the log and the read models; SQLite in the data directory unless told otherwise."""
+
+    data_dir: Path = Field(default=Path("var"), alias="PROJECTOR_DATA_DIR")
+    configured_url: str | None = Field(default=None, alias="DATABASE_URL", repr=False)
+
+    @field_validator("configured_url")
+    @classmethod
+    def _is_a_database_we_know(cls, value: str) -> str:
+        try:
+            backend = make_url(value).get_backend_name()
+        except ArgumentError:
+            backend = ""
+        if backend not in ("sqlite", "postgresql", "postgres"):
+            raise ValueError("must be sqlite:///path or postgresql://user:password@host:port/name")
+        return value
+
+    @property
+    def database_url(self) -> str:
+        """The URL that SQLAlchemy takes; `postgres://` and `postgresql://` mean psycopg 3."""
+        if self.configured_url is None:
+            return f"sqlite:///{self.data_dir.resolve() / 'projector.db'}"
+        url = make_url(self.configured_url)
+        if url.get_backend_name() in ("postgres", "postgresql"):
+            url = url.set(drivername="postgresql+psycopg")
+        return url.render_as_string(hide_password=False)

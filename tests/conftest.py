@@ -1,0 +1,117 @@
+"""Fixtures: one Redis and one PostgreSQL a test process, a fresh database and an empty Redis for each test."""
+
+import shutil
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from cli.processes import migrate_database
+from event_stream.settings import StreamSettings
+from event_stream.stream import Stream
+from projections.settings import DatabaseSettings
+from projections.store import reader_engine, writer_engine
+from tests.support.servers import PostgresServer, RedisServer
+from workers.queue import drain_queue
+from workers.runtime import Runtime, redis_client
+
+PARTITIONS = 4
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    if redis_server.process is None or redis_server.process.poll() is not None:
+        redis_server.start()
+    client = redis_client(redis_server.url)
+    client.flushall()
+    client.close()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    server.start()
+    server.execute("CREATE DATABASE migrated")
+    migrate_database(sqlalchemy_url(server.url("migrated")), PARTITIONS)
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate_database(f"sqlite:///{file}", PARTITIONS)
+    return file
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    file = tmp_path / "projector.db"
+    shutil.copyfile(sqlite_template, file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
+    yield sqlalchemy_url(postgres_server.url(name))
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated, empty database; the test runs on both kinds."""
+    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture
+def writer(database_url: str) -> Iterator[Engine]:
+    engine = writer_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def reader(database_url: str) -> Iterator[Engine]:
+    engine = reader_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings() -> StreamSettings:
+    return StreamSettings(partitions=PARTITIONS)
+
+
+@pytest.fixture
+def runtime(redis_url: str, writer: Engine, reader: Engine, settings: StreamSettings) -> Iterator[Runtime]:
+    made = Runtime(
+        settings=settings,
+        stream=Stream(redis_client(redis_url), PARTITIONS),
+        writer=writer,
+        reader=reader,
+        queue=drain_queue(redis_client(redis_url)),
+    )
+    made.check_partitions()
+    yield made
+    made.stream.redis.close()
+    made.queue.connection.close()
+
+
+def sqlalchemy_url(url: str) -> str:
+    return DatabaseSettings.from_environ({"DATABASE_URL": url}).database_url

@@ -1,0 +1,385 @@
+"""The drain, on both databases: each event counts once, nothing bad stops its neighbours, nothing is lost unseen."""
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, select
+from sqlalchemy.exc import OperationalError
+
+from event_stream.envelope import Reason, time_text
+from event_stream.stream import Position
+from event_stream.types import WatchdogToggled, partition_of
+from projections import event_log, project
+from projections.apply import apply
+from projections.checkpoint import StaleClaimError
+from projections.registry import PROJECTIONS
+from projections.store import writer_engine
+from tests.support.driving import (
+    append,
+    append_raw,
+    checkpoints,
+    drain_all,
+    dump,
+    letters,
+    log_size,
+    totals,
+    with_projections,
+)
+from tests.support.events import NOW_US, TENANT, body, event, mixed
+from workers import drain
+from workers.drain import Drainer, run
+from workers.queue import Lease
+from workers.runtime import Runtime
+
+HOME = partition_of(TENANT, 4)
+NOW_MS = NOW_US // 1000
+
+
+def open_reasons(runtime: Runtime) -> list[str]:
+    return [letter.reason for letter in letters(runtime) if letter.state == "open"]
+
+
+def test_events_are_logged_folded_and_counted_once(runtime: Runtime) -> None:
+    append(runtime, event("project.created.v1"), event(), event())
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "parked": 0, "lost": 0}
+    assert log_size(runtime.reader) == 3
+    assert dump(runtime.reader)["analysis_trend"][0][2] == 2
+
+
+def test_the_log_is_numbered_densely_per_partition(runtime: Runtime) -> None:
+    append(runtime, *mixed(300))
+    drain_all(runtime)
+    append(runtime, *mixed(300, seed=2))
+    drain_all(runtime)
+    numbers: dict[int, list[int]] = {}
+    for row in dump(runtime.reader, [event_log.table])["event_log"]:
+        numbers.setdefault(row[2], []).append(row[3])
+    assert numbers
+    for found in numbers.values():
+        assert sorted(found) == list(range(1, len(found) + 1))
+
+
+def test_a_repeat_of_an_applied_event_changes_nothing(runtime: Runtime) -> None:
+    made = list(mixed(200))
+    append(runtime, *made)
+    drain_all(runtime)
+    before = dump(runtime.reader)
+    append(runtime, *reversed(made), *made)
+    drain_all(runtime)
+    assert dump(runtime.reader) == before
+    assert totals(runtime) == {"read": 600, "applied": 200, "duplicates": 400, "parked": 0, "lost": 0}
+
+
+def test_a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate(runtime: Runtime) -> None:
+    made = event()
+    append_raw(runtime, HOME, body(made), body(dict(reversed(made.items()))), b" " + body(made))
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 2, "parked": 0, "lost": 0}
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_same_identity_with_other_content_is_parked_and_the_first_wins(runtime: Runtime, apart: bool) -> None:
+    first = event("project.created.v1", {"name": "first"})
+    append(runtime, first)
+    if apart:
+        drain_all(runtime)
+    append(runtime, first | {"data": first["data"] | {"name": "second"}}, first | {"extra": True})
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "parked": 2, "lost": 0}
+    assert open_reasons(runtime) == ["id_conflict", "id_conflict"]
+    assert dump(runtime.reader)["project"][0][8] == "first"
+    assert first["id"] in letters(runtime)[0].detail
+
+
+def test_the_same_id_of_another_tenant_is_another_event(runtime: Runtime) -> None:
+    made = event()
+    append(runtime, made, made | {"tenantid": "ten_other"})
+    drain_all(runtime)
+    assert totals(runtime)["applied"] == 2
+
+
+def bad_entries() -> dict[Reason, bytes]:
+    """Return one bad entry of each reason that can be appended to TENANT's partition."""
+    elsewhere = next(f"t{n}" for n in range(99) if partition_of(f"t{n}", 4) != HOME)
+    return {
+        Reason.TOO_LARGE: body(event(pad="x" * 70_000)),
+        Reason.NOT_JSON: b'{"id": NaN}',
+        Reason.NOT_AN_EVENT: body(event(source="")),
+        Reason.WRONG_PARTITION: body(event(tenantid=elsewhere)),
+        Reason.UNKNOWN_TYPE: body(event() | {"type": "analysis.created.v9"}),
+        Reason.INVALID_DATA: body(event("watchdog.toggled.v1", {"enabled": "yes"})),
+        Reason.TIME_IN_FUTURE: body(event(time=time_text(NOW_US + 86_400_000_000))),
+    }
+
+
+def test_bad_entries_are_parked_with_their_reason_and_stop_nobody(runtime: Runtime) -> None:
+    bad = bad_entries()
+    for raw in bad.values():
+        append_raw(runtime, HOME, body(event()), raw)
+    append_raw(runtime, HOME, body(event()))
+    drain_all(runtime)
+    assert open_reasons(runtime) == [reason.value for reason in bad]
+    assert totals(runtime) == {"read": 15, "applied": 8, "duplicates": 0, "parked": 7, "lost": 0}
+    for letter, raw in zip(letters(runtime), bad.values(), strict=True):
+        assert letter.body == raw[:65_536]
+        assert letter.body_length == len(raw)
+        assert letter.partition == HOME
+        assert letter.times_seen == 1
+        assert letter.first_seen_us == letter.last_seen_us == letter.position.ms * 1000
+
+
+def test_a_letter_knows_whose_it_is_where_the_entry_says_so(runtime: Runtime) -> None:
+    made = event("watchdog.toggled.v1", {"enabled": "yes"})
+    append_raw(runtime, HOME, body(made), b"{}")
+    drain_all(runtime)
+    assert [(letter.tenant_id, letter.event_id) for letter in letters(runtime)] == [(TENANT, made["id"]), (None, None)]
+
+
+def test_an_entry_without_the_field_event_is_kept_for_people_to_see(runtime: Runtime) -> None:
+    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"payload": b"\xff", "other": "1"})
+    drain_all(runtime)
+    (letter,) = letters(runtime)
+    assert (letter.reason, letter.detail) == ("not_an_event", "the entry has no field `event`")
+    assert letter.body == b'{"other": "1", "payload": "\\\\xff"}'
+
+
+def test_other_fields_of_an_entry_are_ignored(runtime: Runtime) -> None:
+    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"trace": "x", "event": body(event())})
+    drain_all(runtime)
+    assert totals(runtime)["applied"] == 1
+
+
+def test_a_letter_seen_again_raises_its_count(runtime: Runtime) -> None:
+    append_raw(runtime, HOME, b"nonsense", b"nonsense", b"other")
+    drain_all(runtime)
+    append_raw(runtime, HOME, b"nonsense")
+    drain_all(runtime)
+    assert sorted(letter.times_seen for letter in letters(runtime)) == [1, 3]
+    assert totals(runtime)["parked"] == 4
+
+
+def test_a_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime) -> None:
+    elsewhere = (HOME + 1) % 4
+    made, changed = event(), event()
+    append_raw(runtime, elsewhere, body(made), body(changed))
+    drain_all(runtime)
+    assert open_reasons(runtime) == ["wrong_partition", "wrong_partition"]
+    append(runtime, made, changed | {"extra": 1})
+    drain_all(runtime)
+    assert [letter.state for letter in letters(runtime)] == ["applied", "open"]
+
+
+def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(runtime, *mixed(150))
+    monkeypatch.setattr(drain, "BATCH_MAX", 7)
+    for partition in range(4):
+        run(
+            Drainer(runtime, partition, size=drain.BatchSize(count=1)),
+            Lease(runtime.queue.connection, partition),
+            budget_s=60,
+        )
+    assert totals(runtime)["applied"] == 150
+
+
+def test_the_checkpoint_is_compared_under_the_lock(runtime: Runtime) -> None:
+    append(runtime, event())
+    slow = Drainer(runtime, HOME)
+    batch = slow._read(slow._checkpoint())
+    assert batch is not None
+    drain_all(runtime)
+    with pytest.raises(StaleClaimError):
+        apply(runtime.writer, PROJECTIONS, batch)
+    assert totals(runtime)["applied"] == 1
+
+
+def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
+    append(runtime, *(event() for _ in range(600)))
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        # No lease between them: the claim alone must keep them apart.
+        drainer = Drainer(runtime, HOME, size=drain.BatchSize(count=5))
+        while True:
+            try:
+                if drainer.step():
+                    return
+            except StaleClaimError:
+                continue
+            except OperationalError:  # SQLite is busy now and then
+                continue
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert totals(runtime) == {"read": 600, "applied": 600, "duplicates": 0, "parked": 0, "lost": 0}
+    assert dump(runtime.reader)["analysis_trend"][0][2] == 600
+
+
+def failing(poison: str) -> Any:
+    """Return the project projection with a bug that shows on one event only."""
+
+    def fold(row: project.Project, made: Any) -> project.Project:
+        if isinstance(made.data, WatchdogToggled) and made.id == poison:
+            raise KeyError("bug")
+        return project.fold(row, made)
+
+    return replace(project.projection, fold=fold)
+
+
+def test_an_event_that_a_fold_fails_on_is_isolated_and_parked_alone(runtime: Runtime) -> None:
+    poison = event("watchdog.toggled.v1")
+    append(runtime, *(event() for _ in range(40)), poison, *(event() for _ in range(40)))
+    drain_all(with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:]))
+    assert open_reasons(runtime) == ["fold_failed"]
+    assert letters(runtime)[0].event_id == poison["id"]
+    assert totals(runtime) == {"read": 81, "applied": 80, "duplicates": 0, "parked": 1, "lost": 0}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("disk"), ConnectionError(), TimeoutError()])
+def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, error: Exception) -> None:
+    failures = iter([error] * 12)
+
+    def fold(row: project.Project, made: Any) -> project.Project:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return project.fold(row, made)
+
+    append(runtime, event("watchdog.toggled.v1"))
+    world = with_projections(runtime, replace(project.projection, fold=fold))
+    for _ in range(12):
+        drainer = Drainer(world, HOME, size=drain.BatchSize(count=1))
+        run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.01)
+        runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
+    drain_all(world)
+    assert letters(runtime) == []
+    assert totals(runtime)["applied"] == 1
+
+
+def test_a_database_that_is_away_parks_nothing(runtime: Runtime) -> None:
+    append(runtime, event())
+    nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    away = replace(runtime, writer=nowhere)
+    for _ in range(3):
+        run(Drainer(away, HOME, size=drain.BatchSize(count=1)), Lease(runtime.queue.connection, HOME), budget_s=0.5)
+    runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
+    drain_all(runtime)
+    assert letters(runtime) == []
+    assert totals(runtime)["applied"] == 1
+
+
+def test_a_stream_deleted_and_filled_again_starts_a_new_epoch(runtime: Runtime) -> None:
+    made = [event() for _ in range(5)]
+    append(runtime, *made)
+    drain_all(runtime)
+    runtime.stream.redis.delete(f"events:{{{HOME}}}")
+    append(runtime, *made[:2], event())
+    drain_all(runtime)
+    at = checkpoints(runtime)[HOME]
+    assert (at.epoch, at.read, at.applied, at.duplicates, at.lost) == (1, 8, 6, 2, 0)
+
+
+def test_a_stream_restored_older_is_noticed_even_when_its_ids_overtake(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    first = event()
+    runtime.stream.redis.xadd(key, {"event": body(first)}, id=f"{NOW_MS + 1000}-0")
+    runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS + 2000}-0")
+    drain_all(runtime)
+    runtime.stream.redis.delete(key)
+    runtime.stream.redis.xadd(key, {"event": body(first)}, id=f"{NOW_MS + 1000}-0")
+    below, same, above = event(), event(), event()
+    for made, id_ in ((below, f"{NOW_MS + 1500}-0"), (same, f"{NOW_MS + 2000}-0"), (above, f"{NOW_MS + 3000}-0")):
+        runtime.stream.redis.xadd(key, {"event": body(made)}, id=id_)
+    drain_all(runtime)
+    at = checkpoints(runtime)[HOME]
+    assert (at.epoch, at.applied, at.duplicates, at.position) == (1, 5, 1, Position(NOW_MS + 3000, 0))
+
+
+@pytest.mark.parametrize("with_checkpoint_entry", [True, False])
+def test_what_redis_lost_unread_is_counted_and_the_rest_goes_on(runtime: Runtime, with_checkpoint_entry: bool) -> None:
+    key = f"events:{{{HOME}}}"
+    for number in range(1, 4):
+        runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS + number}-0")
+    drain_all(runtime)
+    for number in range(4, 9):
+        runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS + number}-0")
+    if with_checkpoint_entry:
+        runtime.stream.redis.xdel(key, f"{NOW_MS + 4}-0", f"{NOW_MS + 6}-0")
+    else:
+        runtime.stream.redis.xtrim(key, minid=f"{NOW_MS + 6}-0", approximate=False)
+    drain_all(runtime)
+    at = checkpoints(runtime)[HOME]
+    assert (at.applied, at.lost, at.position) == (6, 2, Position(NOW_MS + 8, 0))
+    end = runtime.stream.ends()[HOME]
+    assert at.added_before + end.added == at.read + at.lost
+
+
+def test_a_tail_deleted_unread_is_counted_without_another_entry(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    ids = [runtime.stream.redis.xadd(key, {"event": body(event())}) for _ in range(3)]
+    drain_all(runtime)
+    gone: Any = runtime.stream.redis.xadd(key, {"event": body(event())})
+    runtime.stream.redis.xdel(key, gone)
+    assert drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    drain_all(runtime)
+    at = checkpoints(runtime)[HOME]
+    assert (at.applied, at.lost, str(at.position).encode()) == (3, 1, ids[-1])
+    assert not drain.needs_drain(at, runtime.stream.ends()[HOME])
+
+
+def test_draining_an_empty_stream_changes_nothing(runtime: Runtime) -> None:
+    before = checkpoints(runtime)
+    drain_all(runtime)
+    assert checkpoints(runtime) == before
+
+
+def test_the_hint_says_how_far_a_partition_is_projected(runtime: Runtime) -> None:
+    *_, last = append(runtime, event(), event())
+    drain_all(runtime)
+    progress = runtime.stream.projected([HOME])[HOME]
+    assert (progress.position, progress.entries) == (last.position, 2)
+    assert runtime.stream.redis.get(f"events:{{{HOME}}}:projected") == str(last.position).encode()
+
+
+def test_a_drain_that_is_out_of_time_leaves_the_rest_and_frees_the_lease(runtime: Runtime) -> None:
+    append(runtime, *(event() for _ in range(300)))
+    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME), budget_s=0.0)
+    assert totals(runtime)["read"] == 0
+    assert Lease(runtime.queue.connection, HOME).take()
+
+
+def test_a_drain_without_the_lease_does_nothing(runtime: Runtime) -> None:
+    append(runtime, event())
+    assert Lease(runtime.queue.connection, HOME, "another").take()
+    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME, "mine"))
+    assert totals(runtime)["read"] == 0
+
+
+@given(st.integers(1, 10**7), st.integers(1, 2000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_batch_sizes_stay_within_their_bounds(batch_bytes: int, entries: int) -> None:
+    size = drain.BatchSize()
+    for _ in range(12):
+        size.grow(batch_bytes, entries)
+        assert 1 <= size.count <= drain.BATCH_MAX
+    assert size.count * batch_bytes // entries <= drain.BATCH_BYTES_MAX or size.count == 1
+
+
+def test_a_writer_holds_sqlites_lock_from_the_start_of_its_transaction(sqlite_url: str) -> None:
+    patient, hasty = writer_engine(sqlite_url), create_engine(sqlite_url, connect_args={"timeout": 0})
+    with patient.connect() as holder, hasty.connect() as other:
+        holder.execute(select(event_log.table))
+        with pytest.raises(OperationalError, match="locked"):
+            other.exec_driver_sql("DELETE FROM activity")
+    patient.dispose()
+    hasty.dispose()

@@ -1,0 +1,273 @@
+"""RQ as a bell: the dispatcher, leases, jobs that can do nothing but drain, and workers of RQ itself."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue, SimpleWorker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from event_stream.stream import Position, Progress
+from event_stream.types import partition_of
+from tests.support.driving import append, checkpoints, drain_all, totals
+from tests.support.events import TENANT, body, event
+from tests.support.servers import wait_until
+from workers import dispatcher as dispatching
+from workers.dispatcher import Dispatcher, Trimmer
+from workers.queue import DRAIN, DrainJob, Lease, ring
+from workers.runtime import Runtime, process_runtime
+from workers.status import read_status
+from workers.worker import worker
+
+HOME = partition_of(TENANT, 4)
+
+
+@pytest.fixture
+def as_process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """Let jobs in this process use the test's runtime."""
+    monkeypatch.setattr("workers.drain.process_runtime", lambda: runtime)
+    return runtime
+
+
+def environ_of(runtime: Runtime, database_url: str, redis_url: str) -> dict[str, str]:
+    return os.environ | {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url.replace("+psycopg", ""),
+        "PROJECTOR_PARTITIONS": "4",
+    }
+
+
+def test_a_sweep_rings_once_for_each_partition_that_is_behind(runtime: Runtime) -> None:
+    append(runtime, event(), event())
+    _, behind = Dispatcher(runtime).sweep()
+    assert behind == [HOME]
+    assert runtime.queue.count == 1
+    Dispatcher(runtime).sweep()
+    assert runtime.queue.count == 1
+
+
+def test_a_sweep_over_idle_streams_rings_for_nobody(runtime: Runtime) -> None:
+    append(runtime, event())
+    drain_all(runtime)
+    assert Dispatcher(runtime).sweep()[1] == []
+    assert runtime.queue.count == 0
+
+
+def test_a_lost_job_is_rung_again_when_its_lease_is_over(runtime: Runtime) -> None:
+    append(runtime, event())
+    Dispatcher(runtime).sweep()
+    runtime.queue.connection.delete(runtime.queue.key)
+    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    Dispatcher(runtime).sweep()
+    assert runtime.queue.count == 1
+
+
+def test_the_queue_is_bounded_while_nobody_works(runtime: Runtime) -> None:
+    append(runtime, event())
+    for _ in range(30):
+        Dispatcher(runtime).sweep()
+        runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    assert runtime.queue.count == 2 * 4
+
+
+def test_a_rung_job_drains_and_leaves_nothing_behind(as_process: Runtime) -> None:
+    append(as_process, event(), event())
+    Dispatcher(as_process).sweep()
+    worker(as_process).work(burst=True, logging_level="WARNING")
+    assert totals(as_process)["applied"] == 2
+    connection: Any = as_process.queue.connection
+    assert connection.keys("rq:job:*") == []
+    assert connection.keys("projector:lease:*") == []
+
+
+def test_a_job_whose_lease_is_anothers_returns_at_once(as_process: Runtime) -> None:
+    append(as_process, event())
+    ring(as_process.queue, HOME, "stale")
+    assert Lease(as_process.queue.connection, HOME).take()
+    worker(as_process).work(burst=True, logging_level="WARNING")
+    assert totals(as_process)["read"] == 0
+
+
+def test_a_job_that_waited_longer_than_its_lease_still_drains(as_process: Runtime) -> None:
+    append(as_process, event())
+    ring(as_process.queue, HOME, "expired")
+    worker(as_process).work(burst=True, logging_level="WARNING")
+    assert totals(as_process)["applied"] == 1
+
+
+def test_a_lease_is_kept_and_freed_by_its_token_only(runtime: Runtime) -> None:
+    mine, other = (Lease(runtime.queue.connection, HOME) for _ in range(2))
+    assert mine.take()
+    assert not other.take()
+    assert not other.enter()
+    other.release()
+    assert mine.enter()
+    assert mine.keep(0.05)
+    time.sleep(0.1)
+    assert not mine.keep(5)
+    assert other.enter()
+
+
+class Boom:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(Boom.target),))
+
+    target: Path
+
+
+@pytest.mark.parametrize("kind", ["function", "pickle", "callback", "garbage"])
+def test_a_job_of_somebody_else_runs_nothing_and_the_worker_lives(
+    as_process: Runtime, tmp_path: Path, kind: str
+) -> None:
+    target = tmp_path / "owned"
+    Boom.target = target
+    queue = Queue("projector", connection=as_process.queue.connection, serializer=JSONSerializer)
+    append(as_process, event())
+    if kind == "function":
+        queue.enqueue("os.mkdir", str(target))
+    elif kind == "callback":
+        job = Job.create(DRAIN, (HOME, "x"), connection=queue.connection, serializer=JSONSerializer)
+        job._success_callback_name = job._failure_callback_name = "os.mkdir"
+        job.webhooks = []
+        queue.enqueue_job(job)
+    else:
+        job = Job.create("os.mkdir", (str(target),), connection=queue.connection, serializer=JSONSerializer)
+        queue.enqueue_job(job)
+        poison = pickle.dumps(Boom()) if kind == "pickle" else b"\x00garbage"
+        queue.connection.hset(job.key, mapping={"data": poison, "meta": poison, "result": poison})
+    ring(as_process.queue, HOME, Lease(queue.connection, HOME).token)
+    worker(as_process).work(burst=True, logging_level="CRITICAL")
+    assert not target.exists()
+    assert totals(as_process)["applied"] == 1
+
+
+def test_our_job_class_refuses_any_other_function(runtime: Runtime) -> None:
+    queue = Queue("projector", connection=runtime.queue.connection, serializer=JSONSerializer)
+    foreign = queue.enqueue("os.getcwd")
+    job = DrainJob.fetch(foreign.id, connection=queue.connection, serializer=JSONSerializer)
+    with pytest.raises(Exception, match=r"only workers\.drain\.drain runs"):
+        job.perform()
+
+
+def test_trimming_stays_a_minute_behind_the_committed_checkpoint(runtime: Runtime) -> None:
+    now = [0.0]
+    trimmer = Trimmer(runtime, clock=lambda: now[0])
+    key = f"events:{{{HOME}}}"
+    length = runtime.stream.redis.xlen
+    append(runtime, *(event() for _ in range(500)))
+    drain_all(runtime)
+    trimmer.note(checkpoints(runtime))
+    append(runtime, *(event() for _ in range(500)))
+    drain_all(runtime)
+    now[0] = 59.0
+    trimmer.note(checkpoints(runtime))
+    assert length(key) == 1000
+    now[0] = 60.0
+    trimmer.note(checkpoints(runtime))
+    assert length(key) == 1000  # looked at less than five seconds after the last note
+    now[0] = 66.0
+    trimmer.note(checkpoints(runtime))
+    assert 500 < length(key) < 700
+    now[0] = 126.0
+    trimmer.note(checkpoints(runtime))
+    assert 1 <= length(key) < 200
+    append(runtime, event())
+    drain_all(runtime)
+    assert checkpoints(runtime)[HOME].epoch == 0
+    assert totals(runtime) == {"read": 1001, "applied": 1001, "duplicates": 0, "parked": 0, "lost": 0}
+
+
+def test_a_sweep_mends_a_hint_that_a_dying_drain_left_behind(runtime: Runtime) -> None:
+    (appended,) = append(runtime, event())
+    drain_all(runtime)
+    runtime.stream.redis.delete(f"events:{{{HOME}}}:projected", f"events:{{{HOME}}}:read")
+    Dispatcher(runtime).sweep()
+    assert runtime.stream.projected([HOME])[HOME] == Progress(appended.position, 1)
+    runtime.stream.publish_projected(HOME, Progress(Position(1, 1), 7))
+    Dispatcher(runtime).sweep()
+    assert runtime.stream.projected([HOME])[HOME] == Progress(appended.position, 1)
+
+
+def test_the_dispatcher_rings_as_soon_as_a_stream_grows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "IDLE_SWEEP_S", 4.0)
+    stopping = threading.Event()
+    own = replace(runtime)
+    thread = threading.Thread(target=Dispatcher(own).run, args=(stopping.is_set,))
+    thread.start()
+    wait_until(lambda: runtime.queue.connection.exists("projector:dispatcher"), "the dispatcher swept")
+    time.sleep(0.2)
+    started = time.monotonic()
+    append(runtime, event())
+    wait_until(lambda: runtime.queue.count == 1, "the dispatcher rings")
+    assert time.monotonic() - started < 2
+    stopping.set()
+    thread.join()
+
+
+def test_status_tells_the_law_letters_and_who_works(runtime: Runtime) -> None:
+    append(runtime, event(), event(), event() | {"type": "unknown.v1"})
+    made = event()
+    append(runtime, made, made)
+    before = read_status(runtime)
+    home = before.partitions[HOME]
+    assert (home.added, home.read, home.in_flight, home.lag_entries) == (5, 0, 5, 5)
+    assert {
+        "no dispatcher is alive; start `projector dispatcher`",
+        "no worker is alive; start `projector worker`",
+    } <= set(before.problems())
+    drain_all(runtime)
+    Dispatcher(runtime).sweep()
+    found = read_status(runtime)
+    home = found.partitions[HOME]
+    assert (home.applied, home.duplicates, home.parked, home.lost) == (3, 1, 1, 0)
+    assert home.read == home.applied + home.duplicates + home.parked == 5
+    assert home.added == home.read + home.in_flight + home.lost
+    assert (home.in_flight, home.lag_s) == (0, 0.0)
+    assert found.dead_letters == {"unknown_type": 1}
+    assert found.dispatcher is not None
+
+
+def test_a_plain_rq_worker_with_the_documented_flags_drains(
+    runtime: Runtime, database_url: str, redis_url: str
+) -> None:
+    append(runtime, event(), event())
+    Dispatcher(runtime).sweep()
+    flags = ["--serializer", "json", "--job-class", "workers.queue.DrainJob", "--worker-class", "rq.SimpleWorker"]
+    rq = str(Path(sys.executable).parent / "rq")
+    environ = environ_of(runtime, database_url, redis_url)
+    subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)
+    assert totals(runtime)["applied"] == 2
+
+
+def test_rqs_own_info_makes_sense_of_our_queue(runtime: Runtime, redis_url: str) -> None:
+    append(runtime, event())
+    Dispatcher(runtime).sweep()
+    SimpleWorker([runtime.queue], name="w1", connection=runtime.queue.connection).register_birth()  # type: ignore[no-untyped-call]
+    rq = str(Path(sys.executable).parent / "rq")
+    shown = subprocess.run([rq, "info", "-u", redis_url], check=True, capture_output=True, text=True, timeout=60)
+    assert "projector" in shown.stdout
+    assert "1 jobs total" in shown.stdout
+    assert "1 workers, 1 queues" in shown.stdout
+
+
+def test_a_forking_rq_worker_drains_too(runtime: Runtime, database_url: str, redis_url: str) -> None:
+    append(runtime, event())
+    Dispatcher(runtime).sweep()
+    flags = ["--serializer", "json", "--job-class", "workers.queue.DrainJob"]
+    rq = str(Path(sys.executable).parent / "rq")
+    environ = environ_of(runtime, database_url, redis_url)
+    subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)
+    assert totals(runtime)["applied"] == 1
+    assert json.loads(body(event()))
+    assert process_runtime.cache_info().currsize == 0

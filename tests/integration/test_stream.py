@@ -1,0 +1,209 @@
+"""Streams and producers, on a real server and, where no blocking or crashing is needed, on fakeredis too."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import fakeredis
+import pytest
+from cloudevents.core.v1.event import CloudEvent
+from redis import Redis
+
+from event_stream import (
+    Appended,
+    BacklogFullError,
+    InvalidEventError,
+    PartitionsMismatchError,
+    Position,
+    Producer,
+    WaitTimeoutError,
+)
+from event_stream.envelope import time_text
+from event_stream.settings import StreamSettings
+from event_stream.stream import START, End, Progress, Stream
+from event_stream.types import partition_of
+from tests.support.events import NOW_US, TENANT, body, event
+from workers.runtime import redis_client
+
+HOME = partition_of(TENANT, 4)
+KEY = f"events:{{{HOME}}}"
+
+
+@pytest.fixture(params=["real", "fake"])
+def redis(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "fake":
+        yield fakeredis.FakeStrictRedis(version=(7,))
+        return
+    client = redis_client(request.getfixturevalue("redis_url"))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def stream(redis: "Redis") -> Stream:
+    return Stream(redis, 4)
+
+
+@pytest.fixture
+def producer(stream: Stream) -> Producer:
+    return Producer(stream, StreamSettings(partitions=4, backlog_limit=5))
+
+
+def test_positions_order_as_integers() -> None:
+    assert Position.parse("9-0") < Position.parse(b"10-0") < Position(10, 1)
+    assert str(Appended(3, Position(10, 1))) == "3-10-1"
+    for bad in ("", "1", "x-1", "1-x"):
+        with pytest.raises(ValueError):
+            Position.parse(bad)
+
+
+def test_a_producer_appends_to_the_tenants_partition_under_the_documented_keys(producer: Producer, redis: Any) -> None:
+    made = event()
+    appended = producer.append(made)
+    assert appended.partition == HOME
+    ((entry_id, fields),) = redis.xrange(KEY)
+    assert entry_id.decode() == str(appended.position)
+    assert set(fields) == {b"event"}
+    assert redis.get("events:partitions") == b"4"
+
+
+def test_a_cloud_event_of_the_sdk_can_be_appended(producer: Producer, redis: Any) -> None:
+    made = event()
+    attributes = {name: value for name, value in made.items() if name not in ("data", "time", "specversion")}
+    producer.append(CloudEvent(attributes | {"time": datetime.now(UTC)}, made["data"]))
+    assert len(redis.xrange(KEY)) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        event(id="x"),
+        event() | {"type": "unknown.v1"},
+        event("watchdog.toggled.v1", {"enabled": 1}),
+        event(x=float("nan")),
+        event(x="\ud800"),
+        event(x=object()),
+        event(pad="x" * 70_000),
+        event(time=time_text(NOW_US + 3_600_000_000)),
+    ],
+)
+def test_nothing_is_sent_if_one_event_is_invalid(producer: Producer, redis: Any, bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEventError):
+        producer.append_many([event(), bad, event()])
+    assert redis.xlen(KEY) == 0
+
+
+def test_the_error_says_which_rule_and_which_value(producer: Producer) -> None:
+    with pytest.raises(InvalidEventError) as caught:
+        producer.append(event(id="NOT-A-UUID"))
+    assert caught.value.reason == "not_an_event"
+    assert "NOT-A-UUID" in caught.value.detail
+
+
+def test_appending_nothing_is_fine(producer: Producer) -> None:
+    assert producer.append_many([]) == []
+
+
+def test_another_number_of_partitions_is_refused(stream: Stream, redis: "Redis") -> None:
+    stream.check_partitions()
+    with pytest.raises(PartitionsMismatchError, match="PROJECTOR_PARTITIONS=4"):
+        Producer(Stream(redis, 8), StreamSettings(partitions=8))
+
+
+def test_the_backlog_limit_counts_what_is_not_yet_projected(producer: Producer, stream: Stream) -> None:
+    appended = producer.append_many([event() for _ in range(5)])
+    with pytest.raises(BacklogFullError, match="5 entries not yet projected"):
+        producer.append(event())
+    stream.publish_projected(HOME, Progress(appended[1].position, 2))
+    producer.append_many([event(), event()])
+    with pytest.raises(BacklogFullError):
+        producer.append(event())
+
+
+def test_what_was_projected_before_the_stream_was_lost_does_not_count(producer: Producer, stream: Stream) -> None:
+    stream.publish_projected(HOME, Progress(Position(1, 0), 10))
+    producer.append_many([event() for _ in range(5)])
+
+
+def test_a_wait_ends_when_the_position_is_projected_or_the_time_is_up(producer: Producer, stream: Stream) -> None:
+    appended = producer.append(event())
+    with pytest.raises(WaitTimeoutError, match=str(appended)):
+        producer.wait_until_projected(appended, timeout_s=0.05)
+    later = threading.Timer(0.1, lambda: stream.publish_projected(HOME, Progress(appended.position, 1)))
+    later.start()
+    producer.wait_until_projected(appended, timeout_s=10)
+    later.join()
+
+
+def test_reading_starts_at_the_position_itself_and_knows_the_end(stream: Stream) -> None:
+    stream.append([(HOME, body(event())) for _ in range(5)])
+    whole = stream.read_from(HOME, START, 10)
+    assert len(whole.entries) == 5
+    assert whole.reaches_end
+    assert whole.end == End(whole.entries[-1].position, length=5, added=5)
+    part = stream.read_from(HOME, whole.entries[1].position, 2)
+    assert [entry.position for entry in part.entries] == [entry.position for entry in whole.entries[1:3]]
+    assert not part.reaches_end
+
+
+def test_a_stream_that_does_not_exist_is_empty(stream: Stream) -> None:
+    assert stream.read_from(HOME, START, 10).end == End(None, 0, 0)
+    assert stream.ends() == [End(None, 0, 0)] * 4
+
+
+def test_a_deleted_tail_is_not_the_end(stream: Stream, redis: Any) -> None:
+    first, second = stream.append([(HOME, body(event())) for _ in range(2)])
+    redis.xdel(KEY, str(second.position))
+    assert stream.ends()[HOME].position == first.position
+
+
+def test_a_digest_tells_entries_apart(stream: Stream, redis: Any) -> None:
+    for fields in ({"event": "a"}, {"event": "b"}, {"even": "ta"}, {"event": "a", "x": ""}):
+        redis.xadd(KEY, fields)
+    digests = [entry.digest() for entry in stream.read_from(HOME, START, 10).entries]
+    assert len(set(digests)) == 4
+
+
+def test_trimming_keeps_the_position_itself(stream: Stream, redis: Any) -> None:
+    appended = stream.append([(HOME, b"x") for _ in range(1000)])
+    assert stream.trim(HOME, appended[700].position) > 500
+    assert redis.xrange(KEY, min=str(appended[700].position), count=1)
+    assert redis.xlen(KEY) >= 300
+
+
+def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    stream = Stream(client, 4)
+    stream.append([(HOME, b"x")])
+    ends = stream.ends()
+    started = time.monotonic()
+    stream.wait_for_more(ends, 0.2)
+    assert time.monotonic() - started >= 0.15
+    later = threading.Timer(0.1, lambda: stream.append([(0, b"y")]))
+    later.start()
+    started = time.monotonic()
+    stream.wait_for_more(ends, 4)
+    assert time.monotonic() - started < 3
+    later.join()
+    client.close()
+
+
+def test_importing_the_producers_package_needs_no_sql_and_no_rq() -> None:
+    code = (
+        "import sys, event_stream; bad = {'sqlalchemy', 'rq', 'starlette', 'structlog', 'psycopg'} & set(sys.modules);"
+        "sys.exit(bool(bad))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_producer_from_a_url_takes_its_settings_from_the_environment(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROJECTOR_PARTITIONS", "4")
+    producer = Producer.from_url(redis_url)
+    assert producer.append(event()).partition == HOME
+    producer._stream.redis.close()

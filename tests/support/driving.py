@@ -1,0 +1,146 @@
+"""How tests move events: append raw, drain in process, dump tables, ask the API."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from sqlalchemy import Connection, Engine, Table, select
+
+from api_stub import keys
+from api_stub.app import application, operations_routes, read_routes
+from api_stub.handlers import Reads
+from api_stub.keys import Kind
+from api_stub.operations import Operations
+from event_stream.stream import Appended
+from event_stream.types import partition_of
+from projections import checkpoint, dead_letters, event_log
+from projections.checkpoint import Checkpoint
+from projections.registry import PROJECTIONS
+from tests.support.events import NOW_US, body
+from tests.support.oracle import Oracle
+from workers.drain import Drainer, run
+from workers.queue import Lease
+from workers.runtime import Runtime
+
+READ_MODELS = tuple(projection.table for projection in PROJECTIONS)
+
+
+def append(runtime: Runtime, *events: dict[str, Any]) -> list[Appended]:
+    """Append events as a foreign producer does: XADD to the tenant's partition, nothing checked."""
+    partitions = runtime.stream.partitions
+    return runtime.stream.append([(partition_of(str(e["tenantid"]), partitions), body(e)) for e in events])
+
+
+def append_raw(runtime: Runtime, partition: int, *bodies: bytes) -> None:
+    """Append bytes to a partition, whatever they are."""
+    runtime.stream.append([(partition, raw) for raw in bodies])
+
+
+def drain_all(runtime: Runtime) -> None:
+    """Drain every partition until nothing is left."""
+    for partition in range(runtime.stream.partitions):
+        run(Drainer(runtime, partition), Lease(runtime.queue.connection, partition), budget_s=15)
+
+
+def checkpoints(runtime: Runtime) -> list[Checkpoint]:
+    with runtime.reader.connect() as connection:
+        return checkpoint.read_all(connection, runtime.stream.partitions)
+
+
+def totals(runtime: Runtime) -> dict[str, int]:
+    """Return the counters of all partitions together."""
+    names = ("read", "applied", "duplicates", "parked", "lost")
+    return {name: sum(getattr(at, name) for at in checkpoints(runtime)) for name in names}
+
+
+def letters(runtime: Runtime) -> list[dead_letters.Stored]:
+    """Return all letters, oldest position first."""
+    with runtime.reader.connect() as connection:
+        found = dead_letters.list_letters(connection, reason=None, tenant_id=None, closed_too=True, limit=100_000)
+    return sorted(found, key=lambda letter: (letter.partition, letter.position))
+
+
+def dump(engine: Engine, tables: Iterable[Table] = READ_MODELS) -> dict[str, list[tuple[Any, ...]]]:
+    """Return every row of tables, in the order of their keys."""
+    with engine.connect() as connection:
+        return {table.name: _rows(connection, table) for table in tables}
+
+
+def _rows(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in connection.execute(select(table)))
+
+
+def log_size(engine: Engine) -> int:
+    return len(dump(engine, [event_log.table])["event_log"])
+
+
+def with_projections(runtime: Runtime, *projections: Any) -> Runtime:
+    return replace(runtime, projections=projections)
+
+
+class Api:
+    """The API in this process, asked over HTTP without a network, at a time the test chooses."""
+
+    def __init__(self, writer: Engine, reader: Engine, key_cache_s: float = 0.0) -> None:
+        self.now_us = NOW_US
+        self.writer = writer
+        self.executor = ThreadPoolExecutor(2)
+        reads = Reads.on(reader, self.executor, key_cache_s, clock=lambda: self.now_us)
+        self.problems: list[str] = []
+        operations = Operations(reader, self.executor, lambda: self.problems)
+        self.app = application(read_routes(reads) + operations_routes(operations))
+
+    def key(
+        self,
+        tenant: str,
+        project: str | None = None,
+        *,
+        kind: Kind | None = None,
+        permissions: Sequence[str] = ("config:read",),
+        expires_us: int | None = None,
+    ) -> str:
+        kind = kind or (Kind.SECRET if project else Kind.ORG)
+        with self.writer.begin() as connection:
+            allowed = frozenset(permissions)
+            return keys.create(connection, kind, tenant, project, allowed, self.now_us, expires_us)[0]
+
+    async def ask(self, path: str, key: str | None = None, method: str = "GET", **headers: str) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key}"
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, headers=sent)
+
+    async def data(self, path: str, key: str, **headers: str) -> Any:
+        response = await self.ask(path, key, **headers)
+        assert response.status_code == 200, response.text
+        assert response.json()["success"] is True
+        return response.json()["data"]
+
+    def close(self) -> None:
+        self.executor.shutdown()
+
+
+async def assert_answers_equal(
+    oracle: Oracle, ask: Callable[[str, str, dict[str, str]], Any], now_us: int, hours: int = 720
+) -> int:
+    """Compare both reads of every project that any event names with the oracle; returns how many answers were."""
+    now = datetime.fromtimestamp(now_us / 1e6, UTC)
+    compared = 0
+    for tenant in sorted({tenant for tenant, _ in oracle.projects()}):
+        slugs = oracle.slugs(tenant)
+        for slug, project in slugs.items():
+            assert await ask(tenant, f"/v1/config/projects/{slug}/stats", {}) == oracle.stats(tenant, project, now)
+            compared += 1
+        for owner, project in oracle.projects():
+            if owner != tenant:
+                continue
+            path, header = f"/v1/config/monitoring/activity?hours={hours}", {"X-Project-Id": project}
+            expected = oracle.activity(tenant, project, now, hours) if oracle.exists(tenant, project) else None
+            assert await ask(tenant, path, header) == expected
+            compared += 1
+    return compared

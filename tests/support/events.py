@@ -1,0 +1,114 @@
+"""Events to append: valid by default, and any attribute or member of data changed on demand."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+from event_stream.envelope import time_text
+
+DAY_US = 86_400_000_000
+NOW_US = time.time_ns() // 1000
+PROJECT = "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11"
+OTHER_PROJECT = "0d5d3f0e-88a1-4b7e-8f0b-2f2b8a5f9a22"
+TENANT = "ten_acme"
+
+DATA: dict[str, dict[str, Any]] = {
+    "project.created.v1": {"slug": "checkout-api", "name": "Checkout", "description": "x", "isDefault": False},
+    "project.updated.v1": {"slug": "checkout-api", "name": "Checkout"},
+    "project.deleted.v1": {},
+    "log_source.added.v1": {"logSourceId": "log_1"},
+    "log_source.removed.v1": {"logSourceId": "log_1"},
+    "repo.connected.v1": {"repoId": "repo_1"},
+    "repo.disconnected.v1": {"repoId": "repo_1"},
+    "notification_channel.added.v1": {"channelId": "chn_1"},
+    "notification_channel.removed.v1": {"channelId": "chn_1"},
+    "support_desk.bound.v1": {"bindingId": "desk_1"},
+    "support_desk.unbound.v1": {"bindingId": "desk_1"},
+    "watchdog.toggled.v1": {"enabled": True},
+    "analysis.created.v1": {"analysisId": "ana_1", "severity": "high", "trigger": "api"},
+    "watchdog.evaluated.v1": {
+        "ruleId": "wdg_a1b2",
+        "ruleName": "Checkout error spike",
+        "passed": False,
+        "alertFired": True,
+        "suppressedReason": None,
+        "severity": "high",
+        "summary": "Error count is 4.1× the recent baseline",
+    },
+}
+
+
+def event(
+    type_: str = "analysis.created.v1", changes: dict[str, Any] | None = None, /, **attributes: Any
+) -> dict[str, Any]:
+    """Return a valid event of a type; `changes` are merged into its data, `attributes` into its envelope."""
+    made: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": str(uuid4()),
+        "source": "/test",
+        "type": type_,
+        "time": time_text(NOW_US - 60_000_000),
+        "tenantid": TENANT,
+        "projectid": PROJECT,
+        "data": DATA[type_] | (changes or {}),
+    }
+    return made | attributes
+
+
+def body(made: Any) -> bytes:
+    """Return an event as a foreign producer might write it."""
+    return json.dumps(made, ensure_ascii=False).encode()
+
+
+def mixed(count: int, tenants: int = 5, projects: int = 8, seed: int = 1) -> Iterator[dict[str, Any]]:
+    """Yield `count` valid events of all types over several tenants, facts contradicting each other at times."""
+    chance = random.Random(seed)
+    kinds = [
+        *["watchdog.evaluated.v1"] * 50,
+        *["analysis.created.v1"] * 30,
+        *[kind for kind in DATA if kind not in ("watchdog.evaluated.v1", "analysis.created.v1")] * 2,
+    ]
+    project_ids = {
+        t: [str(UUID(int=chance.getrandbits(128), version=4)) for _ in range(projects)] for t in range(tenants)
+    }
+    for _ in range(count):
+        kind = chance.choice(kinds)
+        tenant = chance.randrange(tenants)
+        number = chance.randrange(projects)
+        data = _varied(kind, chance, number)
+        # A coarse grid of times, so that ties happen; older than the window too.
+        time_us = NOW_US - 1_000_000 - chance.randrange(40 * 24 * 60) * 60_000_000
+        yield event(
+            kind,
+            data,
+            id=str(UUID(int=chance.getrandbits(128), version=4)),
+            tenantid=f"ten_{tenant}",
+            projectid=project_ids[tenant][number],
+            time=time_text(time_us),
+        )
+
+
+def _varied(kind: str, chance: random.Random, number: int) -> dict[str, Any]:
+    match kind:
+        case "project.created.v1":
+            return {"slug": f"project-{number}", "name": f"Project {chance.randrange(9)}"}
+        case "project.updated.v1":
+            return chance.choice([{"slug": f"project-{chance.randrange(9)}", "name": None}, {"slug": None}])
+        case "watchdog.toggled.v1":
+            return {"enabled": chance.random() < 0.5}
+        case "watchdog.evaluated.v1":
+            passed = chance.random() < 0.5
+            fired = not passed and chance.random() < 0.5
+            reasons = [None, "cooldown", "daily_cap", "dedup"]
+            return {
+                "ruleId": f"wdg_{chance.randrange(9)}",
+                "passed": passed,
+                "alertFired": fired,
+                "suppressedReason": None if passed or fired else chance.choice(reasons),
+                "summary": "" if passed else 'spike "é×\u2028" \\ 🚨',
+            }
+        case _:
+            return {name: f"{value}_{chance.randrange(6)}" for name, value in DATA[kind].items() if name.endswith("Id")}

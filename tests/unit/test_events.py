@@ -1,0 +1,387 @@
+"""Every rule of the contract about one event: 1.1 envelope, 1.3 types, 1.4 reasons that need no database."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from event_stream.envelope import InvalidEventError, Reason, claimed_identity, equal_json, time_text, time_us_of
+from event_stream.types import TENANT_LEVEL, TYPES, Arrival, decode, partition_of
+from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event
+
+HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)
+
+
+def reason_of(raw: bytes, arrival: Arrival | None = HERE) -> tuple[Reason, str]:
+    with pytest.raises(InvalidEventError) as caught:
+        decode(raw, arrival)
+    return caught.value.reason, caught.value.detail
+
+
+def each(attribute: str, *values: Any) -> list[tuple[str, Any]]:
+    return [(attribute, value) for value in values]
+
+
+def data(type_: str, member: str, *values: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [(type_, {member: value}) for value in values]
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_every_type_is_accepted_as_the_contract_shows_it(type_: str) -> None:
+    decoded = decode(body(event(type_)), HERE)
+    assert (decoded.type, decoded.tenant_id) == (type_, TENANT)
+    assert decoded.project_id == (None if type_ in TENANT_LEVEL else PROJECT)
+
+
+def test_the_types_are_those_of_the_contract() -> None:
+    assert set(TYPES) == set(DATA)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        *each("specversion", "0.3", "1", 1.0, None),
+        *each("id", "", "x", PROJECT.upper(), PROJECT.replace("-", ""), f"{{{PROJECT}}}", 7, None, PROJECT + "\n"),
+        *each("source", "", "a b", "x" * 256, "/ü", "%zz", "a#b#c", 1, None),
+        *each("type", "", 1, None),
+        *each("tenantid", "", "a b", "x" * 65, "ténant", "a/b", 1, None, "a\n"),
+        *each("projectid", "", "x", PROJECT.upper(), 1, None, []),
+        *each("data", None, [], "x", 1),
+        *each(
+            "time",
+            "2026-04-25",
+            "2026-04-25 14:30:12Z",
+            "2026-04-25t14:30:12Z",
+            "2026-04-25T14:30:12z",
+            "2026-04-25T14:30:12",
+            "20260425T143012Z",
+            "2026-W17-6T14:30:12Z",
+            "2026-04-25T14:30Z",
+            "2026-04-25T14:30:60Z",
+            "2026-04-25T24:00:00Z",
+            "2026-04-25T14:30:12+0200",
+            "2026-04-25T14:30:12+24:00",
+            "2026-04-25T14:30:12.Z",
+            "2026-04-25T14:30:12,5Z",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:00:00+00:01",
+            "٢٠٢٦-04-25T14:30:12Z",
+            1777127412,
+            None,
+            "",
+        ),
+    ],
+)
+def test_a_broken_envelope_rule_is_named_with_its_value(attribute: str, value: Any) -> None:
+    reason, detail = reason_of(body(event(**{attribute: value})))
+    assert reason is Reason.NOT_AN_EVENT
+    assert attribute in detail
+    assert repr(value)[:20] in detail
+
+
+@pytest.mark.parametrize("attribute", ["specversion", "id", "source", "type", "time", "tenantid", "projectid", "data"])
+def test_a_missing_attribute_is_named(attribute: str) -> None:
+    made = event()
+    del made[attribute]
+    reason, detail = reason_of(body(made))
+    assert reason is Reason.NOT_AN_EVENT
+    assert attribute in detail
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        {"time": "2026-04-25T14:30:12.1234567890Z"},
+        {"time": "2026-04-25T16:30:12-00:00"},
+        {"time": "1970-01-01T00:00:00Z"},
+        {"time": "2024-02-29T23:59:59.5+23:59"},
+        {"source": "urn:x:y"},
+        {"source": "https://user@host:1/p%20q?r=s#t"},
+        {"source": "x" * 255},
+        {"tenantid": "A-z_9" + "x" * 59},
+        {"traceparent": "00-abc", "n": 12345678901234567890123, "x": [None, {"a": 1.5}]},
+        {"id": "00000000-0000-0000-0000-000000000000"},
+    ],
+)
+def test_what_the_contract_allows_is_accepted(accepted: dict[str, Any]) -> None:
+    assert decode(body(event(**accepted)))
+
+
+@pytest.mark.parametrize("type_", sorted(TENANT_LEVEL))
+@pytest.mark.parametrize("project", [None, "nonsense", 3])
+def test_a_tenant_level_type_ignores_the_project(type_: str, project: Any) -> None:
+    assert decode(body(event(type_, projectid=project)), HERE).project_id is None
+
+
+@pytest.mark.parametrize(
+    ("type_", "changes"),
+    [
+        *data("project.created.v1", "slug", "", "A", "a_b", "x" * 101, "é", 1, None, "a\n"),
+        *data("project.created.v1", "name", "", "x" * 256, 1, None),
+        ("project.created.v1", {"description": "x" * 1001}),
+        *data("project.created.v1", "isDefault", "yes", 1, None),
+        *data("project.updated.v1", "slug", "", "A", 1),
+        ("project.updated.v1", {"name": ""}),
+        *data("log_source.added.v1", "logSourceId", "", "x" * 65, 1, None),
+        ("repo.connected.v1", {"repoId": ""}),
+        ("notification_channel.removed.v1", {"channelId": ""}),
+        ("support_desk.bound.v1", {"bindingId": ""}),
+        *data("watchdog.toggled.v1", "enabled", "true", 1, 0, None),
+        *data("analysis.created.v1", "analysisId", "", "x" * 65, 5, None),
+        *data("analysis.created.v1", "severity", "urgent", "", 1),
+        ("analysis.created.v1", {"trigger": "cron"}),
+        *data("watchdog.evaluated.v1", "ruleId", "", "x" * 65, 1, None),
+        *data("watchdog.evaluated.v1", "ruleName", "", "x" * 256, None),
+        *data("watchdog.evaluated.v1", "passed", 0, "no", None),
+        *data("watchdog.evaluated.v1", "alertFired", 1, "yes", None),
+        *(("watchdog.evaluated.v1", {"suppressedReason": value, "alertFired": False}) for value in ("other", "", 0)),
+        *data("watchdog.evaluated.v1", "severity", "", "HIGH", None),
+        *data("watchdog.evaluated.v1", "summary", "x" * 1001, 1, None),
+    ],
+)
+def test_bad_data_is_named_with_its_member(type_: str, changes: dict[str, Any]) -> None:
+    reason, detail = reason_of(body(event(type_, changes)))
+    assert reason is Reason.INVALID_DATA
+    assert f"data.{next(iter(changes))}" in detail
+
+
+@pytest.mark.parametrize("type_", [type_ for type_, data in DATA.items() if data and type_ != "project.updated.v1"])
+def test_a_member_that_is_not_optional_must_be_there(type_: str) -> None:
+    optional = {"description", "severity", "trigger"} if type_ != "watchdog.evaluated.v1" else set()
+    for member in set(DATA[type_]) - optional:
+        made = event(type_)
+        made["data"] = {name: value for name, value in DATA[type_].items() if name != member}
+        assert reason_of(body(made)) == (Reason.INVALID_DATA, f"data.{member}: Field required")
+
+
+@pytest.mark.parametrize("empty", [None, "left out"])
+def test_optional_members_may_be_null_or_left_out(empty: str | None) -> None:
+    for type_, names in {
+        "project.created.v1": ["description"],
+        "project.updated.v1": ["slug", "name", "description"],
+        "analysis.created.v1": ["severity", "trigger"],
+    }.items():
+        made = event(type_)
+        for name in names:
+            made["data"][name] = None
+            if empty is not None:
+                del made["data"][name]
+        assert decode(body(made), HERE)
+
+
+@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize("fired", [True, False])
+@pytest.mark.parametrize("suppressed", [None, "cooldown", "daily_cap", "dedup"])
+@pytest.mark.parametrize("summary", ["", "spike"])
+def test_an_evaluation_has_one_of_three_outcomes(
+    passed: bool, fired: bool, suppressed: str | None, summary: str
+) -> None:
+    raw = body(
+        event(
+            "watchdog.evaluated.v1",
+            {"passed": passed, "alertFired": fired, "suppressedReason": suppressed, "summary": summary},
+        )
+    )
+    valid = (
+        (passed and not fired and suppressed is None and summary == "")
+        or (not passed and fired and suppressed is None)
+        or (not passed and not fired)
+    )
+    if valid:
+        assert decode(raw, HERE)
+    else:
+        assert reason_of(raw)[0] is Reason.INVALID_DATA
+
+
+def test_lengths_count_code_points() -> None:
+    assert decode(body(event("project.created.v1", {"name": "🚨" * 255})), HERE)
+    assert reason_of(body(event("project.created.v1", {"name": "🚨" * 256})))[0] is Reason.INVALID_DATA
+
+
+def sized(length: int) -> bytes:
+    raw = body(event(pad=""))
+    return raw.replace(b'"pad": ""', b'"pad": "' + b"x" * (length - len(raw)) + b'"')
+
+
+def test_the_size_limit_counts_bytes() -> None:
+    assert len(sized(65_536)) == 65_536
+    assert decode(sized(65_536), HERE)
+    assert reason_of(sized(65_537)) == (Reason.TOO_LARGE, "65,537 bytes; at most 65,536 are allowed")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b"\xff\xfe",
+        b'{"a": "\xff"}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": "\\ud800"}',
+        b'{"a": "\\udc00\\ud800"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": "\\u0000"}',
+        b'{"a\\u0000": 1}',
+        b'{"a": "\x00"}',
+        b'{"a": [{"b": "\\\\\\u0000"}]}',
+        b'\xef\xbb\xbf{"a": 1}',
+        b'{"a": 1,}',
+        b"{'a': 1}",
+        b'{"a": 01}',
+        b'{"a": 1} x',
+        b"[" * 30_000,
+        b'{"a": ' * 64 + b"1" + b"}" * 64 + b" ]",
+        b"[" * 65 + b"]" * 65,
+        b'{"a": ' * 65 + b"1" + b"}" * 65,
+        b'{"n": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_is_not_json_is_refused_as_such(raw: bytes) -> None:
+    reason, detail = reason_of(raw)
+    assert reason is Reason.NOT_JSON
+    assert detail
+
+
+def nested(depth: int) -> bytes:
+    return body(event()).replace(b'"data": {', b'"x": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b', "data": {')
+
+
+def test_the_depth_limit_counts_the_object_itself() -> None:
+    assert decode(nested(64), HERE)
+    assert reason_of(nested(65)) == (Reason.NOT_JSON, "nested deeper than 64")
+
+
+def test_a_number_may_be_beyond_what_a_float_holds() -> None:
+    assert decode(body(event()).replace(b'"data": {', b'"x": -1e400, "data": {'), HERE)
+
+
+def test_an_escaped_backslash_before_u0000_is_no_u0000() -> None:
+    assert decode(body(event(x="\\u0000")), HERE)
+
+
+@pytest.mark.parametrize("raw", [b"[]", b'"x"', b"1", b"null", b"true"])
+def test_json_that_is_no_object_is_not_an_event(raw: bytes) -> None:
+    assert reason_of(raw)[0] is Reason.NOT_AN_EVENT
+
+
+def test_the_last_of_repeated_members_counts() -> None:
+    raw = body(event()).replace(b'"source": "/test"', b'"source": "", "source": "/last"')
+    assert decode(raw, HERE)
+    assert reason_of(raw.replace(b'"/last"', b'""'))[0] is Reason.NOT_AN_EVENT
+
+
+def test_a_tenant_has_one_partition_crc32_as_in_zlib() -> None:
+    assert [partition_of(tenant, 1000) for tenant in ("a", "-")] == [0xE8B7BE43 % 1000, 0x97DDB3F8 % 1000]
+    wrong = Arrival((HERE.partition + 1) % 8, 8, HERE.at_ms, 300)
+    reason, detail = reason_of(body(event()), wrong)
+    assert reason is Reason.WRONG_PARTITION
+    assert f"belongs to partition {HERE.partition} of 8" in detail
+
+
+@pytest.mark.parametrize("type_", ["analysis.created.v2", "analysis.created", "com.example.x", "analysis.created.v1 "])
+def test_an_unknown_type_is_named(type_: str) -> None:
+    reason, detail = reason_of(body(event() | {"type": type_}))
+    assert reason is Reason.UNKNOWN_TYPE
+    assert type_.strip() in detail
+
+
+def test_the_clock_of_the_entry_decides_what_is_the_future() -> None:
+    at = HERE.at_ms * 1000
+    assert decode(body(event(time=time_text(at + 300_000_000))), HERE)
+    assert reason_of(body(event(time=time_text(at + 300_000_001))))[0] is Reason.TIME_IN_FUTURE
+    assert decode(body(event(time=time_text(at + 300_000_001))))  # what is in the log was judged before
+
+
+def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
+    elsewhere = Arrival((HERE.partition + 1) % 8, 8, HERE.at_ms, 300)
+    bad = event(specversion="x", data={}, time="2999-01-01T00:00:00Z") | {"type": "unknown.v1"}
+    in_order = [
+        (b"[" * 70_000, Reason.TOO_LARGE),
+        (b"[" * 100, Reason.NOT_JSON),
+        (body(bad), Reason.NOT_AN_EVENT),
+        (body(bad := bad | {"specversion": "1.0"}), Reason.WRONG_PARTITION),
+    ]
+    assert [reason_of(raw, elsewhere)[0] for raw, _ in in_order] == [reason for _, reason in in_order]
+    in_order = [
+        (body(bad), Reason.UNKNOWN_TYPE),
+        (body(bad := bad | {"type": "analysis.created.v1"}), Reason.INVALID_DATA),
+        (body(bad | {"data": DATA["analysis.created.v1"]}), Reason.TIME_IN_FUTURE),
+    ]
+    assert [reason_of(raw)[0] for raw, _ in in_order] == [reason for _, reason in in_order]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-04-25T14:30:12Z", "2026-04-25T14:30:12Z"),
+        ("2026-04-25T16:30:12.500+02:00", "2026-04-25T14:30:12.5Z"),
+        ("2026-04-25T14:30:12.1234569Z", "2026-04-25T14:30:12.123456Z"),
+        ("2026-04-25T14:30:12.000000900Z", "2026-04-25T14:30:12Z"),
+        ("2026-01-01T00:30:00+01:00", "2025-12-31T23:30:00Z"),
+    ],
+)
+def test_times_are_shown_in_utc_with_no_trailing_zeros(text: str, shown: str) -> None:
+    assert time_text(time_us_of(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (b'{"a":1,"b":[1,2]}', b' {"b" : [1, 2], "a": 1.0}', True),
+        (b'{"a":1}', b'{"a":true}', False),
+        (b'{"a":0}', b'{"a":false}', False),
+        (b'{"a":[1,2]}', b'{"a":[2,1]}', False),
+        (b'{"a":null}', b"{}", False),
+        (b'{"a":123456789012345678901234567890}', b'{"a":123456789012345678901234567891}', False),
+        (b'{"a":0.1}', b'{"a":0.10}', True),
+        (b'{"a":1e400}', b'{"a":1e401}', False),
+        (b'{"a":1e99999999999999999999999}', b'{"a":1e99999999999999999999998}', False),
+        (b'{"a":"\\u00e9"}', '{"a":"é"}'.encode(), True),
+        (b'{"a":1,"a":2}', b'{"a":2}', True),
+    ],
+)
+def test_equal_content_is_the_same_json_value(one: bytes, other: bytes, equal: bool) -> None:
+    assert equal_json(one, other) is equal
+    assert equal_json(other, one) is equal
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(values, st.randoms())
+def test_neither_order_nor_white_space_matters(value: Any, chance: Any) -> None:
+    def shuffled(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: shuffled(node[key]) for key in chance.sample(list(node), len(node))}
+        return [shuffled(item) for item in node] if isinstance(node, list) else node
+
+    compact = json.dumps(value, separators=(",", ":")).encode()
+    assert equal_json(
+        compact, json.dumps(shuffled(value), indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )
+
+
+@given(st.binary(max_size=200) | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_judged_and_never_crash(raw: bytes) -> None:
+    with pytest.raises(InvalidEventError):
+        decode(raw, HERE)
+    claimed_identity(raw)
+
+
+def test_a_refused_body_still_tells_whose_it_is() -> None:
+    made = event(specversion="2")
+    assert claimed_identity(body(made)) == (TENANT, made["id"])
+    assert claimed_identity(body(event(tenantid="a b", id=3))) == (None, None)
+    assert claimed_identity(b"[") == claimed_identity(b"[]") == (None, None)

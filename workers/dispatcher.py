@@ -1,0 +1,125 @@
+"""The dispatcher: wherever a stream's end is past its checkpoint and nobody works on it, ring for a drain.
+
+Keys:
+
+    projector:dispatcher  string   JSON {host, pid, at_ms} of the dispatcher that swept last; expires
+"""
+
+import json
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from event_stream.stream import End, Progress
+from projections import checkpoint
+from projections.checkpoint import Checkpoint
+from workers.drain import needs_drain
+from workers.queue import Lease, ring
+from workers.runtime import Runtime
+
+HEARTBEAT_KEY = "projector:dispatcher"
+HEARTBEAT_TTL_S = 15
+IDLE_SWEEP_S = 1.0
+BUSY_SWEEP_S = 0.05
+OUTAGE_PAUSE_S = 1.0
+QUEUED_PER_PARTITION = 2
+TRIM_BEHIND_S = 60.0
+TRIM_EVERY_S = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Trimmer:
+    """Removes entries whose projection was committed at least TRIM_BEHIND_S ago.
+
+    So a database that loses its last commits finds the entries again. A checkpoint's own entry, which the next read
+    begins with, always stays.
+    """
+
+    runtime: Runtime
+    clock: Callable[[], float] = time.monotonic
+    seen: deque[tuple[float, list[Checkpoint]]] = field(default_factory=deque)
+
+    def note(self, checkpoints: list[Checkpoint]) -> None:
+        """Remember where the checkpoints are, and trim to where they were TRIM_BEHIND_S ago."""
+        now = self.clock()
+        if self.seen and now - self.seen[-1][0] < TRIM_EVERY_S:
+            return
+        self.seen.append((now, checkpoints))
+        old = None
+        while now - self.seen[0][0] >= TRIM_BEHIND_S:
+            old = self.seen.popleft()[1]
+        for then, current in zip(old or [], checkpoints, strict=bool(old)):
+            if then.epoch == current.epoch and then.position <= current.position:
+                self.runtime.stream.trim(then.partition, before=then.position)
+
+
+@dataclass
+class Dispatcher:
+    """Sweeps over all partitions. Any number may run at once; losing one's memory costs nothing."""
+
+    runtime: Runtime
+    trimmer: Trimmer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trimmer = Trimmer(self.runtime)
+
+    def sweep(self) -> tuple[list[End], list[int]]:
+        """Ring for what needs it; returns the streams' ends and the partitions that are behind.
+
+        Raises what Redis or the database raise; nothing is lost by it.
+        """
+        stream = self.runtime.stream
+        ends = stream.ends()
+        with self.runtime.reader.connect() as connection:
+            checkpoints = checkpoint.read_all(connection, stream.partitions)
+        behind = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
+        self._ring(behind)
+        self._mend_hints(checkpoints, ends)
+        self.trimmer.note(checkpoints)
+        self._beat()
+        return ends, behind
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Sweep until `stopped`: when a stream grows, and at least every IDLE_SWEEP_S. Outlives every outage."""
+        while not stopped():
+            try:
+                ends, behind = self.sweep()
+                if behind:
+                    time.sleep(BUSY_SWEEP_S)
+                else:
+                    self.runtime.stream.wait_for_more(ends, IDLE_SWEEP_S)
+            except (RedisError, SQLAlchemyError) as error:
+                log.warning("dispatcher.outage", error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+                time.sleep(OUTAGE_PAUSE_S)
+
+    def _ring(self, behind: list[int]) -> None:
+        queue = self.runtime.queue
+        # Nobody may be there to answer for hours; the queue must not grow meanwhile.
+        room = QUEUED_PER_PARTITION * self.runtime.stream.partitions - queue.count if behind else 0
+        for partition in behind:
+            lease = Lease(queue.connection, partition)
+            if room > 0 and lease.take():
+                ring(queue, partition, lease.token)
+                room -= 1
+
+    def _mend_hints(self, checkpoints: list[Checkpoint], ends: list[End]) -> None:
+        """Publish what a drain that died after its commit could not, or what Redis forgot."""
+        stream = self.runtime.stream
+        hints = stream.projected(range(stream.partitions))
+        for at, end in zip(checkpoints, ends, strict=True):
+            progress = Progress(at.position, at.entries_added())
+            if end.position is not None and end.position == at.position and hints[at.partition] != progress:
+                stream.publish_projected(at.partition, progress)
+
+    def _beat(self) -> None:
+        beat = {"host": socket.gethostname(), "pid": os.getpid(), "at_ms": self.runtime.stream.now_ms()}
+        self.runtime.queue.connection.set(HEARTBEAT_KEY, json.dumps(beat), ex=HEARTBEAT_TTL_S)

@@ -1,0 +1,99 @@
+"""RQ as a bell: one queue of jobs that say "drain partition p", and the lease that keeps one ringing at a time.
+
+Keys beside RQ's own:
+
+    projector:lease:{p}     string   the token of the drain that works on, or is rung for, partition p; expires
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import LockError
+from redis.lock import Lock
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from workers.errors import WorkersError
+
+QUEUE_NAME = "projector"
+DRAIN = "workers.drain.drain"
+LEASE_S = 5.0
+JOB_TIMEOUT_S = 60
+FAILURE_TTL_S = 3600
+
+
+class ForbiddenJobError(WorkersError):
+    """A job on our queue asks for something else than a drain; it is refused, and fails."""
+
+
+class DrainJob(Job):
+    """A job that can do nothing but drain: whatever else its hash in Redis names is refused or left out.
+
+    RQ imports and calls any path that a job names, even with JSON. So that writing to Redis is not enough to run code,
+    the function is taken from an allow-list, and callbacks and webhooks are dropped.
+    """
+
+    def restore(self, raw_data: Mapping[Any, Any]) -> None:
+        """Fill the job from its hash, without what could call out."""
+        super().restore(raw_data)
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self.webhooks = []
+
+    @property
+    def func(self) -> Any:
+        """The function to call; raises ForbiddenJobError for any but the drain."""
+        if self.func_name != DRAIN or self.instance is not None:
+            raise ForbiddenJobError(f"job {self.id} names {self.func_name!r}; only {DRAIN} runs on this queue")
+        return super().func
+
+
+def drain_queue(redis: "Redis") -> Queue:
+    """Return the queue that workers listen on."""
+    return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)
+
+
+def ring(queue: Queue, partition: int, token: str) -> None:
+    """Enqueue a drain of `partition` for the holder of `token`. Losing it loses nothing, running it twice neither."""
+    queue.enqueue(
+        DRAIN,
+        partition,
+        token,
+        job_timeout=JOB_TIMEOUT_S,
+        result_ttl=0,
+        failure_ttl=FAILURE_TTL_S,
+        description=f"drain partition {partition}",
+    )
+
+
+class Lease:
+    """Who works on a partition, so that one is rung at a time. It saves work; correctness is the claim's."""
+
+    def __init__(self, redis: "Redis", partition: int, token: str | None = None) -> None:
+        self.token = token or uuid4().hex
+        self._lock = Lock(redis, f"projector:lease:{{{partition}}}", timeout=LEASE_S, thread_local=False)
+
+    def take(self) -> bool:
+        """Return whether the lease was free and is ours now."""
+        return bool(self._lock.acquire(blocking=False, token=self.token))
+
+    def enter(self) -> bool:
+        """Return whether the lease is ours for another LEASE_S: it was already, or it was free."""
+        self._lock.local.token = self.token.encode()
+        return self.keep(LEASE_S) or self.take()
+
+    def keep(self, for_s: float) -> bool:
+        """Make the lease, if it is still ours, expire `for_s` from now; returns whether it was."""
+        try:
+            return bool(self._lock.extend(for_s, replace_ttl=True))
+        except LockError:
+            return False
+
+    def release(self) -> None:
+        """Free the lease if it is still ours."""
+        try:
+            self._lock.release()
+        except LockError:
+            return

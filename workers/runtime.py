@@ -1,0 +1,73 @@
+"""What a process that drains or rings holds open: the stream, the database, the queue."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Self
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+from rq import Queue
+from sqlalchemy import Engine
+
+from event_stream.settings import StreamSettings
+from event_stream.stream import Stream
+from projections import checkpoint
+from projections.projection import Projection
+from projections.registry import PROJECTIONS
+from projections.settings import DatabaseSettings
+from projections.store import reader_engine, writer_engine
+from workers.queue import drain_queue
+from workers.settings import RedisSettings
+
+_REDIS_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The open ends of one process. RQ gets a Redis client of its own, as it stretches its pool's timeouts."""
+
+    settings: StreamSettings
+    stream: Stream
+    writer: Engine
+    reader: Engine
+    queue: Queue
+    projections: Sequence[Projection] = PROJECTIONS
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """Open what the environment names; raises SettingsError. Nothing is connected yet."""
+        settings = StreamSettings.from_environ(environ)
+        redis_url = RedisSettings.from_environ(environ).redis_url
+        database_url = DatabaseSettings.from_environ(environ).database_url
+        return cls(
+            settings=settings,
+            stream=Stream(redis_client(redis_url), settings.partitions),
+            writer=writer_engine(database_url),
+            reader=reader_engine(database_url),
+            queue=drain_queue(redis_client(redis_url)),
+        )
+
+    def check_partitions(self) -> None:
+        """Raise PartitionsMismatchError if Redis or the database were made with another number of partitions."""
+        self.stream.check_partitions()
+        with self.reader.connect() as connection:
+            checkpoint.read_all(connection, self.settings.partitions)
+
+
+def redis_client(url: str) -> "Redis":
+    """Return a client that gives up on a silent server within seconds and tries a lost connection again."""
+    return Redis.from_url(
+        url,
+        socket_timeout=_REDIS_TIMEOUT_S,
+        socket_connect_timeout=_REDIS_TIMEOUT_S,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3),
+    )
+
+
+@cache
+def process_runtime() -> Runtime:
+    """Return this process's runtime, opened by the first job that needs it."""
+    return Runtime.from_environ(os.environ)

@@ -1,0 +1,146 @@
+"""What operators see: one reading of streams, checkpoints, letters, workers, that every command and check shares."""
+
+import json
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+from redis import Redis
+from rq import Worker
+
+from event_stream.stream import End
+from projections import checkpoint, dead_letters
+from projections.checkpoint import Checkpoint
+from workers.dispatcher import HEARTBEAT_KEY
+from workers.runtime import Runtime
+
+STALLED_AFTER_S = 30.0
+
+
+class PartitionStatus(BaseModel):
+    """One partition. `added` = `read` + `in_flight` + `lost`, and `read` = `applied` + `duplicates` + `parked` (G1)."""
+
+    partition: int
+    epoch: int
+    position: str
+    end: str | None
+    lag_entries: int
+    lag_s: float
+    added: int
+    read: int
+    applied: int
+    duplicates: int
+    parked: int
+    lost: int
+    in_flight: int
+
+
+class ProcessStatus(BaseModel):
+    """A worker or a dispatcher; `idle_s` is how long ago its loop last gave a sign of life."""
+
+    name: str
+    host: str
+    pid: int
+    state: str
+    idle_s: float
+
+    @property
+    def stalled(self) -> bool:
+        """Whether its loop has been silent for too long."""
+        return self.idle_s > STALLED_AFTER_S
+
+
+class Status(BaseModel):
+    """The state of the deployment."""
+
+    partitions: list[PartitionStatus]
+    dead_letters: dict[str, int]
+    queue_length: int
+    workers: list[ProcessStatus]
+    dispatcher: ProcessStatus | None
+
+    def problems(self) -> list[str]:
+        """Return what keeps, or would keep, events from being projected; empty when all is well."""
+        found = [
+            f"partition {each.partition} is {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
+            for each in self.partitions
+            if each.lag_s > STALLED_AFTER_S
+        ]
+        if self.dispatcher is None or self.dispatcher.stalled:
+            found.append("no dispatcher is alive; start `projector dispatcher`")
+        if not any(not worker.stalled for worker in self.workers):
+            found.append("no worker is alive; start `projector worker`")
+        return found
+
+
+def read_status(runtime: Runtime) -> Status:
+    """Return the state of the deployment; raises what Redis or the database raise."""
+    stream = runtime.stream
+    # Checkpoints first: they only move forward, so a lag can be too large by a moment's work, but never too small.
+    with runtime.reader.connect() as connection:
+        checkpoints = checkpoint.read_all(connection, stream.partitions)
+        letters = dead_letters.open_by_reason(connection)
+    ends = stream.ends()
+    now_ms = stream.now_ms()
+    return Status(
+        partitions=[_partition(runtime, at, end, now_ms) for at, end in zip(checkpoints, ends, strict=True)],
+        dead_letters=letters,
+        queue_length=runtime.queue.count,
+        workers=read_workers(runtime),
+        dispatcher=read_dispatcher(runtime.queue.connection, now_ms),
+    )
+
+
+def read_dispatcher(redis: "Redis", now_ms: int) -> ProcessStatus | None:
+    """Return the dispatcher that swept last, or None if none has for a while."""
+    beat = redis.get(HEARTBEAT_KEY)
+    if beat is None:
+        return None
+    found = json.loads(beat)
+    name = f"{found['host']}.{found['pid']}"
+    idle_s = (now_ms - found["at_ms"]) / 1000
+    return ProcessStatus(name=name, host=found["host"], pid=found["pid"], state="sweeping", idle_s=max(0.0, idle_s))
+
+
+def read_workers(runtime: Runtime) -> list[ProcessStatus]:
+    """Return the workers that RQ knows to listen on our queue, by name."""
+    now = datetime.now(UTC)
+    found = Worker.all(connection=runtime.queue.connection, queue=runtime.queue)
+    return [
+        ProcessStatus(
+            name=worker.name,
+            host=worker.hostname or "",
+            pid=worker.pid or 0,
+            state=str(worker.get_state()),
+            idle_s=max(0.0, (now - worker.last_heartbeat).total_seconds()) if worker.last_heartbeat else 0.0,
+        )
+        for worker in sorted(found, key=lambda worker: worker.name)
+    ]
+
+
+def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> PartitionStatus:
+    behind = end.position is not None and end.position != at.position
+    settled = at if behind or end.position is None else at.at_end(end)
+    added = at.added_before + end.added if end.position is not None else at.read + at.lost
+    in_flight = max(0, added - at.read - settled.lost)
+    return PartitionStatus(
+        partition=at.partition,
+        epoch=at.epoch,
+        position=str(at.position),
+        end=str(end.position) if end.position else None,
+        lag_entries=in_flight,
+        lag_s=_lag_s(runtime, at, now_ms) if behind else 0.0,
+        added=max(added, at.read + settled.lost),
+        read=at.read,
+        applied=at.applied,
+        duplicates=at.duplicates,
+        parked=at.parked,
+        lost=settled.lost,
+        in_flight=in_flight,
+    )
+
+
+def _lag_s(runtime: Runtime, at: Checkpoint, now_ms: int) -> float:
+    """Return the age of the oldest entry behind the checkpoint."""
+    entries = runtime.stream.read_from(at.partition, at.position, 2).entries
+    waiting = next((entry for entry in entries if entry.position > at.position), None)
+    return max(0.0, (now_ms - waiting.position.ms) / 1000) if waiting else 0.0

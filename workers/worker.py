@@ -1,0 +1,29 @@
+"""The worker: one RQ SimpleWorker on our queue, with its connections warm."""
+
+import os
+import socket
+
+from rq import SimpleWorker
+
+from workers.queue import DrainJob
+from workers.runtime import Runtime
+
+# RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
+WORKER_TTL_S = 20
+
+
+def worker(runtime: Runtime) -> SimpleWorker:
+    """Return a worker named `<host>.<pid>`; `.work()` runs it until SIGTERM, which lets the running drain end.
+
+    A drain's own time budget is far below RQ's job timeout. On a second signal RQ gives up the drain too; that loses
+    nothing, as its transaction rolls back.
+    """
+    return SimpleWorker(
+        [runtime.queue],
+        name=f"{socket.gethostname()}.{os.getpid()}",
+        connection=runtime.queue.connection,
+        job_class=DrainJob,
+        serializer=runtime.queue.serializer,
+        worker_ttl=WORKER_TTL_S,
+        log_job_description=False,
+    )
