@@ -39,10 +39,12 @@ def migrate() -> None:
 def migrate_database(database_url: str, partitions: int) -> None:
     """Bring a database to the newest schema; raises PartitionsMismatchError if it was made with other partitions."""
     engine = writer_engine(database_url)
-    upgrade(engine)
-    with engine.begin() as connection:
-        checkpoint.create_all(connection, partitions)
-    engine.dispose()
+    try:
+        upgrade(engine)
+        with engine.begin() as connection:
+            checkpoint.create_all(connection, partitions)
+    finally:
+        engine.dispose()
 
 
 @click.command()

@@ -1,0 +1,179 @@
+"""The whole path at size: a file of mixed events and bad entries of every kind, against the oracle.
+
+PROJECTOR_TEST_EVENTS sets the number of events; the answers of every project are compared.
+"""
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from event_stream.envelope import time_text
+from event_stream.types import partition_of
+from projections import checkpoint
+from projections.store import reader_engine
+from tests.support.deployment import Deployment
+from tests.support.driving import assert_answers_equal, dump
+from tests.support.events import NOW_US, body, event, mixed
+from tests.support.oracle import Oracle
+from tests.support.servers import wait_until
+from workers.runtime import redis_client
+
+EVENTS = int(os.environ.get("PROJECTOR_TEST_EVENTS", "20000"))
+TENANTS, PROJECTS, PARTITIONS = 6, 20, 4
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def up(tmp_path: Path, database_url: str) -> Iterator[Deployment]:
+    made = Deployment(
+        tmp_path / "data", "--workers", "2", database_url=database_url, PROJECTOR_PARTITIONS=str(PARTITIONS)
+    )
+    made.start()
+    made.await_ready()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def found(database_url: str) -> Iterator[Engine]:
+    engine = reader_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def bad_entries(made: list[dict[str, Any]], each: int) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (reason, partition, bytes): `each` entries of every reason that an entry alone can have."""
+    chance = random.Random(4)
+    for number in range(each):
+        good = chance.choice(made)
+        home = partition_of(good["tenantid"], PARTITIONS)
+        fresh = event(tenantid=good["tenantid"], projectid=good["projectid"])
+        yield "too_large", home, body(fresh | {"pad": "x" * 65_536})
+        yield "not_json", home, b'{"number": %d, "x": NaN}' % number
+        yield "not_an_event", home, body(fresh | {"source": ""})
+        yield "wrong_partition", (home + 1) % PARTITIONS, body(fresh)
+        yield "unknown_type", home, body(fresh | {"type": "analysis.created.v2"})
+        yield "invalid_data", home, body(fresh | {"data": {"analysisId": number}})
+        yield "time_in_future", home, body(fresh | {"time": time_text(NOW_US + 30 * 86_400_000_000)})
+        yield "id_conflict", home, body(good | {"source": f"/other/{number}"})
+
+
+async def test_both_reads_equal_the_oracle_and_status_shows_the_law(
+    up: Deployment, found: Engine, tmp_path: Path
+) -> None:
+    made = list(mixed(EVENTS, tenants=TENANTS, projects=PROJECTS))
+    oracle = Oracle()
+    for each in made:
+        oracle.add(each)
+    chance = random.Random(2)
+    lines = made + chance.sample(made, EVENTS // 20)
+    chance.shuffle(lines)
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"\n".join(map(body, lines)))
+
+    assert json.loads(up.run("append", str(file), "--wait", "--json")) == {"appended": len(lines), "rejected": []}
+    bad = list(bad_entries(made, EVENTS // 100))
+    redis = redis_client(up.variables()["REDIS_URL"])
+    for first in range(0, len(bad), 500):
+        pipe = redis.pipeline(transaction=False)
+        for _, partition, raw in bad[first : first + 500]:
+            pipe.xadd(f"events:{{{partition}}}", {"event": raw})
+        pipe.execute()
+    wait_until(lambda: _lag(up) == 0, "the bad entries are projected", 120)
+
+    status = json.loads(up.run("status", "--json"))
+    for partition in status["partitions"]:
+        assert partition["read"] == partition["applied"] + partition["duplicates"] + partition["parked"]
+        assert partition["added"] == partition["read"] + partition["in_flight"] + partition["lost"]
+        assert partition["added"] == redis.xinfo_stream(f"events:{{{partition['partition']}}}")["entries-added"]
+    totals = Counter[str]()
+    for partition in status["partitions"]:
+        totals.update({name: partition[name] for name in ("applied", "duplicates", "parked", "lost", "in_flight")})
+    assert totals == Counter(applied=EVENTS, duplicates=EVENTS // 20, parked=len(bad), lost=0, in_flight=0)
+    assert status["dead_letters"] == Counter(reason for reason, _, _ in bad)
+    assert status["problems"] == []
+
+    compared = await _compare(up, oracle)
+    assert compared > TENANTS * PROJECTS
+    before = dump(found)
+
+    assert "rejected 0" in up.run("append", str(file), "--wait")
+    chance.shuffle(lines)
+    assert "rejected 0" in up.run("append", "-", "--wait", stdin=b"\n".join(map(body, lines)).decode())
+    assert dump(found) == before
+    with found.connect() as connection:
+        assert sum(at.applied for at in checkpoint.read_all(connection, PARTITIONS)) == EVENTS
+    redis.close()
+
+
+async def test_a_file_with_bad_lines_is_told_line_by_line_and_the_rest_is_appended(
+    up: Deployment, tmp_path: Path
+) -> None:
+    good = [event() for _ in range(3)]
+    lines = [
+        body(good[0]),
+        b"nonsense",
+        b"",
+        body(good[1]),
+        body(event(id="X")),
+        body(event("watchdog.toggled.v1", {"enabled": 1})),
+        body(event() | {"type": "x.v1"}),
+        body(event(pad="x" * 66_000)),
+        body(event(time=time_text(time.time_ns() // 1000 + 3_600_000_000))),
+        b"  " + body(good[2]) + b"\r",
+    ]
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    shown = up.run("append", str(file), "--wait", expect=1).splitlines()
+    assert [line.split(": ")[:2] for line in shown[:-1]] == [
+        ["line 2", "not_json"],
+        ["line 5", "not_an_event"],
+        ["line 6", "invalid_data"],
+        ["line 7", "unknown_type"],
+        ["line 8", "too_large"],
+        ["line 9", "time_in_future"],
+    ]
+    assert shown[-1] == "appended 3, rejected 6"
+    as_json = json.loads(up.run("append", str(file), "--json", expect=1))
+    assert [each["line"] for each in as_json["rejected"]] == [2, 5, 6, 7, 8, 9]
+    assert _lag(up) >= 0
+    wait_until(lambda: _lag(up) == 0, "all is projected")
+    totals = json.loads(up.run("status", "--json"))["partitions"]
+    assert sum(each["applied"] for each in totals) == 3
+    assert sum(each["duplicates"] for each in totals) == 3
+
+
+def _lag(up: Deployment) -> int:
+    return sum(partition["lag_entries"] for partition in json.loads(up.run("status", "--json"))["partitions"])
+
+
+async def _compare(up: Deployment, oracle: Oracle) -> int:
+    keys = {
+        tenant: up.run("keys", "create", "--tenant", tenant).strip()
+        for tenant in {tenant for tenant, _ in oracle.projects()}
+    }
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{up.port}", timeout=30) as client:
+
+        async def ask(tenant: str, path: str, headers: dict[str, str]) -> Any:
+            response = await client.get(path, headers={"Authorization": f"Bearer {keys[tenant]}", **headers})
+            if response.status_code == 404:
+                return None
+            assert response.status_code == 200, response.text
+            return response.json()["data"]
+
+        return await assert_answers_equal(oracle, ask, lambda: time.time_ns() // 1000, hours=240)

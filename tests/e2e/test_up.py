@@ -1,0 +1,198 @@
+"""`projector up` as a stranger uses it: what it prints works as pasted, and it survives what happens to it."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from zlib import crc32
+
+import httpx
+import psutil
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from redis.exceptions import RedisError
+
+from cli import demo
+from event_stream import Producer
+from event_stream.settings import StreamSettings
+from event_stream.stream import Stream
+from tests.support.deployment import Deployment
+from tests.support.events import PROJECT, TENANT, body, event
+from tests.support.servers import wait_until
+from workers.runtime import redis_client
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path / "data")
+    made.start()
+    made.await_ready()
+    yield made
+    made.remove()
+
+
+def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_path: Path) -> None:
+    up = Deployment(tmp_path / "data", "--demo")
+    up.start()
+    up.await_ready()
+    lines = [line for line in up.lines if line.startswith("curl ")]
+    assert len(lines) == 4
+    for line in lines:
+        answer = json.loads(subprocess.run(line, shell=True, check=True, capture_output=True).stdout)
+        assert answer["success"] is True
+        assert answer["data"]
+    stats = json.loads(subprocess.run(lines[0], shell=True, check=True, capture_output=True).stdout)["data"]
+    assert (stats["logSourceCount"], stats["notificationChannelCount"], stats["watchdogEnabled"]) == (2, 3, True)
+    assert len(stats["dailyTrend"]) > 15
+    before = json.loads(up.run("status", "--json"))
+    wait_until(lambda: _applied(up) > sum(p["applied"] for p in before["partitions"]), "live traffic arrives")
+    assert json.loads(up.run("status", "--json"))["dead_letters"] == {}
+
+    started = time.monotonic()
+    assert up.stop() == 0
+    assert time.monotonic() - started < 10
+    assert not (up.directory / "up.env").exists()
+    assert psutil.Process().children(recursive=True) == []
+
+    applied = len(list(demo.history(time.time_ns() // 1000)))
+    up.lines.clear()
+    up.start()
+    up.await_ready()
+    again = json.loads(up.run("status", "--json"))
+    assert again["dead_letters"] == {}
+    assert sum(p["duplicates"] for p in again["partitions"]) >= applied - 20
+    assert [line for line in up.lines if line.startswith("curl ")] == lines
+    assert up.stop(signal.SIGINT) == 0
+
+
+def _pings(stream: Stream) -> bool:
+    try:
+        return bool(stream.redis.ping())
+    except RedisError:
+        return False
+
+
+def _is_ready(up: Deployment) -> bool:
+    try:
+        return up.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _applied(up: Deployment) -> int:
+    return sum(partition["applied"] for partition in json.loads(up.run("status", "--json"))["partitions"])
+
+
+def test_a_stranger_appends_with_the_public_sdk_and_raw_xadd_and_reads_over_http(up: Deployment) -> None:
+    assert stat.S_IMODE((up.directory / "up.env").stat().st_mode) == 0o600
+    key = up.run("keys", "create", "--tenant", TENANT).strip()
+    redis = redis_client(up.variables()["REDIS_URL"])
+    partitions = int(redis.get("events:partitions") or 0)  # type: ignore[arg-type]
+    stream = f"events:{{{crc32(TENANT.encode()) % partitions}}}"
+
+    made = event("project.created.v1")
+    attributes = {name: value for name, value in made.items() if name not in ("data", "specversion", "time")}
+    cloud_event = CloudEvent(attributes | {"time": datetime.now(UTC)}, made["data"])
+    redis.xadd(stream, {"event": JSONFormat().write(cloud_event)})
+    last = redis.xadd(stream, {"event": body(event("watchdog.evaluated.v1")), "note": "ignored"})
+    redis.xadd(stream, {"event": b"not an event"})
+    wait_until(
+        lambda: (redis.get(f"{stream}:projected") or b"0") >= last,
+        "the last entry is projected",
+    )
+    assert up.data("/v1/config/projects/checkout-api/stats", key)["analysisCount"] == 0
+    found = up.data("/v1/config/monitoring/activity", key, X_Project_Id=PROJECT)
+    assert [entry["ruleName"] for entry in found] == ["Checkout error spike"]
+    assert "not_json" in up.run("dead-letters", "list")
+    letter = json.loads(up.run("dead-letters", "list", "--json"))[0]
+    assert up.run("dead-letters", "show", letter["id"][:10], "--body") == "not an event"
+    assert up.get("/healthz/projector").status_code == 200
+    redis.close()
+
+
+def test_a_second_up_on_the_folder_is_refused(up: Deployment) -> None:
+    second = up.run("up", expect=1)
+    assert "another `projector up` runs on" in second
+    assert up.get("/readyz").status_code == 200
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        up = Deployment(tmp_path / "data", PORT=str(taken.getsockname()[1]))
+        assert "set HOST or PORT" in up.run("up", expect=1)
+
+
+def test_after_kill_9_the_next_up_ends_what_was_left_over(up: Deployment) -> None:
+    left = up.pids(".")
+    assert len(left) >= 4
+    assert up.process is not None
+    up.process.kill()
+    up.process.wait()
+    assert all(psutil.pid_exists(pid) for pid in left)
+    up.lines.clear()
+    up.start()
+    up.await_ready()
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in left)
+    assert up.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("victim", ["cli worker", "cli dispatcher", "cli api", "valkey-server"])
+def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: Deployment, victim: str) -> None:
+    settings = StreamSettings()
+    key = up.run("keys", "create", "--tenant", TENANT, "--project", PROJECT).strip()
+    stream = Stream(redis_client(up.variables()["REDIS_URL"]), settings.partitions)
+    producer = Producer(stream, settings)
+    producer.append(event("project.created.v1"))
+    producer.append_many([event() for _ in range(3000)])
+    assert up.kill(victim) == 1
+    wait_until(lambda: _pings(stream), "Redis answers")
+    last = producer.append_many([event() for _ in range(3000)])[-1]
+    producer.wait_until_projected(last, timeout_s=60)
+    wait_until(lambda: _is_ready(up), "the API answers")
+    assert up.data("/v1/config/projects/checkout-api/stats", key)["analysisCount"] == 6000
+    status = json.loads(up.run("status", "--json"))
+    home = status["partitions"][last.partition]
+    assert (home["applied"], home["lost"], home["in_flight"]) == (6001, 0, 0)
+    assert home["added"] == home["read"] + home["in_flight"] + home["lost"]
+    assert f'"process": "{victim.rsplit(maxsplit=1)[-1].removesuffix("-server")}"' in up.log.read_text()
+    stream.redis.close()
+
+
+def test_a_worker_that_is_paused_is_killed_and_replaced(tmp_path: Path) -> None:
+    up = Deployment(tmp_path / "data")
+    up.start()
+    up.await_ready()
+    (paused,) = up.pids("cli worker")
+    os.kill(paused, signal.SIGSTOP)
+    settings = StreamSettings()
+    producer = Producer(Stream(redis_client(up.variables()["REDIS_URL"]), settings.partitions), settings)
+    producer.wait_until_projected(producer.append(event()), timeout_s=75)
+    assert paused not in up.pids("cli worker")
+    assert "process.stalled" in up.log.read_text()
+    assert up.stop() == 0
+
+
+def test_up_without_anything_to_read_says_what_is_wrong(tmp_path: Path) -> None:
+    up = Deployment(tmp_path / "data")
+    for name, value, said in (
+        ("PROJECTOR_PARTITIONS", "0", "PROJECTOR_PARTITIONS: Input should be greater than or equal to 1"),
+        ("PORT", "http", "PORT: Input should be a valid integer"),
+        ("DATABASE_URL", "mysql://root:secret@h/x", "DATABASE_URL: Value error, must be sqlite:///path or postgresql"),
+        ("REDIS_URL", "http://:secret@h", "REDIS_URL: Value error, must begin with redis://"),
+    ):
+        up.environ = up.environ | {name: value}
+        shown = up.run("up", expect=2)
+        assert said in shown
+        assert "secret" not in shown
+        assert len(shown.splitlines()) == 1
+        del up.environ[name]
+        up.environ["PORT"] = str(up.port)
