@@ -20,7 +20,6 @@ _READ_ERRORS = {
     "403": "The key may not do this: `SECRET_KEY_REQUIRED`, `FORBIDDEN` or `WRONG_PROJECT`.",
     "404": "No such project in the key's tenant (`NOT_FOUND`).",
     "405": "The path answers GET and HEAD only (`METHOD_NOT_ALLOWED`).",
-    "501": "The header X-Min-Position is not supported yet (`NOT_IMPLEMENTED`).",
     "503": "The store cannot be reached (`UNAVAILABLE`).",
 }
 _PROJECT_HEADER = {
@@ -28,14 +27,8 @@ _PROJECT_HEADER = {
     "in": "header",
     "required": False,
     "description": "The project. With an organisation key activity needs it; elsewhere it must be the one meant.",
-    "schema": {"type": "string", "pattern": UUID_PATTERN},
-}
-_MIN_POSITION_HEADER = {
-    "name": "X-Min-Position",
-    "in": "header",
-    "required": False,
-    "description": "Not supported yet: answers 501.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "format": "uuid", "pattern": UUID_PATTERN},
+    "example": "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11",
 }
 
 
@@ -82,12 +75,13 @@ def _stats(schema: dict[str, Any]) -> dict[str, Any]:
         "required": True,
         "description": "The project's slug.",
         "schema": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"},
+        "example": "checkout-api",
     }
     return {
         "operationId": "getProjectStats",
         "summary": "Rollup counts and the 30-day trend of one project.",
         "security": [{"key": []}],
-        "parameters": [slug, _PROJECT_HEADER, _MIN_POSITION_HEADER],
+        "parameters": [slug, _PROJECT_HEADER],
         "responses": {"200": _json("The stats.", schema["StatsAnswer"]), **_errors(schema)},
     }
 
@@ -104,7 +98,7 @@ def _activity(schema: dict[str, Any]) -> dict[str, Any]:
         "operationId": "getMonitoringActivity",
         "summary": "The newest watchdog evaluations of one project, newest first, at most 100.",
         "security": [{"key": []}],
-        "parameters": [hours, _PROJECT_HEADER, _MIN_POSITION_HEADER],
+        "parameters": [hours, _PROJECT_HEADER],
         "responses": {"200": _json("The entries.", schema["ActivityAnswer"]), **_errors(schema)},
     }
 

@@ -1,8 +1,10 @@
 """Composes the API of reads, health of the projector included, and serves it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import uvicorn
 from redis.exceptions import RedisError
@@ -49,8 +51,17 @@ def projector_problems(runtime: Runtime) -> Sequence[str]:
         return ["the database cannot be reached"]
 
 
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs it: uvicorn's own handlers would end the process by the signal."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
 def _server(app: Starlette, host: str, port: int) -> uvicorn.Server:
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             host=host,
@@ -65,4 +76,10 @@ def _server(app: Starlette, host: str, port: int) -> uvicorn.Server:
 
 
 async def _serve(servers: list[uvicorn.Server]) -> None:
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     await asyncio.gather(*(server.serve() for server in servers))

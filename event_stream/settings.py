@@ -27,7 +27,14 @@ class Settings(BaseModel):
             return cls.model_validate({name: value for name, value in environ.items() if value != ""})
         except ValidationError as error:
             first = error.errors()[0]
-            raise SettingsError(f"{first['loc'][0]}: {first['msg']}") from None
+            name = first["loc"][0]
+            if first["type"] == "missing":
+                raise SettingsError(f"{name}: is not set; set it to {cls._described(name)}") from None
+            raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+    @classmethod
+    def _described(cls, name: int | str) -> str | None:
+        return next(field.description for field in cls.model_fields.values() if field.alias == name)
 
 
 class StreamSettings(Settings):

@@ -10,15 +10,11 @@ from event_stream.settings import Settings
 class RedisSettings(Settings):
     """Which Redis carries RQ's queue and the streams."""
 
-    redis_url: str = Field(
-        default="", alias="REDIS_URL", repr=False, validate_default=True, description="redis://host:port/db"
-    )
+    redis_url: str = Field(alias="REDIS_URL", repr=False, description="redis://host:6379/0, or run `projector up` here")
 
     @field_validator("redis_url")
     @classmethod
     def _is_a_redis_url(cls, value: str) -> str:
-        if not value:
-            raise ValueError("is not set; set it to redis://host:port/0, or run `projector up` in this folder")
         if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value

@@ -1,0 +1,240 @@
+"""The commands one by one: what they print, for people and machines, and how they end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from api_stub.openapi import document
+from cli.embedded import free_port
+from projections.store import reader_engine
+from tests.support.driving import append, append_raw, drain_all
+from tests.support.events import PROJECT, TENANT, body, event
+from tests.support.servers import wait_until
+from workers.runtime import Runtime
+
+Run = Any
+COMMANDS = [
+    *(["up"], ["migrate"], ["api"], ["worker"], ["dispatcher"], ["append"], ["status"], ["keys"], ["keys", "create"]),
+    *(["keys", "list"], ["keys", "revoke"], ["dead-letters"], ["dead-letters", "list"], ["dead-letters", "show"]),
+    *(["contract"], ["contract", "openapi"], ["rebuild"], ["verify"], ["doctor"]),
+]
+
+
+@pytest.fixture
+def environ(redis_url: str, database_url: str, tmp_path: Path) -> dict[str, str]:
+    return os.environ | {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url.replace("+psycopg", ""),
+        "PROJECTOR_PARTITIONS": "4",
+        "PROJECTOR_DATA_DIR": str(tmp_path / "var"),
+    }
+
+
+@pytest.fixture
+def run(environ: dict[str, str]) -> Run:
+    def call(*arguments: str, expect: int = 0, **changed: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environ | changed,
+            timeout=60,
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        if expect:
+            assert "Traceback" not in done.stderr
+        return done.stdout + (done.stderr if expect else "")
+
+    return call
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(command: list[str]) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "cli", *command, "--help"], check=True, capture_output=True, text=True
+    )
+    assert shown.stdout.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    "command", [["rebuild"], ["verify", "--tenant", "x"], ["doctor"], ["dead-letters", "replay", "--all"]]
+)
+def test_what_comes_later_says_so(run: Run, command: list[str]) -> None:
+    assert "not available in this version yet" in run(*command, expect=2)
+
+
+def test_wrong_usage_ends_with_2(run: Run) -> None:
+    run("nonsense", expect=2)
+    run("append", "/no/such/file", expect=2)
+    assert "greater than or equal to 1" in run("status", expect=2, PROJECTOR_PARTITIONS="0")
+    assert "REDIS_URL: is not set" in run("worker", expect=2, REDIS_URL="")
+
+
+def test_a_server_that_is_away_is_one_line(run: Run) -> None:
+    shown = run("status", expect=1, REDIS_URL="redis://:hidden@127.0.0.1:1/0")
+    assert len(shown.strip().splitlines()) == 1
+    assert "hidden" not in shown
+    shown = run("keys", "list", expect=1, DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/none")
+    assert len(shown.strip().splitlines()) == 1
+    assert "hidden" not in shown
+
+
+def test_another_number_of_partitions_is_refused(runtime: Runtime, run: Run) -> None:
+    for command in ("migrate", "worker", "dispatcher", "status"):
+        assert "set PROJECTOR_PARTITIONS=4" in run(command, expect=1, PROJECTOR_PARTITIONS="5")
+
+
+def test_keys_are_made_listed_and_revoked(run: Run) -> None:
+    made = run("keys", "create", "--tenant", TENANT, "--project", PROJECT).strip()
+    assert re.fullmatch(r"ss_secret_[0-9a-f]{16}_[A-Za-z0-9]{43}", made)
+    org = json.loads(run("keys", "create", "--tenant", TENANT, "--expires", "2030-01-31T00:00:00Z", "--json"))
+    assert org["key"].startswith("ss_org_")
+    assert org["expires"] == "2030-01-31T00:00:00Z"
+    public = json.loads(
+        run(
+            "keys",
+            "create",
+            "--tenant",
+            "t",
+            "--public",
+            "--permission",
+            "config:write",
+            "--permission",
+            "analysis:read",
+            "--json",
+        )
+    )
+    assert public["key"].startswith("ss_pub_")
+    assert public["permissions"] == ["analysis:read", "config:write"]
+    listed = run("keys", "list")
+    assert made.rsplit("_", 1)[1] not in listed + run("keys", "list", "--json")
+    assert [key["kind"] for key in json.loads(run("keys", "list", "--json"))] == ["secret", "org", "pub"]
+    run("keys", "revoke", org["keyId"])
+    run("keys", "revoke", org["keyId"])
+    assert [key["revoked"] is not None for key in json.loads(run("keys", "list", "--json"))] == [False, True, False]
+    assert "no key has the id" in run("keys", "revoke", "nonsense", expect=1)
+    for wrong in (["--tenant", "a b"], ["--tenant", "t", "--project", "x"], ["--tenant", "t", "--expires", "soon"], []):
+        run("keys", "create", *wrong, expect=2)
+
+
+def test_only_a_hash_of_a_key_is_stored(run: Run, database_url: str) -> None:
+    secret = run("keys", "create", "--tenant", TENANT).strip().rsplit("_", 1)[1]
+    engine = reader_engine(database_url)
+    with engine.connect() as connection:
+        stored = str(connection.execute(text("SELECT * FROM api_key")).all())
+    engine.dispose()
+    assert secret not in stored
+
+
+def test_status_is_a_table_for_people_and_json_for_machines(runtime: Runtime, run: Run) -> None:
+    append(runtime, event(), event())
+    append_raw(runtime, 0, b"nonsense")
+    drain_all(runtime)
+    shown = run("status")
+    assert "in flight" in shown
+    assert "not_json" in shown
+    assert "\x1b" not in shown
+    assert "problem: no worker is alive" in shown
+    found = json.loads(run("status", "--json"))
+    assert sum(partition["applied"] for partition in found["partitions"]) == 2
+    assert found["dead_letters"] == {"not_json": 1}
+    run("status", "--json", "--watch", expect=2)
+
+
+def test_dead_letters_are_listed_by_reason_and_tenant_and_shown(runtime: Runtime, run: Run) -> None:
+    append_raw(runtime, 0, b"nonsense", b"\xff\x00")
+    append(runtime, event() | {"type": "unknown.v1"})
+    drain_all(runtime)
+    listed = json.loads(run("dead-letters", "list", "--json"))
+    assert sorted(letter["reason"] for letter in listed) == ["not_json", "not_json", "unknown_type"]
+    (mine,) = json.loads(run("dead-letters", "list", "--tenant", TENANT, "--json"))
+    assert (mine["reason"], mine["timesSeen"], mine["state"]) == ("unknown_type", 1, "open")
+    assert len(json.loads(run("dead-letters", "list", "--reason", "not_json", "--limit", "1", "--json"))) == 1
+    shown = json.loads(run("dead-letters", "show", mine["id"], "--json"))
+    assert {name: shown[name] for name in mine} == mine
+    assert "unknown.v1" in run("dead-letters", "show", mine["id"][:12])
+    assert "no dead letter has" in run("dead-letters", "show", "zzz", expect=1)
+    assert "more than one dead letter has" in run("dead-letters", "show", "", expect=1)
+    run("dead-letters", "list", "--reason", "nonsense", expect=2)
+
+
+def test_the_document_is_printed(run: Run) -> None:
+    assert json.loads(run("contract", "openapi")) == document()
+
+
+def test_migrate_says_where_the_schema_is(run: Run) -> None:
+    assert run("migrate") == "schema is at revision 0002, 4 partitions\n"
+
+
+@pytest.fixture
+def processes(environ: dict[str, str]) -> Iterator[Any]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **changed: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments], env=environ | changed, stderr=subprocess.DEVNULL
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runtime, processes: Any) -> None:
+    port, ops_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    running = [
+        processes("api", PORT=str(port), OPS_PORT=str(ops_port)),
+        processes("dispatcher"),
+        processes("worker"),
+    ]
+    (appended,) = append(runtime, event("project.created.v1"))
+    wait_until(
+        lambda: runtime.stream.projected([appended.partition])[appended.partition].position == appended.position,
+        "the event is projected",
+    )
+    wait_until(lambda: _status(f"http://127.0.0.1:{ops_port}/healthz/projector") == 200, "all is well")
+    assert _status(f"http://127.0.0.1:{port}/healthz") == 404
+    assert _status(f"http://127.0.0.1:{port}/v1/config/monitoring/activity") == 401
+    assert _status(f"http://127.0.0.1:{ops_port}/v1/config/monitoring/activity") == 404
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert [process.wait(10) for process in running] == [0, 0, 0]
+    assert time.monotonic() - started < 6
+
+
+def test_a_worker_busy_with_a_backlog_ends_within_five_seconds(runtime: Runtime, processes: Any) -> None:
+    made = [body(event()) for _ in range(200)]
+    worker, _ = processes("worker"), processes("dispatcher")
+    home = append(runtime, event())[0].partition
+    wait_until(lambda: runtime.stream.projected([home])[home].entries == 1, "the worker works")
+    for _ in range(150):
+        append_raw(runtime, home, *made)  # 200 events, again and again: a backlog of 30,000 entries
+    wait_until(lambda: runtime.stream.projected([home])[home].entries > 1000, "it is busy")
+    assert runtime.stream.projected([home])[home].entries < 30_001
+    started = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert time.monotonic() - started < 5
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url).status_code
+    except httpx.TransportError:
+        return 0

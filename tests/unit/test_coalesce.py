@@ -1,0 +1,105 @@
+"""Lookups asked at the same time share one query, and never one already sent."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import anyio
+import pytest
+
+from api_stub import coalesce
+from api_stub.coalesce import Coalescer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Store:
+    """Answers every even number with its square, one query at a time, when it is told to."""
+
+    def __init__(self) -> None:
+        self.queries: list[list[int]] = []
+        self.go = threading.Semaphore(0)
+        self.executor = ThreadPoolExecutor(4)
+
+    def query(self, keys: Sequence[int]) -> Mapping[int, int]:
+        self.queries.append(list(keys))
+        self.go.acquire()
+        if 13 in keys:
+            raise ValueError("thirteen")
+        return {key: key * key for key in keys if key % 2 == 0}
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = Store()
+    yield made
+    made.go.release(100)
+    made.executor.shutdown()
+
+
+async def test_asks_gather_while_a_query_runs_and_share_the_next(store: Store) -> None:
+    coalescer = Coalescer(store.query, store.executor)
+    answers: dict[int, list[int | None]] = {}
+
+    async def ask(key: int) -> None:
+        answers.setdefault(key, []).append(await coalescer.get(key))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask, 2)
+        await anyio.sleep(0.05)
+        for key in (2, 3, 4, 4, 4):
+            group.start_soon(ask, key)
+        await anyio.sleep(0.05)
+        assert store.queries == [[2]]  # the second ask for 2 must not join the query that is already under way
+        store.go.release(2)
+    assert store.queries == [[2], [2, 3, 4]]
+    assert answers == {2: [4, 4], 3: [None], 4: [16, 16, 16]}
+
+
+async def test_a_failure_reaches_those_who_asked_and_nobody_else(store: Store) -> None:
+    coalescer = Coalescer(store.query, store.executor)
+    store.go.release(100)
+    with pytest.raises(ValueError, match="thirteen"):
+        await coalescer.get(13)
+    assert await coalescer.get(2) == 4
+
+
+async def test_one_who_leaves_does_not_take_the_answer_from_the_others(store: Store) -> None:
+    coalescer = Coalescer(store.query, store.executor)
+    answers: list[int | None] = []
+
+    async def stay() -> None:
+        answers.append(await coalescer.get(2))
+
+    async with anyio.create_task_group() as group:
+        with anyio.move_on_after(0.05):
+            await coalescer.get(2)
+        group.start_soon(coalescer.get, 6)
+        with anyio.move_on_after(0.05):
+            group.start_soon(stay)
+            await coalescer.get(2)
+        store.go.release(100)
+    assert answers == [4]
+
+
+async def test_a_query_that_never_ends_is_given_up_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalesce, "WAIT_S", 0.05)
+    coalescer = Coalescer(store.query, store.executor)
+    with pytest.raises(TimeoutError):
+        await coalescer.get(2)
+
+
+async def test_a_query_takes_no_more_than_its_share(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalesce, "ASKS_MAX", 10)
+    coalescer = Coalescer(store.query, store.executor, lanes=2)
+    store.go.release(100)
+    async with anyio.create_task_group() as group:
+        for key in range(20, 70):
+            group.start_soon(coalescer.get, key)
+    assert max(map(len, store.queries)) <= 10
+    assert sorted(key for query in store.queries for key in query) == list(range(20, 70))

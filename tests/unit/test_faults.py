@@ -1,0 +1,81 @@
+"""Which errors are held against an event, and which are the world being away."""
+
+import sqlite3
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+from redis.exceptions import BusyLoadingError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.timeouts import BaseTimeoutException, JobTimeoutException
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from event_stream.types import decode
+from projections.faults import Fault, fault_of
+from projections.projection import FoldError
+from tests.support.events import body, event
+
+
+def out_of_a_fold(cause: BaseException) -> FoldError:
+    error = FoldError("project", decode(body(event())))
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        out_of_a_fold(KeyError("bug")),
+        out_of_a_fold(RecursionError()),
+        DBAPIError("s", {}, pg.NumericValueOutOfRange()),
+        DBAPIError("s", {}, pg.CharacterNotInRepertoire()),
+        DBAPIError("s", {}, pg.UniqueViolation()),
+        pg.NotNullViolation(),
+        psycopg.DataError("NUL"),
+        DBAPIError("s", {}, sqlite3.IntegrityError()),
+    ],
+)
+def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> None:
+    assert fault_of(error) is Fault.OURS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(
+            DBAPIError("s", {}, kind())
+            for kind in (
+                pg.DeadlockDetected,
+                pg.SerializationFailure,
+                pg.AdminShutdown,
+                pg.IdleInTransactionSessionTimeout,
+                pg.QueryCanceled,
+                pg.LockNotAvailable,
+                pg.DiskFull,
+                pg.TooManyConnections,
+                pg.ReadOnlySqlTransaction,
+                pg.CannotConnectNow,
+                pg.UndefinedTable,
+                pg.InsufficientPrivilege,
+                pg.InternalError_,
+            )
+        ),
+        psycopg.OperationalError("connection lost"),
+        OperationalError("s", {}, sqlite3.OperationalError("database is locked")),
+        sqlite3.OperationalError("database or disk is full"),
+        PoolTimeoutError(),
+        RedisConnectionError(),
+        BusyLoadingError(),
+        ReadOnlyError(),
+        MemoryError(),
+        OSError(28, "No space left on device"),
+        TypeError("a bug outside of every fold"),
+        out_of_a_fold(MemoryError()),
+        out_of_a_fold(OSError()),
+        out_of_a_fold(TimeoutError()),
+        out_of_a_fold(JobTimeoutException()),
+    ],
+)
+def test_everything_else_is_the_world_being_away(error: BaseException) -> None:
+    assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.WORLD
