@@ -1,10 +1,11 @@
 """The checks of CONTRACT 2.1, one function each; every one returns what it found or raises the ApiError to answer."""
 
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 from starlette.requests import Request
 
 from api_stub import errors, keys
@@ -27,7 +28,9 @@ class KeyRing:
 
     def __init__(self, find: FindKey, cache_s: float) -> None:
         self._find = find
-        self._known: TTLCache[str, ApiKey] = TTLCache(_KEYS_CACHED_MAX, ttl=cache_s)
+        self._cache_s = cache_s
+        self._clock = time.monotonic
+        self._known: LRUCache[str, tuple[float, ApiKey]] = LRUCache(_KEYS_CACHED_MAX)
 
     async def reader(self, request: Request, now_us: int) -> ApiKey:
         """Return the request's key, which may read."""
@@ -46,10 +49,20 @@ class KeyRing:
         presented = keys.parse(text) if text else None
         if presented is None:
             raise errors.unauthorized("Send the header `Authorization: Bearer <key>` with a valid API key.")
-        key = self._known.get(presented.key_id) or await self._find(presented.key_id)
+        key = await self._stored(presented.key_id)
         if key is None or key.kind is not presented.kind or not key.has_secret(presented.secret):
             raise errors.unauthorized("Unknown API key.")
-        self._known.setdefault(presented.key_id, key)
+        return key
+
+    async def _stored(self, key_id: str) -> ApiKey | None:
+        asked_at = self._clock()
+        known = self._known.get(key_id)
+        if known is not None and asked_at - known[0] < self._cache_s:
+            return known[1]
+        key = await self._find(key_id)
+        if key is not None:
+            # What was found is as old as the question.
+            self._known[key_id] = (asked_at, key)
         return key
 
 

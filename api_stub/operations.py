@@ -1,6 +1,5 @@
 """The handlers for those who run the API (CONTRACT 2.5)."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api_stub import errors
+from api_stub.coalesce import Coalescer
 from api_stub.handlers import json_response
 from api_stub.openapi import document
 from projections import schema
@@ -20,11 +20,18 @@ from projections.schema import SchemaTooOldError
 
 @dataclass(frozen=True)
 class Operations:
-    """The handlers for those who run the API (CONTRACT 2.5)."""
+    """The handlers of the operations endpoints. Checks asked for at the same time share one run."""
 
-    engine: Engine
-    executor: Executor
-    projector_problems: Callable[[], Sequence[str]]
+    reading_problems: Coalescer[None, Sequence[str]]
+    projector_problems: Coalescer[None, Sequence[str]]
+
+    @classmethod
+    def on(cls, engine: Engine, executor: Executor, projector_problems: Callable[[], Sequence[str]]) -> "Operations":
+        """Return the handlers over a database and a check of the projector."""
+        return cls(
+            Coalescer(lambda _: {None: _reading_problems(engine)}, executor),
+            Coalescer(lambda _: {None: projector_problems()}, executor),
+        )
 
     async def healthz(self, _request: Request) -> Response:
         """GET /healthz: this process is alive."""
@@ -32,11 +39,11 @@ class Operations:
 
     async def readyz(self, _request: Request) -> Response:
         """GET /readyz: this process can answer reads."""
-        return await self._health(self._reading_problems)
+        return _health(await self.reading_problems.get(None))
 
     async def projector(self, _request: Request) -> Response:
         """GET /healthz/projector: events reach the read models."""
-        return await self._health(self.projector_problems)
+        return _health(await self.projector_problems.get(None))
 
     async def metrics(self, _request: Request) -> Response:
         """GET /metrics: comes later."""
@@ -46,17 +53,18 @@ class Operations:
         """GET /openapi.json."""
         return json_response(200, to_json(document()))
 
-    def _reading_problems(self) -> list[str]:
-        try:
-            with self.engine.connect() as connection:
-                schema.check(connection)
-        except SchemaTooOldError as error:
-            return [str(error)]
-        except SQLAlchemyError:
-            return ["the database cannot be reached"]
-        return []
 
-    async def _health(self, check: Callable[[], Sequence[str]]) -> Response:
-        problems = list(await asyncio.get_running_loop().run_in_executor(self.executor, check))
-        body = {"status": "failing" if problems else "ok", "problems": problems}
-        return json_response(503 if problems else 200, to_json(body))
+def _reading_problems(engine: Engine) -> list[str]:
+    try:
+        with engine.connect() as connection:
+            schema.check(connection)
+    except SchemaTooOldError as error:
+        return [str(error)]
+    except SQLAlchemyError:
+        return ["the database cannot be reached"]
+    return []
+
+
+def _health(problems: Sequence[str] | None) -> Response:
+    body = {"status": "failing" if problems else "ok", "problems": list(problems or ())}
+    return json_response(503 if problems else 200, to_json(body))

@@ -16,6 +16,7 @@ from cli import environment, serve
 from event_stream.settings import StreamSettings
 from migrations import upgrade
 from projections import checkpoint, schema
+from projections.faults import describe
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
 from workers.dispatcher import Dispatcher
@@ -83,7 +84,7 @@ def _await_servers(runtime: Runtime, stopped: Callable[[], bool]) -> None:
                 schema.check(connection)
             runtime.check_partitions()
         except (RedisError, SQLAlchemyError) as error:
-            log.warning("start.waiting", error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            log.warning("start.waiting", error=describe(error))
             time.sleep(RETRY_S)
         else:
             return

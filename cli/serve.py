@@ -30,7 +30,9 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
     reads = read_routes(Reads.on(engine, executor, settings.key_cache_s))
-    operations = operations_routes(Operations(engine, executor, lambda: projector_problems(runtime)))
+    # Threads of their own: while Redis is silent, checks of the projector must not keep reads waiting.
+    checks = ThreadPoolExecutor(2, thread_name_prefix="checks")
+    operations = operations_routes(Operations.on(engine, checks, lambda: projector_problems(runtime)))
     if settings.ops_port is None:
         servers = [_server(application(reads + operations), settings.host, settings.port)]
     else:

@@ -28,6 +28,7 @@ _RFC3339 = re.compile(
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an offset can lead past the year 9999
 
 
 class Reason(StrEnum):
@@ -68,7 +69,7 @@ def time_us_of(text: object) -> int:
 
 def time_text(time_us: int) -> str:
     """Return microseconds since 1970 UTC as RFC 3339 with `Z`; a fraction only if not zero, without trailing zeros."""
-    text = (_EPOCH + time_us * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    text = (_EPOCH + min(time_us, _LATEST_US) * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
     return f"{text}Z"
 
 

@@ -73,6 +73,11 @@ class Entry:
         """The value of the field `event`; None where an entry has no such field."""
         return self.fields.get(FIELD)
 
+    @property
+    def size(self) -> int:
+        """How many bytes its fields hold."""
+        return sum(len(name) + len(value) for name, value in self.fields.items())
+
     def digest(self) -> bytes:
         """Return 32 bytes that tell this entry from any other that ever gets the same position."""
         hashed = sha256()
@@ -93,15 +98,22 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A run of entries in order, and the stream's end at the very moment they were read."""
+    """A run of entries in order, behind `before`, and the stream's end at the very moment they were read."""
 
     entries: list[Entry]
     end: End
+    before: Position = START
 
     @property
     def reaches_end(self) -> bool:
         """Whether nothing lies behind the last entry read."""
-        return self.end.position is None or (bool(self.entries) and self.entries[-1].position == self.end.position)
+        last = self.entries[-1].position if self.entries else self.before
+        return self.end.position is None or last == self.end.position
+
+    def after(self, position: Position, count: int) -> "Reading":
+        """Return the first `count` entries behind `position`."""
+        behind = [entry for entry in self.entries if entry.position > position]
+        return Reading(behind[:count], self.end, before=position)
 
 
 @dataclass(frozen=True, slots=True)

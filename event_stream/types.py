@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from event_stream.envelope import UUID_PATTERN, InvalidEventError, Reason, describe, parse, time_text
 
+Identity: TypeAlias = tuple[str, str]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,100}$")]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -135,7 +136,7 @@ class Event:
     body: bytes
 
     @property
-    def identity(self) -> tuple[str, str]:
+    def identity(self) -> Identity:
         """What makes it the same event wherever it comes again: (tenant, event id) (CONTRACT 1.1)."""
         return (self.tenant_id, self.id)
 

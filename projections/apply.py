@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from event_stream.envelope import Reason
 from event_stream.stream import End, Entry
+from event_stream.types import Identity
 from projections import checkpoint, dead_letters, event_log
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
-from projections.event_log import Received
+from projections.event_log import Accepted, Received
 from projections.projection import Projection
 
 
@@ -45,10 +46,18 @@ def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Ch
             projection.project(connection, accepted.new)
         letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
         dead_letters.park(connection, letters)
-        dead_letters.close_applied(connection, accepted.new + accepted.duplicates)
+        dead_letters.close_applied(connection, _applied(connection, accepted, letters))
         after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
         checkpoint.advance(connection, after)
     return after
+
+
+def _applied(connection: Connection, accepted: Accepted, letters: Sequence[Letter]) -> dict[Identity, bytes]:
+    """Return the bodies in the log that letters may hold: those of this batch, and those that its letters name."""
+    named = [letter.identity for letter in letters if letter.identity is not None]
+    return {event.identity: event.body for event in accepted.new + accepted.duplicates} | event_log.find_bodies(
+        connection, named
+    )
 
 
 def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoint:
@@ -62,7 +71,7 @@ def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoi
     )
     if batch.last is not None:
         after = replace(after, position=batch.last.position, digest=batch.last.digest())
-    return after if batch.end is None else after.at_end(batch.end)
+    return after if batch.end is None else after.settled(batch.end)
 
 
 def _conflict(partition: int, received: Received) -> Letter:

@@ -19,15 +19,15 @@ from sqlalchemy import (
 
 from event_stream.stream import START, End, Entry, PartitionsMismatchError, Position
 from projections.errors import ProjectionsError
-from projections.store import metadata
+from projections.store import UnsignedBigInteger, metadata
 
 table = Table(
     "checkpoint",
     metadata,
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("epoch", Integer, nullable=False),
-    Column("position_ms", BigInteger, nullable=False),
-    Column("position_seq", BigInteger, nullable=False),
+    Column("position_ms", UnsignedBigInteger, nullable=False),
+    Column("position_seq", UnsignedBigInteger, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("added_before", BigInteger, nullable=False),
     Column("read", BigInteger, nullable=False),
@@ -89,12 +89,17 @@ class Checkpoint:
             lost=lost,
         )
 
-    def at_end(self, end: End) -> Self:
-        """Return the checkpoint after the last entry of a stream: what it added beyond what was read is lost."""
+    def settled(self, end: End) -> Self:
+        """Return the checkpoint after the last entry of a stream: what it added beyond what was read is lost.
+
+        A stream that does not exist or never held an entry says nothing; where entries wait, nothing is settled yet.
+        """
+        if end.added == 0 or end.position not in (None, self.position):
+            return self
         missing = end.added - self.entries_added()
         if missing >= 0:
             return replace(self, lost=self.lost + missing)
-        return replace(self, added_before=self.added_before - missing)  # somebody set the stream's counter back
+        return replace(self, added_before=self.added_before - missing)  # another stream, or its counter was set back
 
 
 def create_all(connection: Connection, partitions: int) -> None:

@@ -1,7 +1,7 @@
 """Dead letters: entries that can never be applied, kept with their reason until they are applied or discarded."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,11 +23,12 @@ from sqlalchemy import (
 
 from event_stream.envelope import BODY_BYTES_MAX, InvalidEventError, Reason, claimed_identity, equal_json
 from event_stream.stream import Position
-from event_stream.types import Event
-from projections.store import KeyText, Row, bind_keys, dialect_insert, key_rows, metadata
+from event_stream.types import Identity
+from projections.store import KeyText, Row, UnsignedBigInteger, bind_keys, dialect_insert, key_rows, metadata
 
 OPEN = "open"
 APPLIED = "applied"
+TIME_US_MAX = 2**63 - 1  # an entry id that a producer made up may lie beyond
 
 table = Table(
     "dead_letter",
@@ -37,8 +38,8 @@ table = Table(
     Column("reason", KeyText, nullable=False),
     Column("detail", Text, nullable=False),
     Column("partition", Integer, nullable=False),
-    Column("position_ms", BigInteger, nullable=False),
-    Column("position_seq", BigInteger, nullable=False),
+    Column("position_ms", UnsignedBigInteger, nullable=False),
+    Column("position_seq", UnsignedBigInteger, nullable=False),
     Column("tenant_id", KeyText),
     Column("event_id", KeyText),
     Column("times_seen", BigInteger, nullable=False),
@@ -66,6 +67,12 @@ class Letter:
     def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "Letter":
         """Return the letter of an entry that `decode` refused."""
         return cls(partition, position, body, error.reason, error.detail)
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity of the event that it may hold; None where its bytes name none."""
+        tenant_id, event_id = claimed_identity(self.body) if len(self.body) <= BODY_BYTES_MAX else (None, None)
+        return (tenant_id, event_id) if tenant_id and event_id else None
 
     @property
     def id(self) -> str:
@@ -115,16 +122,15 @@ def park(connection: Connection, letters: Sequence[Letter]) -> None:
     connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
 
 
-def close_applied(connection: Connection, events: Sequence[Event]) -> None:
-    """Close the open letters whose event is among `events`, which this transaction applies or found applied."""
+def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
+    """Close the open letters whose event is among `applied`, bodies of events that are in the log, by identity."""
     any_open = select(table.c.id).where(_is_open, table.c.event_id.is_not(None)).limit(1)
-    if not events or connection.scalar(any_open) is None:
+    if not applied or connection.scalar(any_open) is None:
         return
-    by_identity = {event.identity: event for event in events}
     closed = [
         letter_id
-        for letter_id, tenant_id, event_id, body in _open_letters_of(connection, sorted(by_identity))
-        if equal_json(body, by_identity[tenant_id, event_id].body)
+        for letter_id, tenant_id, event_id, body in _open_letters_of(connection, sorted(applied))
+        if equal_json(body, applied[tenant_id, event_id])
     ]
     connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
 
@@ -184,8 +190,8 @@ def _columns(first: Letter, last: Letter, times_seen: int) -> dict[str, object]:
         "tenant_id": tenant_id,
         "event_id": event_id,
         "times_seen": times_seen,
-        "first_seen_us": first.position.ms * 1000,
-        "last_seen_us": last.position.ms * 1000,
+        "first_seen_us": min(first.position.ms * 1000, TIME_US_MAX),
+        "last_seen_us": min(last.position.ms * 1000, TIME_US_MAX),
         "body_length": len(last.body),
         "body_sha256": sha256(last.body).hexdigest(),
         "body": last.body[:BODY_BYTES_MAX],

@@ -1,6 +1,6 @@
 """The event log: every accepted event, once, for ever. Its primary key is what makes a repeat harmless."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, Tab
 
 from event_stream.envelope import equal_json
 from event_stream.stream import Position
-from event_stream.types import Event
+from event_stream.types import Event, Identity
 from projections.store import KeyText, find, insert_rows, metadata
 
 table = Table(
@@ -47,7 +47,7 @@ def accept(connection: Connection, partition: int, batch: Sequence[Received], la
     The caller holds the partition's claim, and a tenant is always on one partition; so nobody else decides about these
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
-    accepted = _told_apart(batch, _known_bodies(connection, batch))
+    accepted = _told_apart(batch, find_bodies(connection, [received.event.identity for received in batch]))
     insert_rows(
         connection,
         table,
@@ -59,13 +59,13 @@ def accept(connection: Connection, partition: int, batch: Sequence[Received], la
     return accepted
 
 
-def _known_bodies(connection: Connection, batch: Sequence[Received]) -> dict[tuple[str, str], bytes]:
-    identities = sorted({received.event.identity for received in batch})
-    found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
+def find_bodies(connection: Connection, identities: Iterable[Identity]) -> dict[Identity, bytes]:
+    """Return the bodies of the events that are in the log, by identity."""
+    found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], sorted(set(identities)))
     return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
 
 
-def _told_apart(batch: Sequence[Received], known: dict[tuple[str, str], bytes]) -> Accepted:
+def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:
     accepted = Accepted([], [], [])
     for received in batch:
         event = received.event

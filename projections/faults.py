@@ -15,6 +15,7 @@ from projections.projection import FoldError
 
 # Even out of a fold, these say something about the machine, not about the event.
 _OF_THE_WORLD = (MemoryError, OSError)
+_DESCRIPTION_LENGTH_MAX = 300
 _OURS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
 
 
@@ -23,6 +24,15 @@ class Fault(StrEnum):
 
     OURS = "ours"
     WORLD = "world"
+
+
+def describe(error: BaseException) -> str:
+    """Return what an error out of `apply` says, on one line and without anything that an event holds."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, _OURS):
+        return f"{type(original).__name__} {getattr(original, 'sqlstate', None) or ''}".strip()
+    first, *_ = str(original).strip().splitlines() or [""]
+    return f"{type(original).__name__}: {first}"[:_DESCRIPTION_LENGTH_MAX]
 
 
 def fault_of(error: BaseException, interruptions: tuple[type[BaseException], ...] = ()) -> Fault:

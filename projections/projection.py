@@ -7,7 +7,8 @@ history. A change of meaning raises `version`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -23,11 +24,14 @@ Key: TypeAlias = tuple[str, ...]
 
 
 class FoldError(ProjectionsError):
-    """A projection's own code failed on an event; the cause is the exception that came out of it."""
+    """A projection's own code failed on an event; the cause is the exception that came out of it.
 
-    def __init__(self, projection: str, event: Event) -> None:
+    The message names the kind of the cause only: its text may hold what the event holds.
+    """
+
+    def __init__(self, projection: str, event: Event, cause: Exception) -> None:
         self.event = event
-        super().__init__(f"projection {projection} failed on event {event.id} of tenant {event.tenant_id}")
+        super().__init__(f"projection {projection} failed with {type(cause).__name__}")
 
 
 class Projection(Protocol):
@@ -71,28 +75,30 @@ class Rollup(Generic[R]):
         touched = self._by_key(events)
         width = len(self.table.primary_key.columns)
         found = find(connection, self.table, list(self.table.columns), sorted(touched))
-        before = {row[:width]: self.load(row) for row in found}
-        changed: list[Row] = []
-        for key, key_events in touched.items():
-            row = self._after(before.get(key) or self.new(key), key_events)
-            if row != before.get(key):
-                changed.append(self.dump(row))
-        upsert_rows(connection, self.table, changed)
+        stored = {row[:width]: row for row in found}
+        changed = [self._after(key, stored.get(key), key_events) for key, key_events in touched.items()]
+        upsert_rows(connection, self.table, [row for row in changed if row is not None])
 
     def _by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
         touched: defaultdict[Key, list[Event]] = defaultdict(list)
         for event in events:
-            for key in self.keys(event):
+            with _blaming(self.name, event):
+                keys = self.keys(event)
+            for key in keys:
                 touched[key].append(event)
         return touched
 
-    def _after(self, row: R, events: Sequence[Event]) -> R:
+    def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row | None:
+        """Return a row as it is to be stored after events, None if they changed nothing."""
+        with _blaming(self.name, events[0]):
+            before = row = self.new(key) if stored is None else self.load(stored)
         for event in events:
-            try:
+            with _blaming(self.name, event):
                 row = self.fold(row, event)
-            except Exception as error:
-                raise FoldError(self.name, event) from error
-        return row
+        if stored is not None and row == before:
+            return None
+        with _blaming(self.name, events[-1]):
+            return self.dump(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +129,8 @@ class Feed:
         connection.execute(self._prune_statement(), [dict(zip(names, group, strict=True)) for group in groups])
 
     def _entry(self, event: Event) -> Row | None:
-        try:
+        with _blaming(self.name, event):
             return self.entry(event)
-        except Exception as error:
-            raise FoldError(self.name, event) from error
 
     def _prune_statement(self) -> Any:
         of_group = [column == bindparam(f"group_{column.name}") for column in self.group]
@@ -138,3 +142,12 @@ class Feed:
             .limit(1)
         )
         return delete(self.table).where(*of_group, tuple_(*self.order) < oldest_kept.scalar_subquery())
+
+
+@contextmanager
+def _blaming(projection: str, event: Event) -> Iterator[None]:
+    """Turn whatever comes out of a projection's own code into a FoldError that names the event."""
+    try:
+        yield
+    except Exception as error:
+        raise FoldError(projection, event, error) from error

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Dialect,
     Engine,
     FromClause,
     Integer,
@@ -28,11 +29,30 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 Row: TypeAlias = tuple[Any, ...]
 
 metadata = MetaData()
+
+
+class UnsignedBigInteger(TypeDecorator[int]):
+    """A number of 64 bits without a sign, as both halves of an entry id are; the database holds it signed.
+
+    Such columns are compared for equality only.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, _dialect: Dialect) -> int | None:
+        """Return the signed number with the same bits."""
+        return value - 2**64 if value is not None and value >= 2**63 else value
+
+    def process_result_value(self, value: int | None, _dialect: Dialect) -> int | None:
+        """Return the unsigned number with the same bits."""
+        return value + 2**64 if value is not None and value < 0 else value
+
 
 # Identifiers compare byte by byte on both databases, as they do in Python.
 KeyText = Text().with_variant(Text(collation="C"), "postgresql")

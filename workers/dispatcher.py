@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from event_stream.stream import End, Progress
 from projections import checkpoint
 from projections.checkpoint import Checkpoint
+from projections.faults import describe
 from workers.drain import needs_drain
 from workers.queue import Lease, ring
 from workers.runtime import Runtime
@@ -58,8 +59,12 @@ class Trimmer:
         while now - self.seen[0][0] >= TRIM_BEHIND_S:
             old = self.seen.popleft()[1]
         for then, current in zip(old or [], checkpoints, strict=bool(old)):
-            if then.epoch == current.epoch and then.position <= current.position:
+            if then.epoch == current.epoch and self._is_in_its_stream(current):
                 self.runtime.stream.trim(then.partition, before=then.position)
+
+    def _is_in_its_stream(self, at: Checkpoint) -> bool:
+        """Whether the stream still is the one that the checkpoint knows: nothing of another one may be removed."""
+        return at.is_at(self.runtime.stream.read_from(at.partition, at.position, 1).entries)
 
 
 @dataclass
@@ -78,12 +83,14 @@ class Dispatcher:
         Raises what Redis or the database raise; nothing is lost by it.
         """
         stream = self.runtime.stream
-        ends = stream.ends()
+        # In this order, so that what is mended below is known to be older than the checkpoint, and that the last.
+        hints = stream.projected(range(stream.partitions))
         with self.runtime.reader.connect() as connection:
             checkpoints = checkpoint.read_all(connection, stream.partitions)
+        ends = stream.ends()
         behind = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
         self._ring(behind)
-        self._mend_hints(checkpoints, ends)
+        self._mend_hints(hints, checkpoints, ends)
         self.trimmer.note(checkpoints)
         self._beat()
         return ends, behind
@@ -98,7 +105,7 @@ class Dispatcher:
                 else:
                     self.runtime.stream.wait_for_more(ends, IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:
-                log.warning("dispatcher.outage", error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+                log.warning("dispatcher.outage", error=describe(error))
                 time.sleep(OUTAGE_PAUSE_S)
 
     def _ring(self, behind: list[int]) -> None:
@@ -111,14 +118,12 @@ class Dispatcher:
                 ring(queue, partition, lease.token)
                 room -= 1
 
-    def _mend_hints(self, checkpoints: list[Checkpoint], ends: list[End]) -> None:
+    def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[End]) -> None:
         """Publish what a drain that died after its commit could not, or what Redis forgot."""
-        stream = self.runtime.stream
-        hints = stream.projected(range(stream.partitions))
         for at, end in zip(checkpoints, ends, strict=True):
             progress = Progress(at.position, at.entries_added())
             if end.position is not None and end.position == at.position and hints[at.partition] != progress:
-                stream.publish_projected(at.partition, progress)
+                self.runtime.stream.publish_projected(at.partition, progress)
 
     def _beat(self) -> None:
         beat = {"host": socket.gethostname(), "pid": os.getpid(), "at_ms": self.runtime.stream.now_ms()}

@@ -3,60 +3,32 @@
 import random
 import time
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from json import dumps
 
 import structlog
 from rq.timeouts import BaseTimeoutException
 
 from event_stream.envelope import InvalidEventError, Reason
-from event_stream.stream import START, End, Entry, Progress
+from event_stream.stream import START, End, Entry, Progress, Reading
 from event_stream.types import Arrival, decode
 from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError
 from projections.dead_letters import Letter
 from projections.event_log import Received
-from projections.faults import Fault, fault_of
+from projections.faults import Fault, describe, fault_of
+from workers import breaker
+from workers.breaker import PROBE_S, Breaker
+from workers.pace import Pace
 from workers.queue import Lease
 from workers.runtime import Runtime, process_runtime
 
 BUDGET_S = 2.0
-BATCH_FIRST = 250
-BATCH_MAX = 2_000
-BATCH_BYTES_MAX = 8 * 1024 * 1024
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 15.0
 
 log = structlog.get_logger()
-
-
-@dataclass
-class BatchSize:
-    """How many entries to read next: more while they come easily, fewer where they are large or fail."""
-
-    count: int = BATCH_FIRST
-    blamed: int = 0
-
-    def grow(self, batch_bytes: int, entries: int) -> None:
-        """Make the next batch larger, but not so large that it breaks the byte budget."""
-        fitting = max(1, BATCH_BYTES_MAX * entries // max(1, batch_bytes))
-        self.count = min(self.count * 2, fitting, BATCH_MAX)
-        self.blamed = 0
-
-    def shrink(self) -> None:
-        """Make the next batch half as large."""
-        self.count = max(1, self.count // 2)
-
-    def blame(self) -> None:
-        """Note that the batch failed through what is in it; an entry alone twice so is the culprit."""
-        self.blamed += self.count == 1
-        self.shrink()
-
-    @property
-    def gives_up(self) -> bool:
-        """Whether one entry alone has failed twice through what is in it: it is parked."""
-        return self.blamed >= 2
 
 
 @dataclass
@@ -65,8 +37,10 @@ class Drainer:
 
     runtime: Runtime
     partition: int
-    size: BatchSize = field(default_factory=BatchSize)
+    pace: Pace = field(default_factory=Pace)
+    breaker: Breaker = field(default_factory=Breaker)
     at: Checkpoint | None = None
+    tried: Batch | None = None
 
     def step(self) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
@@ -74,14 +48,15 @@ class Drainer:
         Raises StaleClaimError, or what the database, Redis or a fold raise; nothing has changed then.
         """
         expected = self.at or self._checkpoint()
-        self.at = None  # what follows may fail, and then only the database knows
-        batch = self._read(expected)
+        self.at = self.tried = None  # what follows may fail, and then only the database knows
+        reading, start = self._read(expected)
+        batch = self.tried = self._batch(expected, start, reading)
         if batch is None:
             return True
         after = apply(self.runtime.writer, self.runtime.projections, batch)
         self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
-        entries = after.read - batch.start.read
-        self.size.grow(sum(len(received.event.body) for received in batch.received), entries)
+        self.breaker.applied({received.event.tenant_id for received in batch.received})
+        self.pace.speed_up(sum(entry.size for entry in reading.entries), max(1, after.read - start.read))
         _report(expected, after)
         self.at = after
         return batch.end is not None
@@ -90,28 +65,48 @@ class Drainer:
         """Return whether the stream has moved past the checkpoint."""
         return needs_drain(self._checkpoint(), self.runtime.stream.ends()[self.partition])
 
+    def blame(self, error: Exception) -> bool:
+        """Note that the batch failed through what is in it; returns whether so much fails that it must be us."""
+        batch = self.tried
+        if batch is None or not batch.received:
+            self.pace.slow_down()
+            return False
+        self.pace.blame(batch, error)
+        first = batch.received[0]
+        if self.pace.gives_up_on(batch.start.epoch, first.position):
+            self.breaker.failed(first.event.tenant_id)
+        if self.breaker.is_open:
+            self.pace.forgive()
+            return True
+        return False
+
     def _checkpoint(self) -> Checkpoint:
         with self.runtime.reader.connect() as connection:
             return checkpoint.read(connection, self.partition)
 
-    def _read(self, expected: Checkpoint) -> Batch | None:
-        """Return the next batch, or None where there is nothing to do."""
-        start = expected
+    def _read(self, expected: Checkpoint) -> tuple[Reading, Checkpoint]:
+        """Return the entries behind a checkpoint, and the checkpoint they are behind: `expected`, or a new epoch."""
+        read_from = partial(self.runtime.stream.read_from, self.partition)
         # One more than the batch, as the first is the checkpoint's own entry.
-        reading = self.runtime.stream.read_from(self.partition, start.position, self.size.count + 1)
+        reading = read_from(expected.position, self.pace.count + 1)
+        start = expected
         if not start.is_at(reading.entries):
-            if reading.end.position is None:
-                return None
-            start = start.new_epoch(reading.end)
-            reading = self.runtime.stream.read_from(self.partition, START, self.size.count)
-        entries = [entry for entry in reading.entries if entry.position > start.position]
+            start = start.settled(reading.end)
+            if reading.end.position is not None:
+                start = expected.new_epoch(reading.end)
+                reading = read_from(START, self.pace.count)
+        return reading.after(start.position, self.pace.count), start
+
+    def _batch(self, expected: Checkpoint, start: Checkpoint, reading: Reading) -> Batch | None:
+        """Return what to apply, or None where there is nothing to do."""
+        entries = reading.entries
         end = reading.end if reading.reaches_end else None
-        if not entries and (end is None or start.at_end(end) == expected):
+        if not entries and (end is None or start.settled(end) == expected):
             return None
-        received, letters = self._judge(entries)
+        received, letters = self._judge(start.epoch, entries)
         return Batch(expected, start, received, letters, entries[-1] if entries else None, end)
 
-    def _judge(self, entries: list[Entry]) -> tuple[list[Received], list[Letter]]:
+    def _judge(self, epoch: int, entries: list[Entry]) -> tuple[list[Received], list[Letter]]:
         received: list[Received] = []
         letters: list[Letter] = []
         settings = self.runtime.settings
@@ -122,18 +117,20 @@ class Drainer:
                 if body is None:
                     raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
                 event = decode(body, arrival(at_ms=entry.position.ms))
-                if self.size.gives_up:
-                    raise InvalidEventError(Reason.FOLD_FAILED, "a projection failed on this event alone, twice")
+                if self.pace.gives_up_on(epoch, entry.position):
+                    raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
                 received.append(Received(entry.position, event))
             except InvalidEventError as error:
-                letters.append(Letter.from_error(self.partition, entry.position, body or _shown(entry), error))
+                shown = _shown(entry) if body is None else body
+                letters.append(Letter.from_error(self.partition, entry.position, shown, error))
         return received, letters
 
 
 def drain(partition: int, token: str) -> None:
     """Apply what lies behind `partition`'s checkpoint: the RQ job, the only one there is."""
     runtime = process_runtime()
-    run(Drainer(runtime, partition), Lease(runtime.queue.connection, partition, token))
+    drainer = Drainer(runtime, partition, _pace_of(partition), _process_breaker())
+    run(drainer, Lease(runtime.queue.connection, partition, token))
 
 
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
@@ -154,8 +151,11 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
             raise
         except Exception as error:
             failures += 1
-            if not _goes_on_after(error, drainer, failures, lease, deadline):
+            pause_s = _pause_after(error, drainer, failures)
+            if time.monotonic() + pause_s > deadline:
+                lease.keep(pause_s)
                 return
+            time.sleep(pause_s)
             continue
         failures = 0
         if dry:
@@ -168,32 +168,39 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
 
 def needs_drain(at: Checkpoint, end: End) -> bool:
     """Return whether a stream's end is not where its checkpoint is, ahead of it or behind."""
-    if end.position is None:
-        return False
-    return end.position != at.position or at.at_end(end) != at
+    return (end.position is not None and end.position != at.position) or at.settled(end) != at
 
 
-def _goes_on_after(error: Exception, drainer: Drainer, failures: int, lease: Lease, deadline: float) -> bool:
+def _pause_after(error: Exception, drainer: Drainer, failures: int) -> float:
+    """Tell what is wrong, once, and return how many seconds to wait before trying again."""
     fault = fault_of(error, interruptions=(BaseTimeoutException,))
+    text = describe(error)
+    is_open = False
     if fault is Fault.OURS:
-        drainer.size.blame()
+        is_open = drainer.blame(error)
     else:
-        drainer.size.shrink()
+        drainer.pace.slow_down()
     log.warning(
-        "drain.failed",
-        partition=drainer.partition,
-        fault=fault.value,
-        error=f"{type(error).__name__}: {error}".splitlines()[0][:300],
-        next_batch=drainer.size.count,
+        "drain.failed", partition=drainer.partition, fault=fault.value, error=text, next_batch=drainer.pace.count
     )
+    if is_open:
+        log.error("breaker.open", partition=drainer.partition, error=text)
+        breaker.publish(drainer.runtime.queue.connection, f"events of most tenants fail: {text}")
+        return PROBE_S
     if fault is Fault.OURS:
-        return True
-    pause_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, no secret)
-    if time.monotonic() + pause_s > deadline:
-        lease.keep(pause_s)
-        return False
-    time.sleep(pause_s)
-    return True
+        return 0.0
+    longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0**failures)
+    return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)
+
+
+@cache
+def _pace_of(_partition: int) -> Pace:
+    return Pace()
+
+
+@cache
+def _process_breaker() -> Breaker:
+    return Breaker()
 
 
 def _report(before: Checkpoint, after: Checkpoint) -> None:

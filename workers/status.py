@@ -10,6 +10,7 @@ from rq import Worker
 from event_stream.stream import End
 from projections import checkpoint, dead_letters
 from projections.checkpoint import Checkpoint
+from workers import breaker
 from workers.dispatcher import HEARTBEAT_KEY
 from workers.runtime import Runtime
 
@@ -57,6 +58,7 @@ class Status(BaseModel):
     queue_length: int
     workers: list[ProcessStatus]
     dispatcher: ProcessStatus | None
+    breaker: str | None
 
     def problems(self) -> list[str]:
         """Return what keeps, or would keep, events from being projected; empty when all is well."""
@@ -69,6 +71,8 @@ class Status(BaseModel):
             found.append("no dispatcher is alive; start `projector dispatcher`")
         if not any(not worker.stalled for worker in self.workers):
             found.append("no worker is alive; start `projector worker`")
+        if self.breaker is not None:
+            found.append(f"the breaker is open: {self.breaker}")
         return found
 
 
@@ -87,6 +91,7 @@ def read_status(runtime: Runtime) -> Status:
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
         dispatcher=read_dispatcher(runtime.queue.connection, now_ms),
+        breaker=breaker.read(runtime.queue.connection),
     )
 
 
@@ -119,8 +124,8 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
 
 def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> PartitionStatus:
     behind = end.position is not None and end.position != at.position
-    settled = at if behind or end.position is None else at.at_end(end)
-    added = at.added_before + end.added if end.position is not None else at.read + at.lost
+    settled = at.settled(end)
+    added = settled.added_before + end.added if end.added else at.read + at.lost
     in_flight = max(0, added - at.read - settled.lost)
     return PartitionStatus(
         partition=at.partition,

@@ -56,11 +56,13 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
     wait_until(lambda: _applied(up) > sum(p["applied"] for p in before["partitions"]), "live traffic arrives")
     assert json.loads(up.run("status", "--json"))["dead_letters"] == {}
 
+    running = up.pids(".")
+    assert len(running) == 5
     started = time.monotonic()
     assert up.stop() == 0
     assert time.monotonic() - started < 10
     assert not (up.directory / "up.env").exists()
-    assert psutil.Process().children(recursive=True) == []
+    assert not any(psutil.pid_exists(pid) for pid in running)
 
     applied = len(list(demo.history(time.time_ns() // 1000)))
     up.lines.clear()

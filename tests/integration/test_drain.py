@@ -16,6 +16,7 @@ from event_stream.types import WatchdogToggled, partition_of
 from projections import event_log, project
 from projections.apply import apply
 from projections.checkpoint import StaleClaimError
+from projections.projection import FoldError
 from projections.registry import PROJECTIONS
 from projections.store import writer_engine
 from tests.support.driving import (
@@ -29,11 +30,14 @@ from tests.support.driving import (
     totals,
     with_projections,
 )
-from tests.support.events import NOW_US, TENANT, body, event, mixed
-from workers import drain
+from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
+from workers import breaker, drain, pace
+from workers.breaker import Breaker
 from workers.drain import Drainer, run
+from workers.pace import Pace
 from workers.queue import Lease
 from workers.runtime import Runtime
+from workers.status import read_status
 
 HOME = partition_of(TENANT, 4)
 NOW_MS = NOW_US // 1000
@@ -176,10 +180,10 @@ def test_a_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runt
 
 def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     append(runtime, *mixed(150))
-    monkeypatch.setattr(drain, "BATCH_MAX", 7)
+    monkeypatch.setattr(pace, "ENTRIES_MAX", 7)
     for partition in range(4):
         run(
-            Drainer(runtime, partition, size=drain.BatchSize(count=1)),
+            Drainer(runtime, partition, pace=Pace(count=1)),
             Lease(runtime.queue.connection, partition),
             budget_s=60,
         )
@@ -189,7 +193,9 @@ def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pyt
 def test_the_checkpoint_is_compared_under_the_lock(runtime: Runtime) -> None:
     append(runtime, event())
     slow = Drainer(runtime, HOME)
-    batch = slow._read(slow._checkpoint())
+    at = slow._checkpoint()
+    reading, start = slow._read(at)
+    batch = slow._batch(at, start, reading)
     assert batch is not None
     drain_all(runtime)
     with pytest.raises(StaleClaimError):
@@ -203,7 +209,7 @@ def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
 
     def work() -> None:
         # No lease between them: the claim alone must keep them apart.
-        drainer = Drainer(runtime, HOME, size=drain.BatchSize(count=5))
+        drainer = Drainer(runtime, HOME, pace=Pace(count=5))
         while True:
             try:
                 if drainer.step():
@@ -243,7 +249,139 @@ def test_an_event_that_a_fold_fails_on_is_isolated_and_parked_alone(runtime: Run
     drain_all(with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:]))
     assert open_reasons(runtime) == ["fold_failed"]
     assert letters(runtime)[0].event_id == poison["id"]
+    assert "projection project failed with KeyError" in letters(runtime)[0].detail
     assert totals(runtime) == {"read": 81, "applied": 80, "duplicates": 0, "parked": 1, "lost": 0}
+
+
+def test_a_poison_event_at_the_very_start_takes_nobody_with_it(runtime: Runtime) -> None:
+    poison = event("watchdog.toggled.v1")
+    append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
+    drain_all(with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:]))
+    assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
+    assert totals(runtime)["applied"] == 2
+
+
+def test_suspicion_never_passes_to_the_next_event(runtime: Runtime) -> None:
+    poison = event("watchdog.toggled.v1")
+    append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
+    broken = with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:])
+    slow = Drainer(broken, HOME, pace=Pace(count=1))
+    for _ in range(2):
+        with pytest.raises(FoldError) as caught:
+            slow.step()
+        slow.blame(caught.value)
+    drain_all(broken)  # another drain parks it meanwhile
+    append(runtime, event("watchdog.toggled.v1"))
+    while not slow.step():
+        pass
+    assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
+    assert totals(runtime)["applied"] == 3
+
+
+@pytest.mark.parametrize("part", ["keys", "load", "dump", "new"])
+def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: Runtime, part: str) -> None:
+    append(runtime, event("project.created.v1"))
+    drain_all(runtime)
+    poison = event("project.updated.v1", projectid="11111111-1111-4111-8111-111111111111" if part == "new" else PROJECT)
+    append(runtime, event(), poison, event())
+
+    def fails(*arguments: Any) -> Any:
+        if part != "keys" or arguments[0].id == poison["id"]:
+            raise KeyError("bug")
+        return project.keys(*arguments)
+
+    parts: dict[str, Any] = {part: fails}
+    drain_all(with_projections(runtime, replace(project.projection, **parts), *PROJECTIONS[1:]))
+    assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
+    assert totals(runtime)["applied"] == 3
+
+
+def test_a_release_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Runtime) -> None:
+    def fails(_row: Any, _event: Any) -> Any:
+        raise KeyError("a bad release")
+
+    tenants = [f"t{number}" for number in range(60)]
+    append(runtime, *(event("watchdog.toggled.v1", tenantid=tenant) for tenant in tenants))
+    broken = with_projections(runtime, replace(project.projection, fold=fails), *PROJECTIONS[1:])
+    shared = Breaker()
+    for _ in range(3):
+        for partition in range(4):
+            run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
+    assert totals(runtime) == {"read": 1, "applied": 0, "duplicates": 0, "parked": 1, "lost": 0}
+    assert str(breaker.read(runtime.queue.connection)).endswith("projection project failed with KeyError")
+    assert any("breaker is open" in problem for problem in read_status(runtime).problems())
+    runtime.queue.connection.delete(*(f"projector:lease:{{{partition}}}" for partition in range(4)))
+    drain_all(runtime)  # the release is mended
+    assert totals(runtime)["applied"] == 59
+
+
+def test_one_tenants_poison_cannot_open_the_breaker(runtime: Runtime) -> None:
+    made = [event("watchdog.toggled.v1") for _ in range(5)]
+    append(runtime, *made, event(), *(event(tenantid=f"t{number}") for number in range(5)))
+    poison = {each["id"] for each in made}
+
+    def fold(row: project.Project, each: Any) -> project.Project:
+        if each.id in poison:
+            raise KeyError("bug")
+        return project.fold(row, each)
+
+    drain_all(with_projections(runtime, replace(project.projection, fold=fold), *PROJECTIONS[1:]))
+    assert {letter.event_id for letter in letters(runtime)} == poison
+    assert totals(runtime)["applied"] == 6
+
+
+def test_a_time_beyond_the_year_9999_is_in_the_future_and_stops_nobody(runtime: Runtime) -> None:
+    append(runtime, event(), event(time="9999-12-31T23:59:59-23:59"), event())
+    drain_all(runtime)
+    assert open_reasons(runtime) == ["time_in_future"]
+    assert totals(runtime)["applied"] == 2
+
+
+def test_an_entry_id_beyond_63_bits_stops_nobody(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    for id_, raw in (
+        ("9223372036854776-5", b"bad"),
+        (f"{2**63}-{2**64 - 1}", body(event())),
+        (f"{2**64 - 2}-7", b"bad"),
+    ):
+        runtime.stream.redis.xadd(key, {"event": raw}, id=id_)
+    drain_all(runtime)
+    assert checkpoints(runtime)[HOME].position == Position(2**64 - 2, 7)
+    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "parked": 2, "lost": 0}
+    runtime.stream.redis.xadd(key, {"event": body(event())})
+    drain_all(runtime)
+    assert totals(runtime)["applied"] == 2
+    assert max(letter.position for letter in letters(runtime)) == Position(2**64 - 2, 7)
+
+
+def test_a_letter_of_an_event_that_is_applied_does_not_open_again(runtime: Runtime) -> None:
+    made = event()
+    append(runtime, made)
+    drain_all(runtime)
+    append_raw(runtime, (HOME + 1) % 4, body(made), body(made | {"extra": 1}))
+    drain_all(runtime)
+    assert [letter.state for letter in letters(runtime)] == ["applied", "open"]
+    append_raw(runtime, (HOME + 1) % 4, body(made))
+    drain_all(runtime)
+    assert sorted((letter.state, letter.times_seen) for letter in letters(runtime)) == [("applied", 2), ("open", 1)]
+
+
+def test_an_empty_field_keeps_its_empty_bytes(runtime: Runtime) -> None:
+    append_raw(runtime, HOME, b"")
+    drain_all(runtime)
+    (letter,) = letters(runtime)
+    assert (letter.reason, letter.body, letter.body_length) == ("not_json", b"", 0)
+
+
+def test_large_entries_make_the_next_batch_smaller(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "BYTES_MAX", 200_000)
+    append_raw(runtime, HOME, *[b"x" * 20_000] * 40)
+    drainer = Drainer(runtime, HOME)
+    drainer.step()
+    assert drainer.pace.count <= 10
+    while not drainer.step():
+        assert drainer.pace.count <= 10
+    assert totals(runtime)["parked"] == 40
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("disk"), ConnectionError(), TimeoutError()])
@@ -258,7 +396,7 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
     append(runtime, event("watchdog.toggled.v1"))
     world = with_projections(runtime, replace(project.projection, fold=fold))
     for _ in range(12):
-        drainer = Drainer(world, HOME, size=drain.BatchSize(count=1))
+        drainer = Drainer(world, HOME, pace=Pace(count=1))
         run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.01)
         runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
     drain_all(world)
@@ -271,7 +409,7 @@ def test_a_database_that_is_away_parks_nothing(runtime: Runtime) -> None:
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
     away = replace(runtime, writer=nowhere)
     for _ in range(3):
-        run(Drainer(away, HOME, size=drain.BatchSize(count=1)), Lease(runtime.queue.connection, HOME), budget_s=0.5)
+        run(Drainer(away, HOME, pace=Pace(count=1)), Lease(runtime.queue.connection, HOME), budget_s=0.5)
     runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
     drain_all(runtime)
     assert letters(runtime) == []
@@ -324,6 +462,36 @@ def test_what_redis_lost_unread_is_counted_and_the_rest_goes_on(runtime: Runtime
     assert at.added_before + end.added == at.read + at.lost
 
 
+def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    append(runtime, *(event() for _ in range(3)))
+    drain_all(runtime)
+    append(runtime, *(event() for _ in range(5)))
+    runtime.stream.redis.xtrim(key, maxlen=0, approximate=False)
+    assert drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert (read_status(runtime).partitions[HOME].lost, read_status(runtime).partitions[HOME].in_flight) == (5, 0)
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "parked": 0, "lost": 5}
+    assert not drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    append(runtime, event())
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 4, "applied": 4, "duplicates": 0, "parked": 0, "lost": 5}
+
+
+def test_another_stream_that_is_empty_rings_for_nobody(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    append(runtime, *(event() for _ in range(5)))
+    drain_all(runtime)
+    runtime.stream.redis.delete(key)
+    runtime.stream.redis.xdel(key, str(append(runtime, event())[0].position))
+    drain_all(runtime)
+    at = checkpoints(runtime)[HOME]
+    assert not drain.needs_drain(at, runtime.stream.ends()[HOME])
+    append(runtime, event())
+    drain_all(runtime)
+    assert totals(runtime)["applied"] == 6
+
+
 def test_a_tail_deleted_unread_is_counted_without_another_entry(runtime: Runtime) -> None:
     key = f"events:{{{HOME}}}"
     ids = [runtime.stream.redis.xadd(key, {"event": body(event())}) for _ in range(3)]
@@ -368,11 +536,11 @@ def test_a_drain_without_the_lease_does_nothing(runtime: Runtime) -> None:
 @given(st.integers(1, 10**7), st.integers(1, 2000))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_batch_sizes_stay_within_their_bounds(batch_bytes: int, entries: int) -> None:
-    size = drain.BatchSize()
+    pace_ = Pace()
     for _ in range(12):
-        size.grow(batch_bytes, entries)
-        assert 1 <= size.count <= drain.BATCH_MAX
-    assert size.count * batch_bytes // entries <= drain.BATCH_BYTES_MAX or size.count == 1
+        pace_.speed_up(batch_bytes, entries)
+        assert 1 <= pace_.count <= pace.ENTRIES_MAX
+    assert pace_.count * batch_bytes // entries <= pace.BYTES_MAX or pace_.count == 1
 
 
 def test_a_writer_holds_sqlites_lock_from_the_start_of_its_transaction(sqlite_url: str) -> None:

@@ -188,6 +188,25 @@ def test_trimming_stays_a_minute_behind_the_committed_checkpoint(runtime: Runtim
     assert totals(runtime) == {"read": 1001, "applied": 1001, "duplicates": 0, "parked": 0, "lost": 0}
 
 
+def test_nothing_of_another_stream_is_trimmed(runtime: Runtime) -> None:
+    now = [0.0]
+    trimmer = Trimmer(runtime, clock=lambda: now[0])
+    key = f"events:{{{HOME}}}"
+    append(runtime, *(event() for _ in range(300)))
+    drain_all(runtime)
+    for now[0] in (0.0, 30.0):
+        trimmer.note(checkpoints(runtime))
+    runtime.stream.redis.delete(key)
+    below = checkpoints(runtime)[HOME].position.ms - 100_000
+    for number in range(300):
+        runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{below + number}-0")
+    now[0] = 100.0
+    trimmer.note(checkpoints(runtime))
+    assert runtime.stream.redis.xlen(key) == 300
+    drain_all(runtime)
+    assert totals(runtime)["applied"] == 600
+
+
 def test_a_sweep_mends_a_hint_that_a_dying_drain_left_behind(runtime: Runtime) -> None:
     (appended,) = append(runtime, event())
     drain_all(runtime)

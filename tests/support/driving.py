@@ -91,7 +91,7 @@ class Api:
         self.executor = ThreadPoolExecutor(2)
         reads = Reads.on(reader, self.executor, key_cache_s, clock=lambda: self.now_us)
         self.problems: list[str] = []
-        operations = Operations(reader, self.executor, lambda: self.problems)
+        operations = Operations.on(reader, self.executor, lambda: self.problems)
         self.app = application(read_routes(reads) + operations_routes(operations))
 
     def key(

@@ -300,6 +300,10 @@ def test_the_clock_of_the_entry_decides_what_is_the_future() -> None:
     assert decode(body(event(time=time_text(at + 300_000_001))))  # what is in the log was judged before
 
 
+def test_a_time_beyond_the_year_9999_is_in_the_future() -> None:
+    assert reason_of(body(event(time="9999-12-31T23:59:59-23:59")))[0] is Reason.TIME_IN_FUTURE
+
+
 def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
     elsewhere = Arrival((HERE.partition + 1) % 8, 8, HERE.at_ms, 300)
     bad = event(specversion="x", data={}, time="2999-01-01T00:00:00Z") | {"type": "unknown.v1"}

@@ -12,13 +12,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from event_stream.types import decode
-from projections.faults import Fault, fault_of
+from projections.faults import Fault, describe, fault_of
 from projections.projection import FoldError
 from tests.support.events import body, event
 
 
 def out_of_a_fold(cause: BaseException) -> FoldError:
-    error = FoldError("project", decode(body(event())))
+    error = FoldError("project", decode(body(event())), Exception())
     error.__cause__ = cause
     return error
 
@@ -79,3 +79,11 @@ def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> 
 )
 def test_everything_else_is_the_world_being_away(error: BaseException) -> None:
     assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.WORLD
+
+
+def test_a_description_holds_nothing_of_the_event() -> None:
+    assert "secret" not in describe(DBAPIError("INSERT secret", {"x": "secret"}, pg.UniqueViolation("secret")))
+    assert describe(DBAPIError("s", {}, pg.UniqueViolation("secret"))) == "UniqueViolation 23505"
+    failed = FoldError("project", decode(body(event())), KeyError("secret"))
+    assert describe(failed) == "FoldError: projection project failed with KeyError"
+    assert describe(psycopg.OperationalError("connection refused\nhint")) == "OperationalError: connection refused"

@@ -1,0 +1,56 @@
+"""How many entries of a partition to read next, and which of them is suspected when a batch fails."""
+
+from dataclasses import dataclass
+
+from event_stream.stream import Position
+from projections.apply import Batch
+from projections.faults import describe
+from projections.projection import FoldError
+
+# Small, so that a worker whose memory is too small for what lies in a stream still gets through it.
+ENTRIES_FIRST = 16
+ENTRIES_MAX = 2_000
+BYTES_MAX = 8 * 1024 * 1024
+FAILURES_ALONE_MAX = 2
+
+
+@dataclass
+class Pace:
+    """The pace of one partition in one process; it outlives the single drain, and losing it costs only time."""
+
+    count: int = ENTRIES_FIRST
+    suspect: tuple[int, Position] | None = None
+    failures: int = 0
+    why: str = ""
+
+    def speed_up(self, batch_bytes: int, entries: int) -> None:
+        """Read more next time, but not so much that it breaks the byte budget."""
+        fitting = max(1, BYTES_MAX * entries // max(1, batch_bytes))
+        self.count = min(self.count * 2, fitting, ENTRIES_MAX)
+
+    def slow_down(self) -> None:
+        """Read half as much next time."""
+        self.count = max(1, self.count // 2)
+
+    def blame(self, batch: Batch, error: BaseException) -> None:
+        """Note that a batch failed through what is in it: narrow down, until an entry fails alone."""
+        positions = sorted([each.position for each in batch.received] + [each.position for each in batch.letters])
+        if len(positions) == 1:
+            place = (batch.start.epoch, positions[0])
+            self.failures = self.failures + 1 if self.suspect == place else 1
+            self.suspect = place
+            self.why = describe(error)
+        elif isinstance(error, FoldError):
+            # A fold says which event it failed on: what stands before that one can go ahead.
+            culprit = next(entry.position for entry in batch.received if entry.event is error.event)
+            self.count = max(1, positions.index(culprit))
+        else:
+            self.count = max(1, len(positions) // 2)
+
+    def forgive(self) -> None:
+        """Forget who is suspected: it was us."""
+        self.suspect = None
+
+    def gives_up_on(self, epoch: int, position: Position) -> bool:
+        """Return whether the entry at this place has failed alone so often that it is the culprit."""
+        return self.suspect == (epoch, position) and self.failures >= FAILURES_ALONE_MAX
