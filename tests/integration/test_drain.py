@@ -282,7 +282,8 @@ def test_suspicion_never_passes_to_the_next_event(runtime: Runtime) -> None:
 def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: Runtime, part: str) -> None:
     append(runtime, event("project.created.v1"))
     drain_all(runtime)
-    poison = event("project.updated.v1", projectid="11111111-1111-4111-8111-111111111111" if part == "new" else PROJECT)
+    where = "11111111-1111-4111-8111-111111111111" if part == "new" else PROJECT
+    poison = event("project.updated.v1", projectid=where, time=time_text(NOW_US))
     append(runtime, event(), poison, event())
 
     def fails(*arguments: Any) -> Any:
