@@ -7,8 +7,7 @@ history. A change of meaning raises `version`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -82,23 +81,25 @@ class Rollup(Generic[R]):
     def _by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
         touched: defaultdict[Key, list[Event]] = defaultdict(list)
         for event in events:
-            with _blaming(self.name, event):
+            try:
                 keys = self.keys(event)
+            except Exception as error:
+                raise FoldError(self.name, event, error) from error
             for key in keys:
                 touched[key].append(event)
         return touched
 
     def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row | None:
         """Return a row as it is to be stored after events, None if they changed nothing."""
-        with _blaming(self.name, events[0]):
+        event = events[0]
+        try:
             before = row = self.new(key) if stored is None else self.load(stored)
-        for event in events:
-            with _blaming(self.name, event):
+            for event in events:
                 row = self.fold(row, event)
-        if stored is not None and row == before:
-            return None
-        with _blaming(self.name, events[-1]):
-            return self.dump(row)
+            return None if stored is not None and row == before else self.dump(row)
+        except Exception as error:
+            # The event in hand: the first while loading, the last while dumping.
+            raise FoldError(self.name, event, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,10 @@ class Feed:
         connection.execute(self._prune_statement(), [dict(zip(names, group, strict=True)) for group in groups])
 
     def _entry(self, event: Event) -> Row | None:
-        with _blaming(self.name, event):
+        try:
             return self.entry(event)
+        except Exception as error:
+            raise FoldError(self.name, event, error) from error
 
     def _prune_statement(self) -> Any:
         of_group = [column == bindparam(f"group_{column.name}") for column in self.group]
@@ -142,12 +145,3 @@ class Feed:
             .limit(1)
         )
         return delete(self.table).where(*of_group, tuple_(*self.order) < oldest_kept.scalar_subquery())
-
-
-@contextmanager
-def _blaming(projection: str, event: Event) -> Iterator[None]:
-    """Turn whatever comes out of a projection's own code into a FoldError that names the event."""
-    try:
-        yield
-    except Exception as error:
-        raise FoldError(projection, event, error) from error
