@@ -113,7 +113,8 @@ def _kill_stalled(supervisor: Supervisor, runtime: Runtime) -> None:
         beat = read_dispatcher(runtime.queue.connection, runtime.stream.now_ms())
     except RedisError:
         return
-    stalled = [process.pid for process in [*processes, *([beat] if beat else [])] if process.stalled]
+    here = [process for process in [*processes, *([beat] if beat else [])] if process.host == socket.gethostname()]
+    stalled = [process.pid for process in here if process.stalled]
     supervisor.kill(stalled, why=f"silent for more than {STALLED_AFTER_S:.0f} s")
 
 

@@ -262,7 +262,16 @@ def test_a_plain_rq_worker_with_the_documented_flags_drains(
 ) -> None:
     append(runtime, event(), event())
     Dispatcher(runtime).sweep()
-    flags = ["--serializer", "json", "--job-class", "workers.queue.DrainJob", "--worker-class", "rq.SimpleWorker"]
+    flags = [
+        "--serializer",
+        "json",
+        "--job-class",
+        "workers.queue.DrainJob",
+        "--worker-class",
+        "rq.SimpleWorker",
+        "--worker-ttl",
+        "20",
+    ]
     rq = str(Path(sys.executable).parent / "rq")
     environ = environ_of(runtime, database_url, redis_url)
     subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)

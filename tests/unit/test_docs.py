@@ -1,0 +1,76 @@
+"""What the documents say is true of the code: settings, commands, links, events."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from api_stub.settings import ApiSettings
+from cli.main import projector
+from event_stream.settings import Settings, StreamSettings
+from event_stream.types import decode
+from projections.settings import DatabaseSettings
+from tests.support.events import body
+from workers.settings import RedisSettings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SETTINGS: list[type[Settings]] = [StreamSettings, ApiSettings, DatabaseSettings, RedisSettings]
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    rows = [line.split("|")[1] for line in README.splitlines() if re.match(r"\| `[A-Z_]+`", line)]
+    listed = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+    assert listed == {field.alias for model in SETTINGS for field in model.model_fields.values()}
+
+
+def test_the_readme_tells_the_defaults() -> None:
+    for model in (StreamSettings, ApiSettings):
+        for field in model.model_fields.values():
+            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+                row = next(line for line in README.splitlines() if line.startswith("| ") and f"`{field.alias}`" in line)
+                assert f"{field.default:,.0f}" in row or f"{field.default:.0f}" in row
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    commands = set(re.findall(r"projector ((?:[a-z]+-?)+)", " ".join(path.read_text() for path in DOCUMENTS)))
+    shown = {name for name in commands if name in projector.commands}
+    assert {"up", "migrate", "api", "worker", "dispatcher", "append", "status", "keys", "dead-letters"} <= shown
+    in_code = re.findall(r"`projector ([a-z-]+)", README) + re.findall(r"^\$ projector ([a-z-]+)", README, re.MULTILINE)
+    assert in_code
+    for name in in_code:
+        assert isinstance(projector.commands[name], click.Command)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_the_readmes_event_is_valid() -> None:
+    snippet = re.search(r"producer\.append\(\s*(\{.*?\n\s*\})\s*\)", README, re.DOTALL)
+    assert snippet is not None
+    made: dict[str, Any] = {}
+    exec(f"event = {snippet[1]}", {}, made)
+    assert decode(body(made["event"])).type == "analysis.created.v1"
+
+
+def test_the_procfile_runs_commands_that_exist() -> None:
+    lines = [line.partition(": ") for line in (ROOT / "Procfile").read_text().splitlines()]
+    assert [name for name, _, _ in lines] == ["release", "api", "worker", "dispatcher"]
+    for _, _, command in lines:
+        assert command.removeprefix("projector ") in projector.commands
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_the_locks_hold_hashes_and_name_no_host(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert not re.search(r"https?://|--index|--extra-index|--find-links", text)
+    pinned = re.findall(r"^[a-z0-9][^\s=]*==", text, re.MULTILINE)
+    assert len(pinned) > 35
+    assert text.count("--hash=sha256:") >= len(pinned)
