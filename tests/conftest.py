@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine
 
 from cli.processes import migrate_database
@@ -18,6 +19,9 @@ from workers.queue import drain_queue
 from workers.runtime import Runtime, redis_client
 
 PARTITIONS = 4
+# A busy machine is no failure: nothing here asserts how fast a thing is.
+settings.register_profile("projector", deadline=None)
+settings.load_profile("projector")
 _numbers = count(1)
 
 
@@ -94,14 +98,9 @@ def reader(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def settings() -> StreamSettings:
-    return StreamSettings(partitions=PARTITIONS)
-
-
-@pytest.fixture
-def runtime(redis_url: str, writer: Engine, reader: Engine, settings: StreamSettings) -> Iterator[Runtime]:
+def runtime(redis_url: str, writer: Engine, reader: Engine) -> Iterator[Runtime]:
     made = Runtime(
-        settings=settings,
+        settings=StreamSettings(partitions=PARTITIONS),
         stream=Stream(redis_client(redis_url), PARTITIONS),
         writer=writer,
         reader=reader,

@@ -154,17 +154,19 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
     key = up.run("keys", "create", "--tenant", TENANT, "--project", PROJECT).strip()
     stream = Stream(redis_client(up.variables()["REDIS_URL"]), settings.partitions)
     producer = Producer(stream, settings)
-    producer.append(event("project.created.v1"))
-    producer.append_many([event() for _ in range(3000)])
+    home_partition = producer.append(event("project.created.v1")).partition
+    many = [producer.prepare(body(event())) for _ in range(20_000)]
+    producer.send(many)
+    assert stream.projected([home_partition])[home_partition].entries < 20_001  # it dies in the middle
     assert up.kill(victim) == 1
     wait_until(lambda: _pings(stream), "Redis answers")
-    last = producer.append_many([event() for _ in range(3000)])[-1]
-    producer.wait_until_projected(last, timeout_s=60)
+    last = producer.append_many([event() for _ in range(1000)])[-1]
+    producer.wait_until_projected(last, timeout_s=90)
     wait_until(lambda: _is_ready(up), "the API answers")
-    assert up.data("/v1/config/projects/checkout-api/stats", key)["analysisCount"] == 6000
+    assert up.data("/v1/config/projects/checkout-api/stats", key)["analysisCount"] == 21_000
     status = json.loads(up.run("status", "--json"))
     home = status["partitions"][last.partition]
-    assert (home["applied"], home["lost"], home["in_flight"]) == (6001, 0, 0)
+    assert (home["applied"], home["lost"], home["in_flight"]) == (21_001, 0, 0)
     assert home["added"] == home["read"] + home["in_flight"] + home["lost"]
     assert f'"process": "{victim.rsplit(maxsplit=1)[-1].removesuffix("-server")}"' in up.log.read_text()
     stream.redis.close()
