@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import IO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cli import environment
-from cli.output import CliError, print_json
+from cli.output import CliError, print_json, progress_bar
 from event_stream import Appended, BacklogFullError, InvalidEventError, Producer, WaitTimeoutError
 from event_stream.producer import Prepared
 from event_stream.settings import StreamSettings
@@ -53,7 +52,7 @@ def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
     settings = StreamSettings.from_environ(os.environ)
     stream = Stream(redis_client(RedisSettings.from_environ(os.environ).redis_url), settings.partitions)
     producer = Producer(stream, settings)
-    with _progress() as progress, click.open_file(file, "rb") as lines:
+    with progress_bar() as progress, click.open_file(file, "rb") as lines:
         outcome = append_lines(producer, progress, _lines(lines), _size(file), timeout)
         if wait:
             _wait(producer, progress, outcome, timeout)
@@ -132,20 +131,6 @@ def _print(outcome: Outcome, as_json: bool) -> None:
     for number, error in outcome.rejected:
         click.echo(f"line {number}: {error}")
     click.echo(f"appended {outcome.appended:,}, rejected {len(outcome.rejected):,}")
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -1,32 +1,49 @@
-"""`projector dead-letters`: look at the entries that could not be applied."""
+"""`projector dead-letters`: look at the entries that could not be applied, append them again, or let them go."""
 
 import base64
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
 from sqlalchemy import Engine
 
 from cli import environment
-from cli.later import DISCARD, REPLAY
-from cli.output import CliError, print_json, stdout, table
+from cli.output import CliError, print_json, progress_bar, stdout, table
 from event_stream.envelope import Reason, time_text
-from projections import dead_letters as stored
-from projections.dead_letters import Stored
+from projections import dead_letter_desk as desk
+from projections.dead_letter_desk import Selection, Stored
 from projections.settings import DatabaseSettings
-from projections.store import reader_engine
+from projections.store import reader_engine, writer_engine
+from workers.replay import replay as replay_letters
+from workers.runtime import Runtime
 
 ID_SHOWN = 12
 
 
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command say which open letters it means; saying nothing is refused."""
+
+    @click.argument("ids", nargs=-1, metavar="[ID]...")
+    @click.option("--reason", type=click.Choice([reason.value for reason in Reason]), help="Those of this reason.")
+    @click.option("--tenant", help="Those of this tenant.")
+    @click.option("--all", "everything", is_flag=True, help="All open letters.")
+    @wraps(command)
+    def selecting(
+        ids: tuple[str, ...], reason: str | None, tenant: str | None, everything: bool, **options: Any
+    ) -> None:
+        if everything == bool(ids or reason or tenant):
+            raise click.UsageError("Say which: by ID, --reason or --tenant, or --all.")
+        command(Selection(ids, reason, tenant), **options)
+
+    return selecting
+
+
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Look at entries that could never be applied."""
-
-
-dead_letters.add_command(REPLAY)
-dead_letters.add_command(DISCARD)
+    """Look at entries that could never be applied, append them again, or let them go."""
 
 
 @dead_letters.command("list")
@@ -39,7 +56,7 @@ def list_(reason: str | None, tenant: str | None, everything: bool, limit: int, 
     """List dead letters, those seen last first."""
     environment.load()
     with _engine().connect() as connection:
-        found = stored.list_letters(connection, reason=reason, tenant_id=tenant, closed_too=everything, limit=limit)
+        found = desk.latest(connection, Selection((), reason, tenant, closed_too=everything), limit)
     if as_json:
         print_json([_shown(letter) for letter in found])
         return
@@ -68,7 +85,7 @@ def show(letter_id: str, as_json: bool, body: bool) -> None:
     """Show one dead letter; ID may be the beginning of an id if only one begins so."""
     environment.load()
     with _engine().connect() as connection:
-        found = stored.find_by_prefix(connection, letter_id)
+        found = desk.latest(connection, Selection((letter_id,), closed_too=True), limit=2)
     if len(found) != 1:
         what = "no dead letter has" if not found else "more than one dead letter has"
         raise CliError(f"{what} an id that begins with {letter_id!r}; see `projector dead-letters list --all`")
@@ -81,6 +98,43 @@ def show(letter_id: str, as_json: bool, body: bool) -> None:
         for name, value in _shown(letter).items():
             click.echo(f"{name:12} {value}")
         click.echo(f"{'body':12} {letter.body.decode('utf-8', 'backslashreplace')}")
+
+
+@dead_letters.command()
+@_selecting
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def replay(selection: Selection, as_json: bool) -> None:
+    """Append open letters again, to their tenants' partitions, to be judged anew.
+
+    A letter closes when its event is applied; one that still cannot be applied is seen once more.
+    """
+    environment.load()
+    runtime = Runtime.from_environ(os.environ)
+    runtime.check_partitions()
+    with progress_bar() as progress:
+        task = progress.add_task("replaying", total=None)
+        outcome = replay_letters(runtime, selection, lambda letters: progress.advance(task, letters))
+    if as_json:
+        print_json({"appended": outcome.appended, "cut": outcome.cut})
+    else:
+        click.echo(f"appended {outcome.appended:,} again")
+    if outcome.cut:
+        click.echo(f"{outcome.cut:,} are too large: only their beginning is kept, so they cannot be replayed", err=True)
+        sys.exit(1)
+
+
+@dead_letters.command()
+@_selecting
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def discard(selection: Selection, as_json: bool) -> None:
+    """Close open letters for good. They stay listed with --all, and open again if they are seen again."""
+    environment.load()
+    with writer_engine(DatabaseSettings.from_environ(os.environ).database_url).begin() as connection:
+        discarded = desk.discard(connection, selection)
+    if as_json:
+        print_json({"discarded": discarded})
+    else:
+        click.echo(f"discarded {discarded:,}")
 
 
 def _engine() -> Engine:

@@ -21,5 +21,3 @@ LATER = (
     _later("verify", "Compare read models with the event log."),
     _later("doctor", "Say what endangers the promises."),
 )
-REPLAY = _later("replay", "Append dead letters again.")
-DISCARD = _later("discard", "Close dead letters for good.")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import structlog
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 PLAIN_WIDTH = 240
@@ -47,6 +48,21 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], lef
     for row in rows:
         made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return made
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar on stderr; in a pipe it shows nothing."""
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def print_json(value: Any) -> None:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -13,7 +12,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    RowMapping,
     Table,
     Text,
     func,
@@ -28,6 +26,7 @@ from projections.store import KeyText, Row, UnsignedBigInteger, bind_keys, diale
 
 OPEN = "open"
 APPLIED = "applied"
+DISCARDED = "discarded"
 TIME_US_MAX = 2**63 - 1  # an entry id that a producer made up may lie beyond
 
 table = Table(
@@ -49,8 +48,8 @@ table = Table(
     Column("body_sha256", KeyText, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
-_is_open = table.c.state == OPEN
-Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=_is_open, sqlite_where=_is_open)
+is_open = table.c.state == OPEN
+Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +79,6 @@ class Letter:
         return sha256(self.reason.encode() + b"\0" + self.body).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A letter as it is stored; `body` holds at most its first 64 KiB, `body_length` and `body_sha256` tell of all."""
-
-    id: str
-    state: str
-    reason: str
-    detail: str
-    partition: int
-    position: Position
-    tenant_id: str | None
-    event_id: str | None
-    times_seen: int
-    first_seen_us: int
-    last_seen_us: int
-    body_length: int
-    body_sha256: str
-    body: bytes
-
-
 def park(connection: Connection, letters: Sequence[Letter]) -> None:
     """Store letters; one that is known already is seen once more, and open again."""
     if not letters:
@@ -124,7 +103,7 @@ def park(connection: Connection, letters: Sequence[Letter]) -> None:
 
 def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
     """Close the open letters whose event is among `applied`, bodies of events that are in the log, by identity."""
-    any_open = select(table.c.id).where(_is_open, table.c.event_id.is_not(None)).limit(1)
+    any_open = select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1)
     if not applied or connection.scalar(any_open) is None:
         return
     closed = [
@@ -138,41 +117,15 @@ def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> 
 def open_by_reason(connection: Connection) -> dict[str, int]:
     """Return the number of open letters of each reason that has any."""
     rows = connection.execute(
-        select(table.c.reason, func.count()).where(_is_open).group_by(table.c.reason).order_by(table.c.reason)
+        select(table.c.reason, func.count()).where(is_open).group_by(table.c.reason).order_by(table.c.reason)
     )
     return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
-
-
-def list_letters(
-    connection: Connection, *, reason: str | None, tenant_id: str | None, closed_too: bool, limit: int
-) -> list[Stored]:
-    """Return at most `limit` letters, those seen last first."""
-    statement = select(table).order_by(table.c.last_seen_us.desc(), table.c.id).limit(limit)
-    if not closed_too:
-        statement = statement.where(_is_open)
-    if reason is not None:
-        statement = statement.where(table.c.reason == reason)
-    if tenant_id is not None:
-        statement = statement.where(table.c.tenant_id == tenant_id)
-    return [_stored(row) for row in connection.execute(statement).mappings()]
-
-
-def find_by_prefix(connection: Connection, prefix: str) -> list[Stored]:
-    """Return up to two letters whose id begins with `prefix`."""
-    statement = select(table).where(table.c.id.startswith(prefix, autoescape=True)).order_by(table.c.id).limit(2)
-    return [_stored(row) for row in connection.execute(statement).mappings()]
-
-
-def _stored(row: RowMapping) -> Stored:
-    columns: dict[str, Any] = {str(name): value for name, value in row.items()}
-    position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
-    return Stored(position=position, **columns)
 
 
 def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
     name = connection.dialect.name
     keys = key_rows(name, [table.c.tenant_id, table.c.event_id])
-    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & _is_open
+    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & is_open
     statement = select(table.c.id, table.c.tenant_id, table.c.event_id, table.c.body).select_from(keys)
     return connection.execute(statement.join(table, of_event), bind_keys(name, identities)).all()
 

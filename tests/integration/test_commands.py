@@ -18,7 +18,7 @@ from sqlalchemy import text
 from api_stub.openapi import document
 from cli.embedded import free_port
 from projections.store import reader_engine
-from tests.support.driving import append, append_raw, drain_all
+from tests.support.driving import append, append_raw, checkpoints, drain_all, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
@@ -27,6 +27,7 @@ Run = Any
 COMMANDS = [
     *(["up"], ["migrate"], ["api"], ["worker"], ["dispatcher"], ["append"], ["status"], ["keys"], ["keys", "create"]),
     *(["keys", "list"], ["keys", "revoke"], ["dead-letters"], ["dead-letters", "list"], ["dead-letters", "show"]),
+    *(["dead-letters", "replay"], ["dead-letters", "discard"]),
     *(["contract"], ["contract", "openapi"], ["rebuild"], ["verify"], ["doctor"]),
 ]
 
@@ -68,9 +69,7 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert shown.stdout.startswith("Usage: ")
 
 
-@pytest.mark.parametrize(
-    "command", [["rebuild"], ["verify", "--tenant", "x"], ["doctor"], ["dead-letters", "replay", "--all"]]
-)
+@pytest.mark.parametrize("command", [["rebuild"], ["verify", "--tenant", "x"], ["doctor"]])
 def test_what_comes_later_says_so(run: Run, command: list[str]) -> None:
     assert "not available in this version yet" in run(*command, expect=2)
 
@@ -168,6 +167,44 @@ def test_dead_letters_are_listed_by_reason_and_tenant_and_shown(runtime: Runtime
     assert "no dead letter has" in run("dead-letters", "show", "zzz", expect=1)
     assert "more than one dead letter has" in run("dead-letters", "show", "", expect=1)
     run("dead-letters", "list", "--reason", "nonsense", expect=2)
+
+
+def test_a_replayed_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime, run: Run) -> None:
+    home = append(runtime, event())[0].partition
+    made = event()
+    append_raw(runtime, (home + 1) % 4, body(made))
+    append_raw(runtime, home, b"nonsense", body(event(pad="x" * 70_000)))
+    drain_all(runtime)
+    position = str(checkpoints(runtime)[(home + 1) % 4].position)
+    assert "cannot be replayed" in run("dead-letters", "replay", "--all", expect=1)
+    assert str(checkpoints(runtime)[(home + 1) % 4].position) == position
+    drain_all(runtime)
+    found = {letter.reason: (letter.state, letter.times_seen) for letter in letters(runtime)}
+    assert found == {"wrong_partition": ("applied", 1), "not_json": ("open", 2), "too_large": ("open", 1)}
+    assert totals(runtime)["applied"] == 2
+    assert json.loads(run("dead-letters", "replay", "--reason", "not_json", "--json")) == {"appended": 1, "cut": 0}
+    drain_all(runtime)
+    assert run("dead-letters", "replay", "--reason", "wrong_partition") == "appended 0 again\n"
+    assert totals(runtime) == {"read": 7, "applied": 2, "duplicates": 0, "parked": 5, "lost": 0}
+
+
+def test_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runtime: Runtime, run: Run) -> None:
+    append(runtime, *(event() | {"type": f"unknown.v{number}"} for number in range(1100)))
+    append(runtime, event("watchdog.toggled.v1", {"enabled": 1}, tenantid="ten_other"))
+    drain_all(runtime)
+    first = letters(runtime)[0]
+    assert run("dead-letters", "discard", first.id[:16]) == "discarded 1\n"
+    assert run("dead-letters", "discard", "--tenant", "ten_other") == "discarded 1\n"
+    assert run("dead-letters", "replay", "--all") == "appended 1,099 again\n"
+    drain_all(runtime)
+    assert json.loads(run("dead-letters", "discard", "--all", "--json")) == {"discarded": 1099}
+    assert json.loads(run("status", "--json"))["dead_letters"] == {}
+    append_raw(runtime, first.partition, first.body)
+    drain_all(runtime)
+    assert json.loads(run("status", "--json"))["dead_letters"] == {"unknown_type": 1}
+    for wrong in ([], ["--all", "--tenant", "x"], ["--reason", "nonsense"]):
+        run("dead-letters", "replay", *wrong, expect=2)
+        run("dead-letters", "discard", *wrong, expect=2)
 
 
 def test_the_document_is_printed(run: Run) -> None:

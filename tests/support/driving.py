@@ -17,8 +17,9 @@ from api_stub.keys import Kind
 from api_stub.operations import Operations
 from event_stream.stream import Appended
 from event_stream.types import partition_of
-from projections import checkpoint, dead_letters, event_log
+from projections import checkpoint, dead_letter_desk, event_log
 from projections.checkpoint import Checkpoint
+from projections.dead_letter_desk import Selection, Stored
 from projections.registry import PROJECTIONS
 from tests.support.events import NOW_US, body
 from tests.support.oracle import Oracle
@@ -57,10 +58,10 @@ def totals(runtime: Runtime) -> dict[str, int]:
     return {name: sum(getattr(at, name) for at in checkpoints(runtime)) for name in names}
 
 
-def letters(runtime: Runtime) -> list[dead_letters.Stored]:
+def letters(runtime: Runtime) -> list[Stored]:
     """Return all letters, oldest position first."""
     with runtime.reader.connect() as connection:
-        found = dead_letters.list_letters(connection, reason=None, tenant_id=None, closed_too=True, limit=100_000)
+        found = dead_letter_desk.latest(connection, Selection(closed_too=True), limit=100_000)
     return sorted(found, key=lambda letter: (letter.partition, letter.position))
 
 
