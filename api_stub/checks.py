@@ -1,4 +1,4 @@
-"""The checks of CONTRACT 2.1, one function each; every one returns what it found or raises the ApiError to answer."""
+"""The checks of CONTRACT 2.1 that need no project; each returns what it found or raises the ApiError to answer."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from api_stub import errors, keys
 from api_stub.keys import ApiKey, Kind
-from event_stream.envelope import UUID_PATTERN
+from event_stream.envelope import UUID_PATTERN, matches
 
 FindKey: TypeAlias = Callable[[str], Awaitable[ApiKey | None]]
 
@@ -19,7 +19,6 @@ HOURS_MAX = 720
 _KEYS_CACHED_MAX = 10_000
 _SLUG = re.compile(r"[a-z0-9-]{1,100}", re.ASCII)
 _HOURS = re.compile(r"[0-9]{1,4}", re.ASCII)
-_UUID = re.compile(UUID_PATTERN.strip("^$"), re.ASCII)
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 
@@ -89,7 +88,7 @@ def project_header(request: Request) -> str | None:
     values = request.headers.getlist("X-Project-Id")
     if not values:
         return None
-    if len(values) == 1 and _UUID.fullmatch(values[0]):
+    if len(values) == 1 and matches(UUID_PATTERN, values[0]):
         return values[0]
     raise errors.invalid("X-Project-Id", "must be one lower-case canonical UUID")
 

@@ -46,9 +46,9 @@ class ApiError(Exception):
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
-def not_found(message: str = "No such path; see /openapi.json.") -> ApiError:
+def not_found() -> ApiError:
     """Return the answer for an unknown path."""
-    return ApiError(404, "NOT_FOUND", message)
+    return ApiError(404, "NOT_FOUND", "No such path; see /openapi.json.")
 
 
 def no_such_project() -> ApiError:
@@ -84,9 +84,9 @@ def missing_project_id() -> ApiError:
     return ApiError(400, "MISSING_PROJECT_ID", message, [ErrorDetail(parameter="X-Project-Id", message=message)])
 
 
-def unavailable(message: str = "The store cannot be reached; try again.") -> ApiError:
+def unavailable() -> ApiError:
     """Return the answer for a check or a read that cannot be made now."""
-    return ApiError(503, "UNAVAILABLE", message, headers={"Retry-After": "1"})
+    return ApiError(503, "UNAVAILABLE", "The store cannot be reached; try again.", headers={"Retry-After": "1"})
 
 
 def not_implemented(message: str) -> ApiError:

@@ -17,6 +17,7 @@ from api_stub.coalesce import Coalescer
 from api_stub.reads import ActivityAsk, StatsAsk, StatsRow, read_activity, read_stats
 
 HOUR_US = 3_600_000_000
+LANES = 2
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -47,8 +48,8 @@ class Reads:
         find_key = Coalescer(_query(engine, keys.find_many), executor)
         return cls(
             key_ring=checks.KeyRing(find_key.get, key_cache_s),
-            stats_of=Coalescer(_query(engine, read_stats), executor),
-            activity_of=Coalescer(_query(engine, read_activity), executor),
+            stats_of=Coalescer(_query(engine, read_stats), executor, LANES),
+            activity_of=Coalescer(_query(engine, read_activity), executor, LANES),
             clock=clock,
         )
 

@@ -34,7 +34,7 @@ _PROJECT_HEADER = {
 
 @cache
 def document() -> dict[str, Any]:
-    """Return the document; its paths are exactly the routes of `app.py`."""
+    """Return the document; its paths are the routes of `app.py` that are built."""
     models: dict[str, type[BaseModel]] = {
         "StatsAnswer": StatsAnswer,
         "ActivityAnswer": ActivityAnswer,

@@ -1,15 +1,33 @@
 """Settings of the API: where it listens, and how long it may trust a key."""
 
-from pydantic import Field
+from typing import Self
 
-from event_stream.settings import Settings
+from pydantic import Field, model_validator
+
+from event_stream.settings import Settings, SettingsError
+
+_PORT = "a port from 0 to 65535"
 
 
 class ApiSettings(Settings):
-    """Where the API and its operations endpoints listen; ops are beside the API unless OPS_PORT is set."""
+    """Where the API and its operations endpoints listen; those are beside the API unless OPS_PORT is set."""
 
-    host: str = Field(default="127.0.0.1", alias="HOST")
-    port: int = Field(default=8000, ge=0, le=65_535, alias="PORT")
-    ops_host: str | None = Field(default=None, alias="OPS_HOST")
-    ops_port: int | None = Field(default=None, ge=0, le=65_535, alias="OPS_PORT")
-    key_cache_s: float = Field(default=5.0, ge=0, le=3600, alias="PROJECTOR_KEY_CACHE_S")
+    host: str = Field(default="127.0.0.1", alias="HOST", description="an address of this machine")
+    port: int = Field(default=8000, ge=0, le=65_535, alias="PORT", description=_PORT)
+    ops_host: str | None = Field(default=None, alias="OPS_HOST", description="an address of this machine")
+    ops_port: int | None = Field(default=None, ge=0, le=65_535, alias="OPS_PORT", description=_PORT)
+    key_cache_s: float = Field(
+        default=5.0, ge=0, le=3600, alias="PROJECTOR_KEY_CACHE_S", description="seconds from 0 to 3600"
+    )
+
+    @model_validator(mode="after")
+    def _ops_host_needs_ops_port(self) -> Self:
+        if self.ops_host is not None and self.ops_port is None:
+            raise SettingsError("OPS_HOST: is set without OPS_PORT, so nothing would listen there; set both")
+        return self
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where to listen: the API first, the operations endpoints last, which may be the same."""
+        api = (self.host, self.port)
+        return [api] if self.ops_port is None else [api, (self.ops_host or self.host, self.ops_port)]

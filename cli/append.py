@@ -3,18 +3,17 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 import click
 from rich.progress import Progress
 
 from cli import environment
 from cli.output import CliError, print_json, progress_bar
-from event_stream import Appended, BacklogFullError, InvalidEventError, Producer, WaitTimeoutError
+from event_stream import Appended, BacklogFullError, InvalidEventError, Producer
 from event_stream.producer import Prepared
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
@@ -23,7 +22,7 @@ from workers.settings import RedisSettings
 
 LINES_AT_ONCE = 1_000
 BACKLOG_PAUSE_S = 0.2
-WAIT_STEP_S = 0.5
+WAIT_STEP_S = 0.02
 
 
 @dataclass
@@ -49,26 +48,38 @@ def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
     file again is safe: an event that was accepted before counts once.
     """
     environment.load()
-    settings = StreamSettings.from_environ(os.environ)
-    stream = Stream(redis_client(RedisSettings.from_environ(os.environ).redis_url), settings.partitions)
-    producer = Producer(stream, settings)
-    with progress_bar() as progress, click.open_file(file, "rb") as lines:
-        outcome = append_lines(producer, progress, _lines(lines), _size(file), timeout)
-        if wait:
-            _wait(producer, progress, outcome, timeout)
-    _print(outcome, as_json)
+    producer = make_producer(os.environ)
+    outcome = Outcome()
+    try:
+        with progress_bar() as progress, click.open_file(file, "rb") as lines:
+            append_lines(producer, progress, lines, _size(file), timeout, outcome)
+            if wait:
+                _wait(producer, progress, outcome, timeout)
+    finally:
+        _print(outcome, as_json)
     if outcome.rejected:
         sys.exit(1)
 
 
+def make_producer(environ: Mapping[str, str]) -> Producer:
+    """Return a producer for the Redis that the environment names."""
+    settings = StreamSettings.from_environ(environ)
+    client = redis_client(RedisSettings.from_environ(environ).redis_url)
+    return Producer(Stream(client, settings.partitions), settings)
+
+
 def append_lines(
-    producer: Producer, progress: Progress, lines: Iterable[bytes], total_bytes: int | None, timeout_s: float
-) -> Outcome:
-    """Append lines in chunks; raises BacklogFullError if nothing is projected for `timeout_s`."""
-    outcome = Outcome()
+    producer: Producer,
+    progress: Progress,
+    lines: Iterable[bytes],
+    total_bytes: int | None,
+    timeout_s: float,
+    outcome: Outcome,
+) -> None:
+    """Append lines in chunks; raises BacklogFullError if a chunk finds no room for `timeout_s`."""
     task = progress.add_task("appending", total=total_bytes)
     numbered = enumerate(lines, start=1)
-    while chunk := list(islice(numbered, LINES_AT_ONCE)):
+    while chunk := list(islice(numbered, min(LINES_AT_ONCE, producer.backlog_limit))):
         prepared = list(_prepared(producer, chunk, outcome))
         for appended in _send(producer, prepared, timeout_s):
             outcome.last[appended.partition] = appended
@@ -78,7 +89,6 @@ def append_lines(
             advance=sum(len(line) for _, line in chunk),
             description=f"appending: {outcome.appended:,} appended, {len(outcome.rejected):,} rejected",
         )
-    return outcome
 
 
 def _prepared(producer: Producer, chunk: Iterable[tuple[int, bytes]], outcome: Outcome) -> Iterator[Prepared]:
@@ -104,21 +114,20 @@ def _send(producer: Producer, prepared: list[Prepared], timeout_s: float) -> lis
 
 
 def _wait(producer: Producer, progress: Progress, outcome: Outcome, timeout_s: float) -> None:
+    """Return when all is projected; raises CliError once nothing at all was projected for `timeout_s`."""
     task = progress.add_task("projecting", total=len(outcome.last))
-    for position in outcome.last.values():
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                producer.wait_until_projected(position, WAIT_STEP_S)
-            except WaitTimeoutError:
-                if time.monotonic() > deadline:
-                    raise CliError(
-                        f"{outcome.appended:,} events are appended, but {position} was not projected within"
-                        f" {timeout_s:g} s; see `projector status`"
-                    ) from None
-            else:
-                progress.advance(task)
-                break
+    waiting = list(outcome.last.values())
+    moved_at, before = time.monotonic(), producer.projected()
+    while waiting := [position for position in waiting if not producer.is_projected(position)]:
+        progress.update(task, completed=len(outcome.last) - len(waiting))
+        now = producer.projected()
+        if now != before:
+            moved_at, before = time.monotonic(), now
+        if time.monotonic() - moved_at > timeout_s:
+            raise CliError(
+                f"{waiting[0]} is not projected, and nothing was for {timeout_s:g} s; see `projector status`"
+            )
+        time.sleep(WAIT_STEP_S)
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:
@@ -131,10 +140,6 @@ def _print(outcome: Outcome, as_json: bool) -> None:
     for number, error in outcome.rejected:
         click.echo(f"line {number}: {error}")
     click.echo(f"appended {outcome.appended:,}, rejected {len(outcome.rejected):,}")
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    yield from file
 
 
 def _size(file: str) -> int | None:

@@ -8,15 +8,13 @@ from functools import wraps
 from typing import Any
 
 import click
-from sqlalchemy import Engine
 
 from cli import environment
+from cli.database import open_reader, open_writer
 from cli.output import CliError, print_json, progress_bar, stdout, table
 from event_stream.envelope import Reason, time_text
 from projections import dead_letter_desk as desk
 from projections.dead_letter_desk import Selection, Stored
-from projections.settings import DatabaseSettings
-from projections.store import reader_engine, writer_engine
 from workers.replay import replay as replay_letters
 from workers.runtime import Runtime
 
@@ -55,7 +53,7 @@ def dead_letters() -> None:
 def list_(reason: str | None, tenant: str | None, everything: bool, limit: int, as_json: bool) -> None:
     """List dead letters, those seen last first."""
     environment.load()
-    with _engine().connect() as connection:
+    with open_reader().connect() as connection:
         found = desk.latest(connection, Selection((), reason, tenant, closed_too=everything), limit)
     if as_json:
         print_json([_shown(letter) for letter in found])
@@ -84,7 +82,7 @@ def list_(reason: str | None, tenant: str | None, everything: bool, limit: int, 
 def show(letter_id: str, as_json: bool, body: bool) -> None:
     """Show one dead letter; ID may be the beginning of an id if only one begins so."""
     environment.load()
-    with _engine().connect() as connection:
+    with open_reader().connect() as connection:
         found = desk.latest(connection, Selection((letter_id,), closed_too=True), limit=2)
     if len(found) != 1:
         what = "no dead letter has" if not found else "more than one dead letter has"
@@ -110,7 +108,7 @@ def replay(selection: Selection, as_json: bool) -> None:
     """
     environment.load()
     runtime = Runtime.from_environ(os.environ)
-    runtime.check_partitions()
+    runtime.check()
     with progress_bar() as progress:
         task = progress.add_task("replaying", total=None)
         outcome = replay_letters(runtime, selection, lambda letters: progress.advance(task, letters))
@@ -129,16 +127,12 @@ def replay(selection: Selection, as_json: bool) -> None:
 def discard(selection: Selection, as_json: bool) -> None:
     """Close open letters for good. They stay listed with --all, and open again if they are seen again."""
     environment.load()
-    with writer_engine(DatabaseSettings.from_environ(os.environ).database_url).begin() as connection:
+    with open_writer().begin() as connection:
         discarded = desk.discard(connection, selection)
     if as_json:
         print_json({"discarded": discarded})
     else:
         click.echo(f"discarded {discarded:,}")
-
-
-def _engine() -> Engine:
-    return reader_engine(DatabaseSettings.from_environ(os.environ).database_url)
 
 
 def _shown(letter: Stored) -> dict[str, Any]:

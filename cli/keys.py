@@ -1,20 +1,16 @@
 """`projector keys`: make, list and revoke API keys."""
 
-import os
-import re
 import time
 from typing import Any
 
 import click
-from sqlalchemy import Engine
 
 from api_stub import keys as stored
 from api_stub.keys import PERMISSIONS, ApiKey, Kind
 from cli import environment
+from cli.database import open_reader, open_writer
 from cli.output import CliError, print_json, stdout, table
-from event_stream.envelope import TENANT_PATTERN, UUID_PATTERN, time_text, time_us_of
-from projections.settings import DatabaseSettings
-from projections.store import writer_engine
+from event_stream.envelope import TENANT_PATTERN, UUID_PATTERN, matches, time_text, time_us_of
 
 
 @click.group()
@@ -50,7 +46,7 @@ def create(
     expires_us = None if expires is None else _time_us(expires)
     kind = Kind.PUB if public else Kind.SECRET if project else Kind.ORG
     environment.load()
-    with _engine().begin() as connection:
+    with open_writer().begin() as connection:
         text, key = stored.create(
             connection, kind, tenant, project, frozenset(permissions), time.time_ns() // 1000, expires_us
         )
@@ -65,7 +61,7 @@ def create(
 def list_(as_json: bool) -> None:
     """List all keys, never their secrets."""
     environment.load()
-    with _engine().connect() as connection:
+    with open_reader().connect() as connection:
         found = [_shown(key) for key in stored.list_all(connection)]
     if as_json:
         print_json(found)
@@ -78,20 +74,22 @@ def list_(as_json: bool) -> None:
 @keys.command()
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
-    """Revoke the key with this id; it stops working within PROJECTOR_KEY_CACHE_S."""
+    """Revoke the key with this id; it stops working within PROJECTOR_KEY_CACHE_S.
+
+    A whole key will do too; its id is taken out of it.
+    """
     environment.load()
-    with _engine().begin() as connection:
+    presented = stored.parse(key_id)
+    key_id = presented.key_id if presented else key_id
+    with open_writer().begin() as connection:
         if not stored.revoke(connection, key_id, time.time_ns() // 1000):
-            raise CliError(f"no key has the id {key_id!r}; see `projector keys list`")
+            # What was given is not shown: it may be a secret.
+            raise CliError("no key has this id; see `projector keys list`")
     click.echo(f"revoked {key_id}")
 
 
-def _engine() -> Engine:
-    return writer_engine(DatabaseSettings.from_environ(os.environ).database_url)
-
-
 def _check(option: str, pattern: str, value: str, allowed: str) -> None:
-    if not re.fullmatch(pattern.strip("^$"), value):
+    if not matches(pattern, value):
         raise click.BadParameter(f"{value!r} must be {allowed}", param_hint=option)
 
 

@@ -11,6 +11,7 @@ def _later(name: str, does: str) -> click.Command:
         name,
         callback=not_yet,
         short_help=f"(later) {does}",
+        help=f"{does} Not available in this version yet.",
         context_settings={"ignore_unknown_options": True},
         params=[click.Argument(["rest"], nargs=-1, expose_value=False, type=click.UNPROCESSED)],
     )

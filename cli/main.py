@@ -46,12 +46,25 @@ for command in (
 def run() -> None:
     """Run the command; errors are one line on stderr: exit 1 for a problem, 2 for wrong usage."""
     try:
-        projector(standalone_mode=True)
-    except Exception as error:
-        if "--debug" in sys.argv or not isinstance(error, _ON_PURPOSE + _OUTAGES):
+        projector(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _end(error.format_message(), error.exit_code)
+    except SettingsError as error:
+        _end(str(error), 2)
+    except _ON_PURPOSE + _OUTAGES as error:
+        if "--debug" in sys.argv:
             raise
-        click.echo(f"projector: {_one_line(error)}", err=True)
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        _end(_one_line(error), 1)
+
+
+def _end(message: str, code: int) -> None:
+    click.echo(f"projector: {' '.join(message.split())}", err=True)
+    sys.exit(code)
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_WIDTH = 240
 
@@ -46,7 +47,8 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], lef
     for index, header in enumerate(headers):
         made.add_column(header, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        # As text, not as markup: what producers write is shown as it is.
+        made.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
     return made
 
 

@@ -41,7 +41,9 @@ def migrate_database(database_url: str, partitions: int) -> None:
     """Bring a database to the newest schema; raises PartitionsMismatchError if it was made with other partitions."""
     engine = writer_engine(database_url)
     try:
-        upgrade(engine)
+        # A newer schema is fine, and an older release does not know its revisions.
+        if (schema.found(engine) or "") <= schema.REVISION:
+            upgrade(engine)
         with engine.begin() as connection:
             checkpoint.create_all(connection, partitions)
     finally:
@@ -59,8 +61,8 @@ def api() -> None:
 def worker() -> None:
     """Run one RQ worker that drains partitions when rung."""
     environment.load()
+    _await_servers(Runtime.from_environ(os.environ), stopped=lambda: False)
     runtime = process_runtime()
-    _await_servers(runtime, stopped=lambda: False)
     rq_worker(runtime).work(logging_level="WARNING")
 
 
@@ -68,7 +70,7 @@ def worker() -> None:
 def dispatcher() -> None:
     """Ring for drains wherever events wait, and trim the streams behind them."""
     environment.load()
-    runtime = process_runtime()
+    runtime = Runtime.from_environ(os.environ)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -80,9 +82,7 @@ def _await_servers(runtime: Runtime, stopped: Callable[[], bool]) -> None:
     """Return once Redis and the database answer and fit this process; raises if they do not fit."""
     while not stopped():
         try:
-            with runtime.reader.connect() as connection:
-                schema.check(connection)
-            runtime.check_partitions()
+            runtime.check()
         except (RedisError, SQLAlchemyError) as error:
             log.warning("start.waiting", error=describe(error))
             time.sleep(RETRY_S)

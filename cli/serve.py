@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import Reads
 from api_stub.operations import Operations
 from api_stub.settings import ApiSettings
+from cli.output import CliError
+from event_stream.errors import EventStreamError
+from projections import schema
+from projections.errors import ProjectionsError
 from projections.settings import DatabaseSettings
 from projections.store import reader_engine
 from workers.runtime import Runtime
@@ -33,20 +38,35 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     # Threads of their own: while Redis is silent, checks of the projector must not keep reads waiting.
     checks = ThreadPoolExecutor(2, thread_name_prefix="checks")
     operations = operations_routes(Operations.on(engine, checks, lambda: projector_problems(runtime)))
-    if settings.ops_port is None:
-        servers = [_server(application(reads + operations), settings.host, settings.port)]
-    else:
-        servers = [
-            _server(application(reads), settings.host, settings.port),
-            _server(application(operations), settings.ops_host or settings.host, settings.ops_port),
-        ]
-    asyncio.run(_serve(servers))
+    both = settings.ops_port is None
+    apps = [application(reads + operations)] if both else [application(reads), application(operations)]
+    for address in settings.addresses:
+        check_free(address)
+    asyncio.run(_serve([_server(app, *address) for app, address in zip(apps, settings.addresses, strict=True)]))
+
+
+def check_free(address: tuple[str, int]) -> None:
+    """Raise CliError unless this process can listen at an address."""
+    host, port = address
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise CliError(
+            f"cannot listen on {host}:{port} ({error.strerror}); set HOST, PORT, OPS_HOST or OPS_PORT"
+        ) from None
 
 
 def projector_problems(runtime: Runtime) -> Sequence[str]:
     """Return what keeps events from reaching the read models."""
     try:
+        with runtime.reader.connect() as connection:
+            schema.check(connection)
         return read_status(runtime).problems()
+    except (EventStreamError, ProjectionsError) as error:
+        return [str(error)]
     except RedisError:
         return ["Redis cannot be reached"]
     except SQLAlchemyError:

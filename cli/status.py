@@ -4,12 +4,15 @@ import os
 import time
 
 import click
+from redis.exceptions import RedisError
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
+from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
 from cli.output import print_json, stdout, table
+from projections.faults import describe
 from workers.runtime import Runtime
 from workers.status import Status, read_status
 
@@ -38,13 +41,21 @@ def status(as_json: bool, watch: bool) -> None:
 
 
 def _watch(runtime: Runtime) -> None:
-    with Live(_shown(read_status(runtime)), console=stdout(), auto_refresh=False) as live:
+    with Live(_now(runtime), console=stdout(), auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(REFRESH_S)
-                live.update(_shown(read_status(runtime)), refresh=True)
+                live.update(_now(runtime), refresh=True)
         except KeyboardInterrupt:
             return
+
+
+def _now(runtime: Runtime) -> RenderableType:
+    """Return the status, or why there is none: an outage is when one watches."""
+    try:
+        return _shown(read_status(runtime))
+    except (RedisError, SQLAlchemyError) as error:
+        return Text(describe(error), style="bold red")
 
 
 def _shown(found: Status) -> RenderableType:

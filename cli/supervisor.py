@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,10 @@ class Supervisor:
                 log.warning("process.stalled", process=child.name, pid=child.pid, why=why)
                 child.signal(signal.SIGKILL)
 
+    def kill_named(self, name: str, why: str) -> None:
+        """Kill a stalled process; `tend` restarts it."""
+        self.kill([child.pid for child in self.children if child.name == name and child.pid is not None], why)
+
     def stop(self, timeout_s: float) -> None:
         """End all within `timeout_s`, the last ones last; what does not go is killed."""
         deadline = time.monotonic() + timeout_s
@@ -130,17 +134,6 @@ class Supervisor:
         draft = self.pids_file.with_suffix(".new")
         draft.write_text(json.dumps(noted))
         draft.replace(self.pids_file)
-
-
-def await_true(condition: Callable[[], bool], meanwhile: Callable[[], None], timeout_s: float) -> bool:
-    """Return whether `condition` came true within `timeout_s`, calling `meanwhile` in between."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        meanwhile()
-        time.sleep(POLL_S)
-    return True
 
 
 def _end(children: Sequence[Child], deadline: float) -> None:

@@ -9,35 +9,36 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from redis import Redis
 from redis.exceptions import RedisError
 
 from api_stub import keys
 from api_stub.keys import Kind
 from api_stub.settings import ApiSettings
 from cli import demo, environment
+from cli.append import make_producer
 from cli.embedded import EmbeddedValkey, free_port
 from cli.output import CliError
 from cli.processes import migrate_database
-from cli.supervisor import POLL_S, Child, Supervisor, await_true
-from event_stream import Producer, WaitTimeoutError
+from cli.serve import check_free
+from cli.supervisor import POLL_S, Child, Supervisor
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
+from workers.queue import STALLED_AFTER_S
 from workers.runtime import Runtime, redis_client
 from workers.settings import RedisSettings
-from workers.status import STALLED_AFTER_S, read_dispatcher, read_workers
+from workers.status import read_dispatcher, read_workers
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 8.0
 LOOK_EVERY_S = 5.0
 DEMO_PAUSE_S = 1.0
-DEMO_TIMEOUT_S = 120.0
 
 
 @click.command()
@@ -61,10 +62,7 @@ def up(with_demo: bool, workers: int) -> None:
 def demo_traffic() -> None:
     """Append an event of the demo tenant every second, until ended."""
     environment.load()
-    settings = StreamSettings.from_environ(os.environ)
-    producer = Producer(
-        Stream(redis_client(RedisSettings.from_environ(os.environ).redis_url), settings.partitions), settings
-    )
+    producer = make_producer(os.environ)
     while True:
         producer.append(demo.live())
         time.sleep(DEMO_PAUSE_S)
@@ -76,38 +74,60 @@ def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Eve
         click.echo(f"ended {ended} processes that an earlier `projector up` left over", err=True)
     environ, valkey = _environ(directory)
     api = ApiSettings.from_environ(environ)
-    _check_port(api.host, api.port)
+    for address in api.addresses:
+        check_free(address)
     try:
         if valkey is not None:
             supervisor.add(Child("valkey", valkey.command(), environ, last=True))
-        _await_redis(supervisor, environ, stopping)
-        partitions = StreamSettings.from_environ(environ).partitions
-        migrate_database(DatabaseSettings.from_environ(environ).database_url, partitions)
-        environment.write({name: environ[name] for name in ("REDIS_URL", "DATABASE_URL")}, directory)
-        for name in ["api", "dispatcher", *["worker"] * workers]:
-            supervisor.add(_process(name, environ))
-        _await_ready(supervisor, api, stopping)
-        if with_demo and not stopping.is_set():
-            _start_demo(supervisor, environ, directory, api)
-        if not stopping.is_set():
+        ready = _start(supervisor, environ, directory, workers, stopping)
+        if ready and with_demo:
+            ready = _start_demo(supervisor, environ, directory, api, stopping)
+        if ready:
             click.echo("ready")
-        _tend(supervisor, Runtime.from_environ(environ), stopping)
+        _tend(supervisor, Runtime.from_environ(environ), api, stopping)
     finally:
         supervisor.stop(STOP_TIMEOUT_S)
         (directory / environment.UP_ENV).unlink(missing_ok=True)
 
 
-def _tend(supervisor: Supervisor, runtime: Runtime, stopping: threading.Event) -> None:
-    look_at = time.monotonic() + LOOK_EVERY_S
+def _start(
+    supervisor: Supervisor, environ: Mapping[str, str], directory: Path, workers: int, stopping: threading.Event
+) -> bool:
+    """Start the Procfile's processes; returns whether reads answer, False if it was told to stop before."""
+    client = redis_client(environ["REDIS_URL"])
+    _await(supervisor, stopping, lambda: _pings(client), "Redis did not answer; is REDIS_URL right?")
+    if stopping.is_set():
+        return False
+    partitions = StreamSettings.from_environ(environ).partitions
+    migrate_database(DatabaseSettings.from_environ(environ).database_url, partitions)
+    environment.write({name: environ[name] for name in ("REDIS_URL", "DATABASE_URL")}, directory)
+    for name in ["api", "dispatcher", *["worker"] * workers]:
+        supervisor.add(_process(name, environ))
+    url = _operations_url(ApiSettings.from_environ(environ))
+    _await(supervisor, stopping, lambda: _is_ok(f"{url}/readyz"), "reads did not answer; the lines above say why")
+    return not stopping.is_set()
+
+
+def _tend(supervisor: Supervisor, runtime: Runtime, api: ApiSettings, stopping: threading.Event) -> None:
+    """Restart what dies or stalls, until told to stop."""
+    alive = f"{_operations_url(api)}/healthz"
+    look_at = answered_at = time.monotonic()
     while not stopping.wait(POLL_S):
         supervisor.tend()
-        if time.monotonic() >= look_at:
-            _kill_stalled(supervisor, runtime)
-            look_at = time.monotonic() + LOOK_EVERY_S
+        now = time.monotonic()
+        if now < look_at:
+            continue
+        _kill_stalled(supervisor, runtime)
+        if _is_ok(alive):
+            answered_at = now
+        elif now - answered_at > STALLED_AFTER_S:
+            supervisor.kill_named("api", why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
+            answered_at = now
+        look_at = now + LOOK_EVERY_S
 
 
 def _kill_stalled(supervisor: Supervisor, runtime: Runtime) -> None:
-    """A paused worker holds SQLite's write lock for ever; killing it is the only cure."""
+    """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever."""
     try:
         processes = read_workers(runtime)
         beat = read_dispatcher(runtime.queue.connection, runtime.stream.now_ms())
@@ -137,23 +157,29 @@ def _process(name: str, environ: Mapping[str, str]) -> Child:
     return Child(name, [sys.executable, "-m", "cli", name], environ)
 
 
-def _start_demo(supervisor: Supervisor, environ: Mapping[str, str], directory: Path, api: ApiSettings) -> None:
-    settings = StreamSettings.from_environ(environ)
-    producer = Producer(Stream(redis_client(environ["REDIS_URL"]), settings.partitions), settings)
+def _start_demo(
+    supervisor: Supervisor,
+    environ: Mapping[str, str],
+    directory: Path,
+    api: ApiSettings,
+    stopping: threading.Event,
+) -> bool:
+    """Append the demo's history and start its traffic; returns whether it can be read, False if told to stop."""
+    producer = make_producer(environ)
     last = producer.append_many(demo.history(time.time_ns() // 1000))[-1]
     supervisor.add(_process("demo-traffic", environ))
     key = _demo_key(environ["DATABASE_URL"], directory)
-    try:
-        producer.wait_until_projected(last, DEMO_TIMEOUT_S)
-    except WaitTimeoutError as error:
-        raise CliError(f"the demo's history: {error}") from None
-    where = f"http://{api.host}:{api.port}/v1/config"
+    _await(supervisor, stopping, lambda: producer.is_projected(last), "the demo's history was not projected")
+    if stopping.is_set():
+        return False
+    where = f"{_url(api.addresses[0])}/v1/config"
     header = f'-H "Authorization: Bearer {key}"'
     click.echo(f"\nThe demo tenant is {demo.TENANT}; its key reads every project of it:\n")
     for slug in demo.slugs():
         click.echo(f"curl -s {header} {where}/projects/{slug}/stats")
     first = demo.slugs()[0]
     click.echo(f'curl -s {header} -H "X-Project-Id: {demo.project_id(first)}" "{where}/monitoring/activity?hours=24"\n')
+    return True
 
 
 def _demo_key(database_url: str, directory: Path) -> str:
@@ -170,24 +196,30 @@ def _demo_key(database_url: str, directory: Path) -> str:
     return text
 
 
-def _await_redis(supervisor: Supervisor, environ: Mapping[str, str], stopping: threading.Event) -> None:
-    client = redis_client(environ["REDIS_URL"])
-
-    def answers() -> bool:
-        try:
-            return stopping.is_set() or bool(client.ping())
-        except RedisError:
-            return False
-
-    if not await_true(answers, supervisor.tend, START_TIMEOUT_S):
-        raise CliError(f"Redis did not answer within {START_TIMEOUT_S:.0f} s; is REDIS_URL right?")
+def _await(supervisor: Supervisor, stopping: threading.Event, condition: Callable[[], bool], otherwise: str) -> None:
+    """Tend the processes until a condition is true or it is time to stop; raises CliError after START_TIMEOUT_S."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not stopping.is_set() and not condition():
+        if time.monotonic() > deadline:
+            raise CliError(f"{otherwise} (waited {START_TIMEOUT_S:.0f} s)")
+        supervisor.tend()
+        stopping.wait(POLL_S)
 
 
-def _await_ready(supervisor: Supervisor, api: ApiSettings, stopping: threading.Event) -> None:
-    host, port = (api.ops_host or api.host, api.ops_port) if api.ops_port is not None else (api.host, api.port)
-    urls = [f"http://{host}:{port}/readyz", f"http://{host}:{port}/healthz/projector"]
-    if not await_true(lambda: stopping.is_set() or all(map(_is_ok, urls)), supervisor.tend, START_TIMEOUT_S):
-        raise CliError(f"reads did not answer within {START_TIMEOUT_S:.0f} s; the lines above say why")
+def _pings(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
+
+
+def _operations_url(api: ApiSettings) -> str:
+    return _url(api.addresses[-1])
+
+
+def _url(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_ok(url: str) -> bool:
@@ -196,15 +228,6 @@ def _is_ok(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CliError(f"cannot listen on {host}:{port} ({error.strerror}); set HOST or PORT") from None
 
 
 @contextmanager

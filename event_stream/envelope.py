@@ -26,6 +26,7 @@ _URI_REFERENCE = (
 _RFC3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
+_COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an offset can lead past the year 9999
@@ -101,18 +102,29 @@ def parse(body: bytes) -> Envelope:
     try:
         return Envelope.model_validate(value)
     except ValidationError as error:
-        raise InvalidEventError(Reason.NOT_AN_EVENT, describe(error)) from None
+        raise InvalidEventError(Reason.NOT_AN_EVENT, problem_in(error)) from None
 
 
 def claimed_identity(body: bytes) -> tuple[str | None, str | None]:
     """Return the tenant and event id that a body names, valid event or not; None where it names none that could be."""
+    if len(body) > BODY_BYTES_MAX:
+        return (None, None)
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError:
         return (None, None)
     if not isinstance(value, dict):
         return (None, None)
-    return (_matching(TENANT_PATTERN, value.get("tenantid")), _matching(UUID_PATTERN, value.get("id")))
+    tenant_id, event_id = value.get("tenantid"), value.get("id")
+    return (
+        tenant_id if matches(TENANT_PATTERN, tenant_id) else None,
+        event_id if matches(UUID_PATTERN, event_id) else None,
+    )
+
+
+def matches(pattern: str, value: object) -> bool:
+    """Return whether a value is text that one of this module's anchored patterns describes, whole."""
+    return isinstance(value, str) and _COMPILED[pattern].fullmatch(value) is not None
 
 
 def equal_json(one: bytes, other: bytes) -> bool:
@@ -123,7 +135,7 @@ def equal_json(one: bytes, other: bytes) -> bool:
     return one == other or _exact_json(one) == _exact_json(other)
 
 
-def describe(error: ValidationError, inside: str = "") -> str:
+def problem_in(error: ValidationError, inside: str = "") -> str:
     """Return the first problem of a pydantic error on one line: where, what is allowed, what it was."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join([inside] * bool(inside) + [str(part) for part in first["loc"]])
@@ -137,10 +149,6 @@ def printable(text: str) -> str:
     """Return `text` cut to a length and freed of what a database or terminal might choke on."""
     clean = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
     return clean if len(clean) <= DETAIL_LENGTH_MAX else clean[: DETAIL_LENGTH_MAX - 1] + "…"
-
-
-def _matching(pattern: str, value: object) -> str | None:
-    return value if isinstance(value, str) and re.fullmatch(pattern.strip("^$"), value) else None
 
 
 def _json_value(body: bytes) -> Any:

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic_core import PydanticSerializationError, to_json
 from redis import Redis
@@ -12,7 +12,7 @@ from redis import Redis
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.errors import EventStreamError
 from event_stream.settings import StreamSettings
-from event_stream.stream import Appended, Stream
+from event_stream.stream import Appended, Progress, Stream
 from event_stream.types import check_clock, decode, partition_of
 
 _PIPELINE_MAX = 1_000
@@ -36,6 +36,7 @@ class Prepared(NamedTuple):
     body: bytes
 
 
+@runtime_checkable
 class CloudEvent(Protocol):
     """What the CloudEvents SDK's events have in common, whatever its version."""
 
@@ -98,11 +99,24 @@ class Producer:
         """Return once the entry at `position` is projected; raises WaitTimeoutError after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         pause_s = _POLL_FIRST_S
-        while self._stream.projected([position.partition])[position.partition].position < position.position:
+        while not self.is_projected(position):
             if time.monotonic() >= deadline:
                 raise WaitTimeoutError(f"{position} was not projected within {timeout_s:g} s; are workers running?")
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _POLL_MAX_S)
+
+    def is_projected(self, position: Appended) -> bool:
+        """Return whether reads show the entry at `position`."""
+        return self._stream.projected([position.partition])[position.partition].position >= position.position
+
+    def projected(self) -> dict[int, Progress]:
+        """Return how far each partition is projected."""
+        return self._stream.projected(range(self._settings.partitions))
+
+    @property
+    def backlog_limit(self) -> int:
+        """How many entries of a partition may wait to be projected."""
+        return self._settings.backlog_limit
 
 
 class _Backlog:
@@ -144,11 +158,13 @@ class _Backlog:
 def encode(event: Mapping[str, Any] | CloudEvent) -> bytes:
     """Return the structured JSON of an event that is a mapping or a CloudEvent.
 
-    Raises InvalidEventError for what cannot be JSON.
+    Raises InvalidEventError for what is neither, or cannot be JSON.
     """
-    if not isinstance(event, Mapping):
-        event = {**event.get_attributes(), "data": event.get_data()}
+    if not isinstance(event, Mapping | CloudEvent):
+        raise InvalidEventError(Reason.NOT_AN_EVENT, f"a {type(event).__name__}; give a dict or a CloudEvent")
     try:
+        if isinstance(event, CloudEvent):
+            event = {**event.get_attributes(), "data": event.get_data()}
         return to_json(event, inf_nan_mode="constants")
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidEventError(Reason.NOT_JSON, str(error)) from None

@@ -13,7 +13,7 @@ class SettingsError(EventStreamError):
 
 
 class Settings(BaseModel):
-    """Base of each package's settings: one field per variable, its alias the variable's name."""
+    """Base of each package's settings: a field's alias is its variable, its description what that may hold."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True)
 
@@ -24,22 +24,28 @@ class Settings(BaseModel):
         Raises SettingsError for the first variable whose value is not allowed.
         """
         try:
-            return cls.model_validate({name: value for name, value in environ.items() if value != ""})
+            return cls.model_validate({name: environ[name] for name in cls._names() if environ.get(name)})
         except ValidationError as error:
             first = error.errors()[0]
-            name = first["loc"][0]
-            if first["type"] == "missing":
-                raise SettingsError(f"{name}: is not set; set it to {cls._described(name)}") from None
-            raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+            name = str(first["loc"][0])
+            problem = "is not set; set it to" if first["type"] == "missing" else "must be"
+            raise SettingsError(f"{name}: {problem} {cls._names()[name]}") from None
 
     @classmethod
-    def _described(cls, name: int | str) -> str | None:
-        return next(field.description for field in cls.model_fields.values() if field.alias == name)
+    def _names(cls) -> dict[str, str | None]:
+        """Return the variables of these settings, each with what it may hold."""
+        return {field.alias: field.description for field in cls.model_fields.values() if field.alias}
 
 
 class StreamSettings(Settings):
     """How streams are laid out, and the limits that producers and workers share (CONTRACT 1.2, section 3)."""
 
-    partitions: int = Field(default=8, ge=1, le=1024, alias="PROJECTOR_PARTITIONS")
-    max_clock_skew_s: int = Field(default=300, ge=0, le=86_400, alias="PROJECTOR_MAX_CLOCK_SKEW_S")
-    backlog_limit: int = Field(default=1_000_000, ge=1, alias="PROJECTOR_BACKLOG_LIMIT")
+    partitions: int = Field(
+        default=8, ge=1, le=1024, alias="PROJECTOR_PARTITIONS", description="a whole number from 1 to 1024"
+    )
+    max_clock_skew_s: int = Field(
+        default=300, ge=0, le=86_400, alias="PROJECTOR_MAX_CLOCK_SKEW_S", description="seconds from 0 to 86400"
+    )
+    backlog_limit: int = Field(
+        default=1_000_000, ge=1, alias="PROJECTOR_BACKLOG_LIMIT", description="a whole number from 1 on"
+    )

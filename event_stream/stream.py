@@ -5,7 +5,7 @@ Keys, all bytes and all on the streams' server (the braces are literal: a Redis 
     events:{p}            stream   one entry an event, its JSON in the field `event`
     events:{p}:projected  string   the last projected position, `<ms>-<seq>`: a hint for producers that wait
     events:{p}:read       string   the stream's `entries-added` up to that position: a hint for the backlog limit
-    events:partitions     string   the number of partitions, written once
+    events:partitions     string   the number of partitions, announced by whoever drains
 """
 
 from collections.abc import Iterable, Sequence
@@ -125,18 +125,22 @@ class Progress:
 
 
 class Stream:
-    """The P streams of one deployment. Every method is one round trip; Redis's own errors pass through."""
+    """The P streams of one deployment. Redis's own errors pass through."""
 
-    def __init__(self, redis: "Redis", partitions: int) -> None:
+    def __init__(self, redis: Redis, partitions: int) -> None:
         self.redis = redis
         self.partitions = partitions
 
     def check_partitions(self) -> None:
-        """Store the number of partitions if nobody has; raises PartitionsMismatchError if another one is stored."""
+        """Raise PartitionsMismatchError if another number of partitions is announced; none yet is fine."""
+        stored: Any = self.redis.get(PARTITIONS_KEY)
+        if stored is not None and int(stored) != self.partitions:
+            raise PartitionsMismatchError(int(stored), self.partitions, f"Redis, key {PARTITIONS_KEY}")
+
+    def announce_partitions(self) -> None:
+        """Tell producers the number of partitions; raises PartitionsMismatchError if another one was announced."""
         self.redis.set(PARTITIONS_KEY, self.partitions, nx=True)
-        stored = int(_must(self.redis.get(PARTITIONS_KEY)))
-        if stored != self.partitions:
-            raise PartitionsMismatchError(stored, self.partitions, f"Redis, key {PARTITIONS_KEY}")
+        self.check_partitions()
 
     def append(self, bodies: Sequence[tuple[int, bytes]]) -> list[Appended]:
         """Append (partition, body) pairs in order, in one pipeline; returns where each went.
@@ -227,8 +231,3 @@ def _raised(answer: Any) -> Any:
     if isinstance(answer, Exception):
         raise answer
     return answer
-
-
-def _must(value: Any) -> Any:
-    assert value is not None
-    return value

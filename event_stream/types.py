@@ -1,6 +1,5 @@
 """Every event type and its data (CONTRACT 1.3), and `decode`: bytes to an Event, or the reason why not."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self, TypeAlias
 from zlib import crc32
@@ -8,7 +7,7 @@ from zlib import crc32
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from event_stream.envelope import UUID_PATTERN, InvalidEventError, Reason, describe, parse, time_text
+from event_stream.envelope import UUID_PATTERN, InvalidEventError, Reason, matches, parse, problem_in, time_text
 
 Identity: TypeAlias = tuple[str, str]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
@@ -17,8 +16,6 @@ Name = Annotated[str, Field(min_length=1, max_length=255)]
 Text = Annotated[str, Field(max_length=1000)]
 Severity = Literal["critical", "high", "medium", "low", "info"]
 SuppressedReason = Literal["cooldown", "daily_cap", "dedup"]
-
-_UUID = re.compile(UUID_PATTERN.removeprefix("^").removesuffix("$"))
 
 
 class Data(BaseModel):
@@ -179,7 +176,7 @@ def decode(body: bytes, arrival: Arrival | None = None) -> Event:
     try:
         data = data_class.model_validate(envelope.data)
     except ValidationError as error:
-        raise InvalidEventError(Reason.INVALID_DATA, describe(error, inside="data")) from None
+        raise InvalidEventError(Reason.INVALID_DATA, problem_in(error, inside="data")) from None
     if arrival is not None:
         check_clock(envelope.time_us, arrival.at_ms, arrival.max_clock_skew_s)
     return Event(envelope.tenantid, envelope.id, envelope.type, envelope.time_us, project_id, data, body)
@@ -196,7 +193,7 @@ def check_clock(time_us: int, at_ms: int, max_clock_skew_s: int) -> None:
 
 
 def _project_id(value: object) -> str:
-    if isinstance(value, str) and _UUID.fullmatch(value):
+    if isinstance(value, str) and matches(UUID_PATTERN, value):
         return value
     raise InvalidEventError(
         Reason.NOT_AN_EVENT, f"projectid: this type needs a lower-case canonical UUID, not {value!r:.80}"

@@ -3,7 +3,12 @@
 from alembic import context
 from sqlalchemy import Engine, text
 
+import api_stub.keys
 import projections.schema
+from projections.store import metadata
+
+# Imported, so that autogenerate sees their tables.
+_TABLES = (api_stub.keys.table, *projections.schema.READ_MODELS)
 
 engine: Engine = context.config.attributes["engine"]
 MIGRATION_LOCK = 0x50524F4A  # any number that nobody else on the database uses: "PROJ"
@@ -11,11 +16,13 @@ MIGRATION_LOCK = 0x50524F4A  # any number that nobody else on the database uses:
 with engine.connect() as connection, connection.begin():
     # SQLite's transactions are exclusive from their start.
     if engine.dialect.name == "postgresql":
+        # A migration may wait for another one, and take long; a drain's timeouts are not for it.
+        for timeout in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {timeout} = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
     context.configure(
         connection=connection,
-        target_metadata=projections.schema.metadata,
+        target_metadata=metadata,
         transactional_ddl=True,
         render_as_batch=engine.dialect.name == "sqlite",
     )

@@ -70,7 +70,7 @@ class Letter:
     @property
     def identity(self) -> Identity | None:
         """The identity of the event that it may hold; None where its bytes name none."""
-        tenant_id, event_id = claimed_identity(self.body) if len(self.body) <= BODY_BYTES_MAX else (None, None)
+        tenant_id, event_id = claimed_identity(self.body)
         return (tenant_id, event_id) if tenant_id and event_id else None
 
     @property
@@ -131,7 +131,7 @@ def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Seque
 
 
 def _columns(first: Letter, last: Letter, times_seen: int) -> dict[str, object]:
-    tenant_id, event_id = claimed_identity(last.body) if len(last.body) <= BODY_BYTES_MAX else (None, None)
+    tenant_id, event_id = claimed_identity(last.body)
     return {
         "id": last.id,
         "state": OPEN,

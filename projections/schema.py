@@ -1,21 +1,15 @@
-"""All tables in one place, for migrations and checks, and the revision of the schema that this code needs."""
+"""The revision of the schema that this code needs, and the check that the database has it."""
 
-from sqlalchemy import Column, Connection, MetaData, Table, Text, select
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, inspect, select
 
-from projections import checkpoint, dead_letters, event_log, registry
+from projections import registry
 from projections.errors import ProjectionsError
-from projections.store import metadata as _metadata
+from projections.store import metadata
 
 REVISION = "0002"
+READ_MODELS = tuple(projection.table for projection in registry.PROJECTIONS)
 
-metadata: MetaData = _metadata
-TABLES = (
-    event_log.table,
-    checkpoint.table,
-    dead_letters.table,
-    *(projection.table for projection in registry.PROJECTIONS),
-)
+__all__ = ["READ_MODELS", "REVISION", "SchemaTooOldError", "check", "found", "metadata"]
 
 _alembic_version = Table("alembic_version", MetaData(), Column("version_num", Text))
 
@@ -23,19 +17,25 @@ _alembic_version = Table("alembic_version", MetaData(), Column("version_num", Te
 class SchemaTooOldError(ProjectionsError):
     """The database's schema is older than this code needs."""
 
-    def __init__(self, found: str | None) -> None:
+    def __init__(self, revision: str | None) -> None:
         super().__init__(
-            f"the database's schema is {found or 'missing'}, needed is {REVISION}; run `projector migrate`"
+            f"the database's schema is {revision or 'missing'}, needed is {REVISION}; run `projector migrate`"
+            " (or is this the wrong folder, or DATABASE_URL?)"
         )
+
+
+def found(bind: Connection | Engine) -> str | None:
+    """Return the revision of a database's schema; None if it has none."""
+    if not inspect(bind).has_table(_alembic_version.name):
+        return None
+    if isinstance(bind, Engine):
+        with bind.connect() as connection:
+            return connection.scalar(select(_alembic_version.c.version_num))
+    return bind.scalar(select(_alembic_version.c.version_num))
 
 
 def check(connection: Connection) -> None:
     """Raise SchemaTooOldError unless the schema is at least as new as this code needs; a newer one is fine."""
-    try:
-        found = connection.scalar(select(_alembic_version.c.version_num))
-    except (OperationalError, ProgrammingError) as error:
-        if "alembic_version" not in str(error.orig):
-            raise
-        found = None
-    if found is None or found < REVISION:
-        raise SchemaTooOldError(found)
+    revision = found(connection)
+    if revision is None or revision < REVISION:
+        raise SchemaTooOldError(revision)

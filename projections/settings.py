@@ -8,22 +8,25 @@ from sqlalchemy.exc import ArgumentError
 
 from event_stream.settings import Settings
 
+_ALLOWED = "sqlite:///path or postgresql://user:password@host:port/name"
+_POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
+
 
 class DatabaseSettings(Settings):
     """Which database holds the log and the read models; SQLite in the data directory unless told otherwise."""
 
-    data_dir: Path = Field(default=Path("var"), alias="PROJECTOR_DATA_DIR")
-    configured_url: str | None = Field(default=None, alias="DATABASE_URL", repr=False)
+    data_dir: Path = Field(default=Path("var"), alias="PROJECTOR_DATA_DIR", description="a folder")
+    configured_url: str | None = Field(default=None, alias="DATABASE_URL", repr=False, description=_ALLOWED)
 
     @field_validator("configured_url")
     @classmethod
     def _is_a_database_we_know(cls, value: str) -> str:
         try:
-            backend = make_url(value).get_backend_name()
+            driver = make_url(value).drivername
         except ArgumentError:
-            backend = ""
-        if backend not in ("sqlite", "postgresql", "postgres"):
-            raise ValueError("must be sqlite:///path or postgresql://user:password@host:port/name")
+            driver = ""
+        if driver not in ("sqlite", *_POSTGRESQL):
+            raise ValueError("another database")
         return value
 
     @property
@@ -32,6 +35,6 @@ class DatabaseSettings(Settings):
         if self.configured_url is None:
             return f"sqlite:///{self.data_dir.resolve() / 'projector.db'}"
         url = make_url(self.configured_url)
-        if url.get_backend_name() in ("postgres", "postgresql"):
+        if url.drivername in _POSTGRESQL:
             url = url.set(drivername="postgresql+psycopg")
         return url.render_as_string(hide_password=False)

@@ -106,7 +106,7 @@ def runtime(redis_url: str, writer: Engine, reader: Engine) -> Iterator[Runtime]
         reader=reader,
         queue=drain_queue(redis_client(redis_url)),
     )
-    made.check_partitions()
+    made.check()
     yield made
     made.stream.redis.close()
     made.queue.connection.close()

@@ -13,6 +13,7 @@ from redis import Redis
 
 WINDOW_S = 300.0
 PROBE_S = 30.0
+TENANTS_MAX = 10_000
 KEY = "projector:breaker"
 
 
@@ -32,6 +33,8 @@ class Breaker:
     def applied(self, tenants: Iterable[str]) -> None:
         """Note that events of these tenants were applied."""
         self.applied_at.update(dict.fromkeys(tenants, self.clock()))
+        if len(self.applied_at) > TENANTS_MAX:
+            self._forget_old()
 
     def failed(self, tenant: str) -> None:
         """Note that an event of this tenant failed alone."""
@@ -40,19 +43,24 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         """Whether events fail for so many tenants that it must be us."""
-        oldest = self.clock() - WINDOW_S
-        self.applied_at = {tenant: at for tenant, at in self.applied_at.items() if at > oldest}
-        self.failed_at = {tenant: at for tenant, at in self.failed_at.items() if at > oldest}
+        self._forget_old()
         seen = self.applied_at.keys() | self.failed_at.keys()
         return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)
 
+    def _forget_old(self) -> None:
+        """Forget what left the window, and beyond TENANTS_MAX the tenants applied longest ago."""
+        oldest = self.clock() - WINDOW_S
+        self.failed_at = {tenant: at for tenant, at in self.failed_at.items() if at > oldest}
+        recent = sorted(((at, tenant) for tenant, at in self.applied_at.items() if at > oldest), reverse=True)
+        self.applied_at = {tenant: at for at, tenant in recent[: TENANTS_MAX // 2]}
 
-def publish(redis: "Redis", reason: str) -> None:
+
+def publish(redis: Redis, reason: str) -> None:
     """Let operators see why a breaker is open, until the probe after next."""
     redis.set(KEY, reason, ex=int(2 * PROBE_S))
 
 
-def read(redis: "Redis") -> str | None:
+def read(redis: Redis) -> str | None:
     """Return why a breaker is open, or None if none is."""
     reason = redis.get(KEY)
     return reason.decode() if isinstance(reason, bytes) else None

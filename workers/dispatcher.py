@@ -26,7 +26,7 @@ from workers.queue import Lease, ring
 from workers.runtime import Runtime
 
 HEARTBEAT_KEY = "projector:dispatcher"
-HEARTBEAT_TTL_S = 15
+HEARTBEAT_TTL_S = 120  # long enough to be seen to have stalled
 IDLE_SWEEP_S = 1.0
 BUSY_SWEEP_S = 0.05
 OUTAGE_PAUSE_S = 1.0
@@ -128,3 +128,4 @@ class Dispatcher:
     def _beat(self) -> None:
         beat = {"host": socket.gethostname(), "pid": os.getpid(), "at_ms": self.runtime.stream.now_ms()}
         self.runtime.queue.connection.set(HEARTBEAT_KEY, json.dumps(beat), ex=HEARTBEAT_TTL_S)
+        self.runtime.stream.announce_partitions()  # again, should Redis have forgotten it

@@ -21,7 +21,7 @@ from projections.faults import Fault, describe, fault_of
 from workers import breaker
 from workers.breaker import PROBE_S, Breaker
 from workers.pace import Pace
-from workers.queue import Lease
+from workers.queue import Lease, note_progress
 from workers.runtime import Runtime, process_runtime
 
 BUDGET_S = 2.0
@@ -55,6 +55,7 @@ class Drainer:
             return True
         after = apply(self.runtime.writer, self.runtime.projections, batch)
         self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
+        note_progress(self.runtime.queue.connection, self.partition)
         self.breaker.applied({received.event.tenant_id for received in batch.received})
         self.pace.speed_up(sum(entry.size for entry in reading.entries), max(1, after.read - start.read))
         _report(expected, after)
@@ -136,8 +137,8 @@ def drain(partition: int, token: str) -> None:
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     """Step until the stream's end, the budget's end or the lease's loss.
 
-    An outage is not an error of the job: it is logged, and the lease is kept for a while, so that nobody rings before
-    it is worth trying again.
+    An outage met by a step is not an error of the job: it is logged, and the lease is kept for a while, so that nobody
+    rings before it is worth trying again. Without the Redis of the lease the job fails; the dispatcher rings again.
     """
     deadline = time.monotonic() + budget_s
     failures = 0

@@ -3,6 +3,7 @@
 Keys beside RQ's own:
 
     projector:lease:{p}     string   the token of the drain that works on, or is rung for, partition p; expires
+    projector:progress:{p}  string   there for STALLED_AFTER_S after a batch of partition p was committed
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,21 @@ DRAIN = "workers.drain.drain"
 LEASE_S = 5.0
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
+STALLED_AFTER_S = 30.0
+
+
+def note_progress(redis: Redis, partition: int) -> None:
+    """Let operators see that a partition moves."""
+    redis.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
+
+
+def has_progress(redis: Redis, partition: int) -> bool:
+    """Return whether a batch of a partition was committed within STALLED_AFTER_S."""
+    return bool(redis.exists(_progress_key(partition)))
+
+
+def _progress_key(partition: int) -> str:
+    return f"projector:progress:{{{partition}}}"
 
 
 class ForbiddenJobError(WorkersError):
@@ -50,7 +66,7 @@ class DrainJob(Job):
         return super().func
 
 
-def drain_queue(redis: "Redis") -> Queue:
+def drain_queue(redis: Redis) -> Queue:
     """Return the queue that workers listen on."""
     return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)
 
@@ -71,7 +87,7 @@ def ring(queue: Queue, partition: int, token: str) -> None:
 class Lease:
     """Who works on a partition, so that one is rung at a time. It saves work; correctness is the claim's."""
 
-    def __init__(self, redis: "Redis", partition: int, token: str | None = None) -> None:
+    def __init__(self, redis: Redis, partition: int, token: str | None = None) -> None:
         self.token = token or uuid4().hex
         self._lock = Lock(redis, f"projector:lease:{{{partition}}}", timeout=LEASE_S, thread_local=False)
 

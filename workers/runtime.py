@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
-from projections import checkpoint
+from projections import checkpoint, schema
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
@@ -50,14 +50,18 @@ class Runtime:
             queue=drain_queue(redis_client(redis_url)),
         )
 
-    def check_partitions(self) -> None:
-        """Raise PartitionsMismatchError if Redis or the database were made with another number of partitions."""
-        self.stream.check_partitions()
+    def check(self) -> None:
+        """Raise SchemaTooOldError, or PartitionsMismatchError, unless this process fits the deployment.
+
+        The database decides how many partitions there are; producers are told where they look for it.
+        """
         with self.reader.connect() as connection:
+            schema.check(connection)
             checkpoint.read_all(connection, self.settings.partitions)
+        self.stream.announce_partitions()
 
 
-def redis_client(url: str) -> "Redis":
+def redis_client(url: str) -> Redis:
     """Return a client that gives up on a silent server within seconds and tries a lost connection again."""
     return Redis.from_url(
         url,
@@ -69,5 +73,7 @@ def redis_client(url: str) -> "Redis":
 
 @cache
 def process_runtime() -> Runtime:
-    """Return this process's runtime, opened by the first job that needs it."""
-    return Runtime.from_environ(os.environ)
+    """Return this process's runtime, opened by the first job that needs it; raises as `check` does."""
+    runtime = Runtime.from_environ(os.environ)
+    runtime.check()
+    return runtime

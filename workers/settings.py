@@ -1,20 +1,20 @@
 """The setting of this package: where Redis is."""
 
-from urllib.parse import urlsplit
-
 from pydantic import Field, field_validator
+from redis.connection import parse_url
 
 from event_stream.settings import Settings
+
+_ALLOWED = "redis://host:6379/0, rediss://… or unix://… (or run `projector up` in this folder)"
 
 
 class RedisSettings(Settings):
     """Which Redis carries RQ's queue and the streams."""
 
-    redis_url: str = Field(alias="REDIS_URL", repr=False, description="redis://host:6379/0, or run `projector up` here")
+    redis_url: str = Field(alias="REDIS_URL", repr=False, description=_ALLOWED)
 
     @field_validator("redis_url")
     @classmethod
     def _is_a_redis_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        parse_url(value)  # type: ignore[no-untyped-call]  # raises ValueError
         return value

@@ -12,9 +12,8 @@ from projections import checkpoint, dead_letters
 from projections.checkpoint import Checkpoint
 from workers import breaker
 from workers.dispatcher import HEARTBEAT_KEY
+from workers.queue import STALLED_AFTER_S, has_progress
 from workers.runtime import Runtime
-
-STALLED_AFTER_S = 30.0
 
 
 class PartitionStatus(BaseModel):
@@ -33,6 +32,7 @@ class PartitionStatus(BaseModel):
     parked: int
     lost: int
     in_flight: int
+    stalled: bool
 
 
 class ProcessStatus(BaseModel):
@@ -63,9 +63,9 @@ class Status(BaseModel):
     def problems(self) -> list[str]:
         """Return what keeps, or would keep, events from being projected; empty when all is well."""
         found = [
-            f"partition {each.partition} is {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
+            f"partition {each.partition} is stalled, {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
             for each in self.partitions
-            if each.lag_s > STALLED_AFTER_S
+            if each.stalled
         ]
         if self.dispatcher is None or self.dispatcher.stalled:
             found.append("no dispatcher is alive; start `projector dispatcher`")
@@ -95,7 +95,7 @@ def read_status(runtime: Runtime) -> Status:
     )
 
 
-def read_dispatcher(redis: "Redis", now_ms: int) -> ProcessStatus | None:
+def read_dispatcher(redis: Redis, now_ms: int) -> ProcessStatus | None:
     """Return the dispatcher that swept last, or None if none has for a while."""
     beat = redis.get(HEARTBEAT_KEY)
     if beat is None:
@@ -127,13 +127,16 @@ def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> Parti
     settled = at.settled(end)
     added = settled.added_before + end.added if end.added else at.read + at.lost
     in_flight = max(0, added - at.read - settled.lost)
+    lag_s = _lag_s(runtime, at, now_ms) if behind else 0.0
+    # Far behind, but moving, is what a backlog looks like while it is drained.
+    stalled = lag_s > STALLED_AFTER_S and not has_progress(runtime.queue.connection, at.partition)
     return PartitionStatus(
         partition=at.partition,
         epoch=at.epoch,
         position=str(at.position),
         end=str(end.position) if end.position else None,
         lag_entries=in_flight,
-        lag_s=_lag_s(runtime, at, now_ms) if behind else 0.0,
+        lag_s=lag_s,
         added=max(added, at.read + settled.lost),
         read=at.read,
         applied=at.applied,
@@ -141,6 +144,7 @@ def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> Parti
         parked=at.parked,
         lost=settled.lost,
         in_flight=in_flight,
+        stalled=stalled,
     )
 
 

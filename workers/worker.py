@@ -2,6 +2,7 @@
 
 import os
 import socket
+from uuid import uuid4
 
 from rq import SimpleWorker
 
@@ -13,14 +14,15 @@ WORKER_TTL_S = 20
 
 
 def worker(runtime: Runtime) -> SimpleWorker:
-    """Return a worker named `<host>.<pid>`; `.work()` runs it until SIGTERM, which lets the running drain end.
+    """Return a worker named `<host>.<pid>.<random>`; `.work()` runs it until SIGTERM, which lets the running drain end.
 
     A drain's own time budget is far below RQ's job timeout. On a second signal RQ gives up the drain too; that loses
     nothing, as its transaction rolls back.
     """
     return SimpleWorker(
         [runtime.queue],
-        name=f"{socket.gethostname()}.{os.getpid()}",
+        # In a container the first two repeat, and RQ refuses the name of one that was killed a moment ago.
+        name=f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}",
         connection=runtime.queue.connection,
         job_class=DrainJob,
         serializer=runtime.queue.serializer,

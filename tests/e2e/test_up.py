@@ -131,7 +131,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         up = Deployment(tmp_path / "data", PORT=str(taken.getsockname()[1]))
-        assert "set HOST or PORT" in up.run("up", expect=1)
+        assert "set HOST, PORT" in up.run("up", expect=1)
 
 
 def test_after_kill_9_the_next_up_ends_what_was_left_over(up: Deployment) -> None:
@@ -172,6 +172,20 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
     stream.redis.close()
 
 
+@pytest.mark.parametrize("victim", ["dispatcher", "api"])
+def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> None:
+    (paused,) = up.pids(f"cli {victim}")
+    os.kill(paused, signal.SIGSTOP)
+    wait_until(lambda: up.pids(f"cli {victim}") not in ([paused], []), "it is replaced", 90)
+    assert "process.stalled" in up.log.read_text()
+    wait_until(lambda: _is_ready(up), "the API answers")
+    settings = StreamSettings()
+    stream = Stream(redis_client(up.variables()["REDIS_URL"]), settings.partitions)
+    producer = Producer(stream, settings)
+    producer.wait_until_projected(producer.append(event()), timeout_s=30)
+    stream.redis.close()
+
+
 def test_a_worker_that_is_paused_is_killed_and_replaced(tmp_path: Path) -> None:
     up = Deployment(tmp_path / "data")
     up.start()
@@ -189,10 +203,10 @@ def test_a_worker_that_is_paused_is_killed_and_replaced(tmp_path: Path) -> None:
 def test_up_without_anything_to_read_says_what_is_wrong(tmp_path: Path) -> None:
     up = Deployment(tmp_path / "data")
     for name, value, said in (
-        ("PROJECTOR_PARTITIONS", "0", "PROJECTOR_PARTITIONS: Input should be greater than or equal to 1"),
-        ("PORT", "http", "PORT: Input should be a valid integer"),
+        ("PROJECTOR_PARTITIONS", "0", "PROJECTOR_PARTITIONS: must be a whole number from 1 to 1024"),
+        ("PORT", "http", "PORT: must be a port from 0 to 65535"),
         ("DATABASE_URL", "mysql://root:secret@h/x", "DATABASE_URL: must be sqlite:///path or postgresql"),
-        ("REDIS_URL", "http://:secret@h", "REDIS_URL: must begin with redis://"),
+        ("REDIS_URL", "http://:secret@h", "REDIS_URL: must be redis://"),
     ):
         up.environ = up.environ | {name: value}
         shown = up.run("up", expect=2)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from sqlalchemy import text
 
 from api_stub.openapi import document
 from cli.embedded import free_port
-from projections.store import reader_engine
+from projections.store import reader_engine, writer_engine
 from tests.support.driving import append, append_raw, checkpoints, drain_all, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event
 from tests.support.servers import wait_until
@@ -77,8 +78,70 @@ def test_what_comes_later_says_so(run: Run, command: list[str]) -> None:
 def test_wrong_usage_ends_with_2(run: Run) -> None:
     run("nonsense", expect=2)
     run("append", "/no/such/file", expect=2)
-    assert "greater than or equal to 1" in run("status", expect=2, PROJECTOR_PARTITIONS="0")
+    assert "must be a whole number from 1 to 1024" in run("status", expect=2, PROJECTOR_PARTITIONS="0")
     assert "REDIS_URL: is not set" in run("worker", expect=2, REDIS_URL="")
+
+
+def test_every_error_is_one_line(run: Run) -> None:
+    for wrong in (["nonsense"], ["append"], ["keys", "create"], ["dead-letters", "discard"], ["status", "--nonsense"]):
+        assert len(run(*wrong, expect=2).strip().splitlines()) == 1
+    assert "Commands:" in run(expect=2)
+
+
+def test_a_whole_key_may_be_revoked_and_is_never_shown(run: Run) -> None:
+    made = run("keys", "create", "--tenant", TENANT).strip()
+    assert made not in run("keys", "revoke", made)
+    secret = made.rsplit("_", 1)[1]
+    assert secret not in run("keys", "revoke", f"ss_org_{'0' * 16}_{secret}", expect=1)
+
+
+def test_a_folder_without_a_database_is_told_and_stays_empty(run: Run, tmp_path: Path) -> None:
+    for command in (["keys", "list"], ["dead-letters", "list"], ["keys", "create", "--tenant", "t"]):
+        shown = run(*command, expect=1, DATABASE_URL="", PROJECTOR_DATA_DIR=str(tmp_path / "empty"))
+        assert "there is no database at" in shown
+    assert not (tmp_path / "empty").exists()
+
+
+def test_what_producers_wrote_is_shown_as_it_is(runtime: Runtime, run: Run) -> None:
+    append(runtime, event("analysis.created.v1", {"severity": "[/b][red]x"}))
+    drain_all(runtime)
+    assert "[/b][red]x" in run("dead-letters", "list")
+
+
+def test_a_newer_schema_is_left_alone(run: Run, database_url: str) -> None:
+    engine = writer_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    run("migrate")
+    run("keys", "list")
+
+
+def test_a_port_in_use_is_named(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "set HOST, PORT" in run("api", expect=1, PORT=port)
+        assert "set HOST, PORT" in run("api", expect=1, PORT=str(free_port("127.0.0.1")), OPS_PORT=port)
+
+
+def test_health_names_what_does_not_fit(runtime: Runtime, processes: Any) -> None:
+    port = free_port("127.0.0.1")
+    processes("api", PORT=str(port), PROJECTOR_PARTITIONS="5")
+    url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: _status(f"{url}/readyz") == 200, "reads answer")
+    health = httpx.get(f"{url}/healthz/projector")
+    assert (health.status_code, "set PROJECTOR_PARTITIONS=4" in health.json()["problems"][0]) == (503, True)
+
+
+def test_append_tells_what_it_did_even_when_the_backlog_is_full(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"\n".join([b"nonsense", *(body(event()) for _ in range(30))]))
+    shown = run("append", str(file), "--timeout", "0.3", expect=1, PROJECTOR_BACKLOG_LIMIT="20")
+    assert "line 1: not_json" in shown
+    assert "appended 19, rejected 1" in shown
+    assert "not yet projected" in shown
 
 
 def test_a_server_that_is_away_is_one_line(run: Run) -> None:
@@ -123,7 +186,7 @@ def test_keys_are_made_listed_and_revoked(run: Run) -> None:
     run("keys", "revoke", org["keyId"])
     run("keys", "revoke", org["keyId"])
     assert [key["revoked"] is not None for key in json.loads(run("keys", "list", "--json"))] == [False, True, False]
-    assert "no key has the id" in run("keys", "revoke", "nonsense", expect=1)
+    assert "no key has this id" in run("keys", "revoke", "nonsense", expect=1)
     for wrong in (["--tenant", "a b"], ["--tenant", "t", "--project", "x"], ["--tenant", "t", "--expires", "soon"], []):
         run("keys", "create", *wrong, expect=2)
 

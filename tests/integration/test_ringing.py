@@ -23,7 +23,7 @@ from tests.support.events import TENANT, body, event
 from tests.support.servers import wait_until
 from workers import dispatcher as dispatching
 from workers.dispatcher import Dispatcher, Trimmer
-from workers.queue import DRAIN, DrainJob, Lease, ring
+from workers.queue import DRAIN, DrainJob, Lease, note_progress, ring
 from workers.runtime import Runtime, process_runtime
 from workers.status import read_status
 from workers.worker import worker
@@ -299,3 +299,46 @@ def test_a_forking_rq_worker_drains_too(runtime: Runtime, database_url: str, red
     assert totals(runtime)["applied"] == 1
     assert json.loads(body(event()))
     assert process_runtime.cache_info().currsize == 0
+
+
+def test_a_plain_rq_worker_that_does_not_fit_parks_nothing(runtime: Runtime, database_url: str, redis_url: str) -> None:
+    append(runtime, event())
+    Dispatcher(runtime).sweep()
+    flags = [
+        "--serializer",
+        "json",
+        "--job-class",
+        "workers.queue.DrainJob",
+        "--worker-class",
+        "rq.SimpleWorker",
+        "--worker-ttl",
+        "20",
+    ]
+    environ = environ_of(runtime, database_url, redis_url) | {"PROJECTOR_PARTITIONS": "2"}
+    rq = str(Path(sys.executable).parent / "rq")
+    done = subprocess.run(
+        [rq, "worker", "--burst", "-u", redis_url, *flags, "projector"],
+        check=True,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "set PROJECTOR_PARTITIONS=4" in done.stderr + done.stdout
+    assert totals(runtime)["read"] == 0
+
+
+def test_far_behind_but_moving_is_not_stalled(runtime: Runtime) -> None:
+    old = int(time.time() * 1000) - 600_000
+    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"event": body(event())}, id=f"{old}-0")
+    home = read_status(runtime).partitions[HOME]
+    assert home.lag_s > 500
+    assert home.stalled
+    note_progress(runtime.queue.connection, HOME)
+    assert not read_status(runtime).partitions[HOME].stalled
+
+
+def test_the_dispatcher_tells_producers_the_partitions_again(runtime: Runtime) -> None:
+    runtime.stream.redis.flushall()
+    Dispatcher(runtime).sweep()
+    assert runtime.stream.redis.get("events:partitions") == b"4"

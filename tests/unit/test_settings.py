@@ -20,16 +20,24 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("model", "environ", "said"),
     [
-        (StreamSettings, {"PROJECTOR_PARTITIONS": "0"}, "greater than or equal to 1"),
-        (StreamSettings, {"PROJECTOR_PARTITIONS": "8.5"}, "valid integer"),
-        (StreamSettings, {"PROJECTOR_MAX_CLOCK_SKEW_S": "-1"}, "greater than or equal to 0"),
-        (StreamSettings, {"PROJECTOR_BACKLOG_LIMIT": "many"}, "valid integer"),
-        (ApiSettings, {"PORT": "70000"}, "less than or equal to 65535"),
-        (ApiSettings, {"OPS_PORT": "x"}, "valid integer"),
-        (ApiSettings, {"PROJECTOR_KEY_CACHE_S": "-1"}, "greater than or equal to 0"),
+        (StreamSettings, {"PROJECTOR_PARTITIONS": "0"}, "must be a whole number from 1 to 1024"),
+        (StreamSettings, {"PROJECTOR_PARTITIONS": "8.5"}, "must be a whole number from 1 to 1024"),
+        (StreamSettings, {"PROJECTOR_MAX_CLOCK_SKEW_S": "-1"}, "must be seconds from 0"),
+        (StreamSettings, {"PROJECTOR_BACKLOG_LIMIT": "many"}, "must be a whole number from 1 on"),
+        (ApiSettings, {"PORT": "70000"}, "must be a port from 0 to 65535"),
+        (ApiSettings, {"OPS_PORT": "x"}, "must be a port from 0 to 65535"),
+        (ApiSettings, {"PROJECTOR_KEY_CACHE_S": "-1"}, "must be seconds from 0 to 3600"),
         (DatabaseSettings, {"DATABASE_URL": "mysql://u:secret@h/d"}, "must be sqlite:///path or postgresql://"),
         (DatabaseSettings, {"DATABASE_URL": "secret"}, "must be sqlite:///path or postgresql://"),
-        (RedisSettings, {"REDIS_URL": "http://:secret@h"}, "must begin with redis://"),
+        (
+            DatabaseSettings,
+            {"DATABASE_URL": "postgresql://u:secret@h:abc/d"},
+            "must be sqlite:///path or postgresql://",
+        ),
+        (DatabaseSettings, {"DATABASE_URL": "sqlite+other:///secret"}, "must be sqlite:///path or postgresql://"),
+        (RedisSettings, {"REDIS_URL": "http://:secret@h"}, "must be redis://"),
+        (RedisSettings, {"REDIS_URL": "redis://:secret@h:abc/0"}, "must be redis://"),
+        (ApiSettings, {"OPS_HOST": "10.0.0.1"}, "is set without OPS_PORT"),
         (RedisSettings, {}, "is not set"),
         (RedisSettings, {"REDIS_URL": ""}, "is not set"),
     ],
@@ -52,3 +60,8 @@ def test_every_spelling_of_postgresql_means_psycopg_3(scheme: str) -> None:
 
 def test_an_empty_value_counts_as_unset() -> None:
     assert StreamSettings.from_environ({"PROJECTOR_PARTITIONS": ""}).partitions == 8
+
+
+def test_only_the_documented_names_count() -> None:
+    assert StreamSettings.from_environ({"partitions": "4"}).partitions == 8
+    assert ApiSettings.from_environ({"host": "10.0.0.1", "port": "1"}).port == 8000
