@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -107,7 +108,7 @@ def read_rates(redis_url: str, database_url: str) -> tuple[float, float]:
 
 
 def _rate(port: int, requests: list[tuple[str, dict[str, str]]]) -> float:
-    ok, seconds = asyncio.run(fetch_all(port, requests, CONNECTIONS))
+    ok, seconds = uvloop.run(fetch_all(port, requests, CONNECTIONS))
     if ok < len(requests) * 0.5:
         raise SystemExit(f"only {ok} of {len(requests)} requests were answered with 200")
     return len(requests) / seconds

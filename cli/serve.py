@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import uvicorn
+import uvloop
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
@@ -42,7 +43,8 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     apps = [application(reads + operations)] if both else [application(reads), application(operations)]
     for address in settings.addresses:
         check_free(address)
-    asyncio.run(_serve([_server(app, *address) for app, address in zip(apps, settings.addresses, strict=True)]))
+    servers = [_server(app, *address) for app, address in zip(apps, settings.addresses, strict=True)]
+    uvloop.run(_serve(servers))
 
 
 def check_free(address: tuple[str, int]) -> None:

@@ -88,17 +88,21 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
     Plans that scan a table are switched off there, so that no statistics, however stale, cost a reader O(rows).
     """
     options = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
-    engine = _engine(database_url, pool_size=pool_size, session=options)
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return _engine(database_url, pool_size=pool_size, session=options, isolation_level="AUTOCOMMIT")
 
 
-def _engine(database_url: str, pool_size: int, session: dict[str, str] | None = None) -> Engine:
+def _engine(
+    database_url: str, pool_size: int, session: dict[str, str] | None = None, isolation_level: Any = None
+) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         if url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(
-            url, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False}, pool_size=pool_size
+            url,
+            connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False},
+            pool_size=pool_size,
+            isolation_level=isolation_level,
         )
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
@@ -110,6 +114,7 @@ def _engine(database_url: str, pool_size: int, session: dict[str, str] | None = 
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
+        isolation_level=isolation_level,
     )
 
 
