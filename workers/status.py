@@ -72,7 +72,7 @@ class Status(BaseModel):
         if not any(not worker.stalled for worker in self.workers):
             found.append("no worker is alive; start `projector worker`")
         if self.breaker is not None:
-            found.append(f"the breaker is open: {self.breaker}")
+            found.append(f"the breaker is open, nothing is parked: {self.breaker}; mend or roll back the release")
         return found
 
 
