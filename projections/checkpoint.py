@@ -14,6 +14,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 
@@ -104,6 +105,9 @@ class Checkpoint:
 
 def create_all(connection: Connection, partitions: int) -> None:
     """Create the checkpoints of a new deployment; raises PartitionsMismatchError if there are others."""
+    if connection.dialect.name == "postgresql":
+        # Of two that migrate at once the second counts what the first created; SQLite's lock sees to that by itself.
+        connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
     stored = connection.scalar(select(func.count()).select_from(table)) or 0
     if stored == 0:
         connection.execute(insert(table), [_columns(Checkpoint(partition)) for partition in range(partitions)])

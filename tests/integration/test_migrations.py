@@ -91,8 +91,12 @@ def test_another_number_of_partitions_is_refused(empty_url: str) -> None:
 def test_two_at_once_wait_for_each_other(empty_url: str) -> None:
     environ = os.environ | {"DATABASE_URL": empty_url.replace("+psycopg", ""), "PROJECTOR_PARTITIONS": "4"}
     command = [sys.executable, "-m", "cli", "migrate"]
-    processes = [subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    processes = [
+        subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    told = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, told
     migrate_database(empty_url, 4)
 
 
