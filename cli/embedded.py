@@ -38,7 +38,8 @@ class EmbeddedValkey:
             f"requirepass {self.password}",
             f'dir "{self.directory}"',
             "appendonly yes",
-            "appendfsync everysec",
+            # With `everysec` a write waits while an fsync is under way, up to 2 s; `kill -9` then loses what waits.
+            "appendfsync always",
             'save ""',
             "maxmemory-policy noeviction",
             "loglevel warning",

@@ -37,7 +37,18 @@ class RedisServer:
         self.process = subprocess.Popen(
             [
                 *(self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
-                *("--appendonly", "yes", "--save", "", "--loglevel", "warning", "--enable-debug-command", "yes"),
+                *(
+                    "--appendonly",
+                    "yes",
+                    "--appendfsync",
+                    "always",
+                    "--save",
+                    "",
+                    "--loglevel",
+                    "warning",
+                    "--enable-debug-command",
+                    "yes",
+                ),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
