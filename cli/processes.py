@@ -42,7 +42,9 @@ def migrate_database(database_url: str, partitions: int) -> None:
     engine = writer_engine(database_url)
     try:
         # A newer schema is fine, and an older release does not know its revisions.
-        if (schema.found(engine) or "") <= schema.REVISION:
+        with engine.connect() as connection:
+            stored = schema.found(connection)
+        if stored is None or stored <= schema.REVISION:
             upgrade(engine)
         with engine.begin() as connection:
             checkpoint.create_all(connection, partitions)

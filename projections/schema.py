@@ -1,15 +1,12 @@
 """The revision of the schema that this code needs, and the check that the database has it."""
 
-from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, inspect, select
+from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select
 
 from projections import registry
 from projections.errors import ProjectionsError
-from projections.store import metadata
 
 REVISION = "0002"
 READ_MODELS = tuple(projection.table for projection in registry.PROJECTIONS)
-
-__all__ = ["READ_MODELS", "REVISION", "SchemaTooOldError", "check", "found", "metadata"]
 
 _alembic_version = Table("alembic_version", MetaData(), Column("version_num", Text))
 
@@ -24,14 +21,11 @@ class SchemaTooOldError(ProjectionsError):
         )
 
 
-def found(bind: Connection | Engine) -> str | None:
+def found(connection: Connection) -> str | None:
     """Return the revision of a database's schema; None if it has none."""
-    if not inspect(bind).has_table(_alembic_version.name):
+    if not inspect(connection).has_table(_alembic_version.name):
         return None
-    if isinstance(bind, Engine):
-        with bind.connect() as connection:
-            return connection.scalar(select(_alembic_version.c.version_num))
-    return bind.scalar(select(_alembic_version.c.version_num))
+    return connection.scalar(select(_alembic_version.c.version_num))
 
 
 def check(connection: Connection) -> None:

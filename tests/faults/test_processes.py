@@ -35,6 +35,11 @@ def dying(
     return subprocess.Popen(command, env=os.environ | environ)
 
 
+def await_paused_past_its_lease(runtime: Runtime, process: "subprocess.Popen[bytes]") -> None:
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
+    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+
+
 def fill(runtime: Runtime) -> list[dict[str, Any]]:
     """Append events, a repeat and bad entries; return the events."""
     made = [event("project.created.v1"), *(event() for _ in range(EVENTS)), event("watchdog.evaluated.v1")]
@@ -86,8 +91,7 @@ def test_a_zombie_that_wakes_up_commits_nothing(runtime: Runtime, database_url: 
     """Paused before its claim, past its lease, while others went on."""
     made = fill(runtime)
     process = dying("after read", signal.SIGSTOP, 1, database_url, redis_url)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
-    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    await_paused_past_its_lease(runtime, process)
     drain_all(runtime)
     assert_each_counts_once(runtime, made)
     process.send_signal(signal.SIGCONT)
@@ -100,8 +104,7 @@ def test_nobody_waits_longer_than_the_timeout_for_a_claim_that_sleeps(
 ) -> None:
     made = fill(runtime)
     process = dying("after claim", signal.SIGSTOP, 1, database_url, redis_url)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
-    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    await_paused_past_its_lease(runtime, process)
     if runtime.writer.dialect.name == "sqlite":
         # Nothing but its end frees SQLite's lock: `projector up` sees to that.
         process.kill()

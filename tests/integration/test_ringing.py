@@ -29,6 +29,11 @@ from workers.status import read_status
 from workers.worker import worker
 
 HOME = partition_of(TENANT, 4)
+# As the README gives them.
+DOCUMENTED_FLAGS = (
+    *("--serializer", "json", "--job-class", "workers.queue.DrainJob"),
+    *("--worker-class", "rq.SimpleWorker", "--worker-ttl", "20"),
+)
 
 
 @pytest.fixture
@@ -262,19 +267,11 @@ def test_a_plain_rq_worker_with_the_documented_flags_drains(
 ) -> None:
     append(runtime, event(), event())
     Dispatcher(runtime).sweep()
-    flags = [
-        "--serializer",
-        "json",
-        "--job-class",
-        "workers.queue.DrainJob",
-        "--worker-class",
-        "rq.SimpleWorker",
-        "--worker-ttl",
-        "20",
-    ]
     rq = str(Path(sys.executable).parent / "rq")
     environ = environ_of(runtime, database_url, redis_url)
-    subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)
+    subprocess.run(
+        [rq, "worker", "--burst", "-u", redis_url, *DOCUMENTED_FLAGS, "projector"], env=environ, check=True, timeout=60
+    )
     assert totals(runtime)["applied"] == 2
 
 
@@ -304,20 +301,10 @@ def test_a_forking_rq_worker_drains_too(runtime: Runtime, database_url: str, red
 def test_a_plain_rq_worker_that_does_not_fit_parks_nothing(runtime: Runtime, database_url: str, redis_url: str) -> None:
     append(runtime, event())
     Dispatcher(runtime).sweep()
-    flags = [
-        "--serializer",
-        "json",
-        "--job-class",
-        "workers.queue.DrainJob",
-        "--worker-class",
-        "rq.SimpleWorker",
-        "--worker-ttl",
-        "20",
-    ]
     environ = environ_of(runtime, database_url, redis_url) | {"PROJECTOR_PARTITIONS": "2"}
     rq = str(Path(sys.executable).parent / "rq")
     done = subprocess.run(
-        [rq, "worker", "--burst", "-u", redis_url, *flags, "projector"],
+        [rq, "worker", "--burst", "-u", redis_url, *DOCUMENTED_FLAGS, "projector"],
         check=True,
         env=environ,
         capture_output=True,
