@@ -68,8 +68,7 @@ def _shown(found: Status) -> RenderableType:
     partitions.append(("all", "", *totals, f"{max(each.lag_s for each in found.partitions):.1f}"))
     heads = ("partition", "position", *(name.replace("_", " ") for name in columns), "lag s")
     alive = [(worker.name, worker.state, f"{worker.idle_s:.0f}") for worker in found.workers]
-    if found.dispatcher:
-        alive.append((f"dispatcher {found.dispatcher.name}", found.dispatcher.state, f"{found.dispatcher.idle_s:.0f}"))
+    alive += [(f"dispatcher {each.name}", each.state, f"{each.idle_s:.0f}") for each in found.dispatchers]
     letters = list(found.dead_letters.items()) or [("none", 0)]
     problems = found.problems()
     return Group(

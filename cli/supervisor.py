@@ -39,6 +39,11 @@ class Child:
         """The process id while it runs."""
         return self.process.pid if self.process and self.process.poll() is None else None
 
+    @property
+    def age_s(self) -> float:
+        """How long ago it was started last."""
+        return time.monotonic() - self.started_at
+
     def start(self) -> None:
         """Start it, away from the terminal's signals: ending is the supervisor's to order."""
         self.process = subprocess.Popen(
@@ -57,7 +62,7 @@ class Child:
             return False
         if self.process is not None:
             log.warning("process.died", process=self.name, code=self.process.returncode)
-            steady = now - self.started_at > STEADY_AFTER_S
+            steady = self.age_s > STEADY_AFTER_S
             self.pause_s = RESTART_PAUSE_FIRST_S if steady else min(self.pause_s * 2, RESTART_PAUSE_MAX_S)
             self.due_at = now + self.pause_s
             self.process = None
@@ -91,16 +96,10 @@ class Supervisor:
         if started:
             self._note_pids()
 
-    def kill(self, pids: Sequence[int], why: str) -> None:
-        """Kill stalled processes; `tend` restarts them."""
-        for child in self.children:
-            if child.pid in pids:
-                log.warning("process.stalled", process=child.name, pid=child.pid, why=why)
-                child.signal(signal.SIGKILL)
-
-    def kill_named(self, name: str, why: str) -> None:
+    def kill(self, child: Child, why: str) -> None:
         """Kill a stalled process; `tend` restarts it."""
-        self.kill([child.pid for child in self.children if child.name == name and child.pid is not None], why)
+        log.warning("process.stalled", process=child.name, pid=child.pid, why=why)
+        child.signal(signal.SIGKILL)
 
     def stop(self, timeout_s: float) -> None:
         """End all within `timeout_s`, the last ones last; what does not go is killed."""

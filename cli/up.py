@@ -33,12 +33,13 @@ from projections.store import writer_engine
 from workers.queue import STALLED_AFTER_S
 from workers.runtime import Runtime, redis_client
 from workers.settings import RedisSettings
-from workers.status import read_dispatcher, read_workers
+from workers.status import read_dispatchers, read_workers
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 8.0
 LOOK_EVERY_S = 5.0
 DEMO_PAUSE_S = 1.0
+BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
 
 
 @click.command()
@@ -121,21 +122,28 @@ def _tend(supervisor: Supervisor, runtime: Runtime, api: ApiSettings, stopping: 
         if _is_ok(alive):
             answered_at = now
         elif now - answered_at > STALLED_AFTER_S:
-            supervisor.kill_named("api", why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
+            for child in supervisor.children:
+                if child.name == "api":
+                    supervisor.kill(child, why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
             answered_at = now
         look_at = now + LOOK_EVERY_S
 
 
 def _kill_stalled(supervisor: Supervisor, runtime: Runtime) -> None:
-    """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever."""
+    """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever.
+
+    One that has not been heard of at all stalled while it started, or Redis has forgotten it.
+    """
     try:
-        processes = read_workers(runtime)
-        beat = read_dispatcher(runtime.queue.connection, runtime.stream.now_ms())
+        found = [*read_workers(runtime), *read_dispatchers(runtime)]
     except RedisError:
         return
-    here = [process for process in [*processes, *([beat] if beat else [])] if process.host == socket.gethostname()]
-    stalled = [process.pid for process in here if process.stalled]
-    supervisor.kill(stalled, why=f"silent for more than {STALLED_AFTER_S:.0f} s")
+    idle_s = {process.pid: process.idle_s for process in found if process.host == socket.gethostname()}
+    for child in supervisor.children:
+        if child.name in BEATING and child.pid is not None:
+            longest_s = STALLED_AFTER_S if child.pid in idle_s else START_TIMEOUT_S
+            if idle_s.get(child.pid, child.age_s) > longest_s:
+                supervisor.kill(child, why=f"silent for more than {longest_s:.0f} s")
 
 
 def _environ(directory: Path) -> tuple[dict[str, str], EmbeddedValkey | None]:

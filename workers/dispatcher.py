@@ -2,10 +2,9 @@
 
 Keys:
 
-    projector:dispatcher  string   JSON {host, pid, at_ms} of the dispatcher that swept last; expires
+    projector:dispatchers  sorted set   `<host>.<pid>` of every dispatcher, by when it swept last, in ms; expires
 """
 
-import json
 import os
 import socket
 import time
@@ -25,7 +24,7 @@ from workers.drain import needs_drain
 from workers.queue import Lease, ring
 from workers.runtime import Runtime
 
-HEARTBEAT_KEY = "projector:dispatcher"
+HEARTBEATS_KEY = "projector:dispatchers"
 HEARTBEAT_TTL_S = 120  # long enough to be seen to have stalled
 IDLE_SWEEP_S = 1.0
 BUSY_SWEEP_S = 0.05
@@ -126,6 +125,10 @@ class Dispatcher:
                 self.runtime.stream.publish_projected(at.partition, progress)
 
     def _beat(self) -> None:
-        beat = {"host": socket.gethostname(), "pid": os.getpid(), "at_ms": self.runtime.stream.now_ms()}
-        self.runtime.queue.connection.set(HEARTBEAT_KEY, json.dumps(beat), ex=HEARTBEAT_TTL_S)
+        now_ms = self.runtime.stream.now_ms()
+        with self.runtime.queue.connection.pipeline() as pipe:
+            pipe.zadd(HEARTBEATS_KEY, {f"{socket.gethostname()}.{os.getpid()}": now_ms})
+            pipe.zremrangebyscore(HEARTBEATS_KEY, "-inf", now_ms - HEARTBEAT_TTL_S * 1000)
+            pipe.expire(HEARTBEATS_KEY, HEARTBEAT_TTL_S)
+            pipe.execute()
         self.runtime.stream.announce_partitions()  # again, should Redis have forgotten it

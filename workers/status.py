@@ -1,17 +1,16 @@
 """What operators see: one reading of streams, checkpoints, letters, workers, that every command and check shares."""
 
-import json
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel
-from redis import Redis
 from rq import Worker
 
 from event_stream.stream import End
 from projections import checkpoint, dead_letters
 from projections.checkpoint import Checkpoint
 from workers import breaker
-from workers.dispatcher import HEARTBEAT_KEY
+from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
 from workers.queue import STALLED_AFTER_S, has_progress
 from workers.runtime import Runtime
 
@@ -57,7 +56,7 @@ class Status(BaseModel):
     dead_letters: dict[str, int]
     queue_length: int
     workers: list[ProcessStatus]
-    dispatcher: ProcessStatus | None
+    dispatchers: list[ProcessStatus]
     breaker: str | None
 
     def problems(self) -> list[str]:
@@ -67,7 +66,7 @@ class Status(BaseModel):
             for each in self.partitions
             if each.stalled
         ]
-        if self.dispatcher is None or self.dispatcher.stalled:
+        if not any(not dispatcher.stalled for dispatcher in self.dispatchers):
             found.append("no dispatcher is alive; start `projector dispatcher`")
         if not any(not worker.stalled for worker in self.workers):
             found.append("no worker is alive; start `projector worker`")
@@ -90,20 +89,22 @@ def read_status(runtime: Runtime) -> Status:
         dead_letters=letters,
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
-        dispatcher=read_dispatcher(runtime.queue.connection, now_ms),
+        dispatchers=read_dispatchers(runtime),
         breaker=breaker.read(runtime.queue.connection),
     )
 
 
-def read_dispatcher(redis: Redis, now_ms: int) -> ProcessStatus | None:
-    """Return the dispatcher that swept last, or None if none has for a while."""
-    beat = redis.get(HEARTBEAT_KEY)
-    if beat is None:
-        return None
-    found = json.loads(beat)
-    name = f"{found['host']}.{found['pid']}"
-    idle_s = (now_ms - found["at_ms"]) / 1000
-    return ProcessStatus(name=name, host=found["host"], pid=found["pid"], state="sweeping", idle_s=max(0.0, idle_s))
+def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
+    """Return the dispatchers that swept within HEARTBEAT_TTL_S, by name."""
+    now_ms = runtime.stream.now_ms()
+    oldest_ms = now_ms - HEARTBEAT_TTL_S * 1000
+    beats: Any = runtime.queue.connection.zrangebyscore(HEARTBEATS_KEY, oldest_ms, "inf", withscores=True)
+    found = []
+    for member, at_ms in sorted(beats):
+        host, _, pid = member.decode().rpartition(".")
+        idle_s = max(0.0, (now_ms - at_ms) / 1000)
+        found.append(ProcessStatus(name=f"{host}.{pid}", host=host, pid=int(pid), state="sweeping", idle_s=idle_s))
+    return found
 
 
 def read_workers(runtime: Runtime) -> list[ProcessStatus]:

@@ -19,6 +19,7 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from redis.exceptions import RedisError
+from rq import Worker
 
 from cli import demo
 from event_stream import Producer
@@ -186,18 +187,22 @@ def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> N
     stream.redis.close()
 
 
-def test_a_worker_that_is_paused_is_killed_and_replaced(tmp_path: Path) -> None:
-    up = Deployment(tmp_path / "data")
+def test_a_worker_that_is_paused_is_killed_and_replaced_even_while_it_starts(tmp_path: Path) -> None:
+    up = Deployment(tmp_path / "data", "--workers", "2")
     up.start()
+    wait_until(lambda: len(up.pids("cli worker")) == 2, "two workers start", 90)
+    first, second = up.pids("cli worker")
+    os.kill(first, signal.SIGSTOP)
     up.await_ready()
-    (paused,) = up.pids("cli worker")
-    os.kill(paused, signal.SIGSTOP)
-    settings = StreamSettings()
-    producer = Producer(Stream(redis_client(up.variables()["REDIS_URL"]), settings.partitions), settings)
-    producer.wait_until_projected(producer.append(event()), timeout_s=75)
-    assert paused not in up.pids("cli worker")
-    assert "process.stalled" in up.log.read_text()
+    stream = Stream(redis_client(up.variables()["REDIS_URL"]), StreamSettings().partitions)
+    wait_until(lambda: Worker.count(connection=stream.redis) == 1, "RQ knows the other worker")
+    os.kill(second, signal.SIGSTOP)
+    producer = Producer(stream, StreamSettings())
+    producer.wait_until_projected(producer.append(event()), timeout_s=120)
+    wait_until(lambda: not {first, second} & set(up.pids("cli worker")), "both are replaced", 120)
+    assert up.log.read_text().count('"event": "process.stalled"') == 2
     assert up.stop() == 0
+    stream.redis.close()
 
 
 def test_up_without_anything_to_read_says_what_is_wrong(tmp_path: Path) -> None:

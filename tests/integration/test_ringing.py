@@ -1,6 +1,5 @@
 """RQ as a bell: the dispatcher, leases, jobs that can do nothing but drain, and workers of RQ itself."""
 
-import json
 import os
 import pickle
 import subprocess
@@ -224,17 +223,17 @@ def test_a_sweep_mends_a_hint_that_a_dying_drain_left_behind(runtime: Runtime) -
 
 
 def test_the_dispatcher_rings_as_soon_as_a_stream_grows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "IDLE_SWEEP_S", 4.0)
+    monkeypatch.setattr(dispatching, "IDLE_SWEEP_S", 4.5)
     stopping = threading.Event()
     own = replace(runtime)
     thread = threading.Thread(target=Dispatcher(own).run, args=(stopping.is_set,))
     thread.start()
-    wait_until(lambda: runtime.queue.connection.exists("projector:dispatcher"), "the dispatcher swept")
+    wait_until(lambda: runtime.queue.connection.exists("projector:dispatchers"), "the dispatcher swept")
     time.sleep(0.2)
     started = time.monotonic()
     append(runtime, event())
     wait_until(lambda: runtime.queue.count == 1, "the dispatcher rings")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
     stopping.set()
     thread.join()
 
@@ -259,7 +258,7 @@ def test_status_tells_the_law_letters_and_who_works(runtime: Runtime) -> None:
     assert home.added == home.read + home.in_flight + home.lost
     assert (home.in_flight, home.lag_s) == (0, 0.0)
     assert found.dead_letters == {"unknown_type": 1}
-    assert found.dispatcher is not None
+    assert [each.pid for each in found.dispatchers] == [os.getpid()]
 
 
 def test_a_plain_rq_worker_with_the_documented_flags_drains(
@@ -294,7 +293,6 @@ def test_a_forking_rq_worker_drains_too(runtime: Runtime, database_url: str, red
     environ = environ_of(runtime, database_url, redis_url)
     subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)
     assert totals(runtime)["applied"] == 1
-    assert json.loads(body(event()))
     assert process_runtime.cache_info().currsize == 0
 
 

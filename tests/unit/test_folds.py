@@ -8,7 +8,7 @@ import pytest
 from event_stream.types import decode
 from projections import activity, analysis_trend, project, tenant
 from projections.facts import Fact, Members
-from tests.support.events import DAY_US, NOW_US, PROJECT, TENANT, body, event
+from tests.support.events import PROJECT, TENANT, body, event
 
 EARLY, LATE = "2026-04-25T10:00:00Z", "2026-04-25T11:00:00Z"
 LOW, HIGH = "00000000-0000-4000-8000-000000000001", "ffffffff-0000-4000-8000-000000000001"
@@ -130,4 +130,3 @@ def test_an_evaluation_is_rendered_as_readers_get_it() -> None:
         '"alertFired":true,"suppressedReason":null,"severity":"high","summary":"Error count is 4.1× the recent baseline"}'
     )
     assert activity.entry(decode(body(event()))) is None
-    assert NOW_US // DAY_US > 20_000
