@@ -91,17 +91,26 @@ class Entry:
 class End:
     """The state of a stream at one moment: its last existing entry, its length, all entries ever added."""
 
-    position: Position | None
+    last: Entry | None
     length: int
     added: int
+
+    @property
+    def position(self) -> Position | None:
+        """Where the last existing entry is; None where there is none."""
+        return self.last.position if self.last else None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A run of entries in order, behind `before`, and the stream's end at the very moment they were read."""
+    """A run of entries in order, behind `before`, and the stream's end at the very moment they were read.
+
+    `other` is the one entry that was asked for besides, if the stream still holds it.
+    """
 
     entries: list[Entry]
     end: End
+    other: Entry | None = None
     before: Position = START
 
     @property
@@ -113,7 +122,7 @@ class Reading:
     def after(self, position: Position, count: int) -> "Reading":
         """Return the first `count` entries behind `position`."""
         behind = [entry for entry in self.entries if entry.position > position]
-        return Reading(behind[:count], self.end, before=position)
+        return Reading(behind[:count], self.end, self.other, before=position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +165,22 @@ class Stream:
             Appended(partition, Position.parse(entry_id)) for (partition, _), entry_id in zip(bodies, ids, strict=True)
         ]
 
-    def read_from(self, partition: int, position: Position, count: int) -> Reading:
-        """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot."""
+    def read_from(self, partition: int, position: Position, count: int, other: Position = START) -> Reading:
+        """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot.
+
+        With them comes the entry at `other`, if there is one.
+        """
+        key = stream_key(partition)
         pipe = self.redis.pipeline(transaction=True)
-        pipe.xinfo_stream(stream_key(partition))
-        pipe.xrange(stream_key(partition), min=str(position), count=count)
-        info, found = pipe.execute(raise_on_error=False)
-        return Reading([Entry(Position.parse(entry_id), fields) for entry_id, fields in _raised(found)], _end(info))
+        pipe.xinfo_stream(key)
+        pipe.xrange(key, min=str(position), count=count)
+        pipe.xrange(key, min=str(other), max=str(other))
+        info, found, others = pipe.execute(raise_on_error=False)
+        return Reading(
+            entries=[_entry(*each) for each in _raised(found)],
+            end=_end(info),
+            other=next((_entry(*each) for each in _raised(others)), None),
+        )
 
     def ends(self) -> list[End]:
         """Return the end of every stream, by partition; a stream that does not exist has no position."""
@@ -215,12 +233,15 @@ def read_key(partition: int) -> str:
 
 def _end(info: Any) -> End:
     if isinstance(info, ResponseError) and "no such key" in str(info):
-        return End(position=None, length=0, added=0)
+        return End(last=None, length=0, added=0)
     info = _raised(info)
     # The last entry that exists: `last-generated-id` would go on ringing for a tail that was deleted.
     last = info["last-entry"]
-    position = Position.parse(last[0]) if last else None
-    return End(position=position, length=int(info["length"]), added=int(info["entries-added"]))
+    return End(_entry(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
+
+
+def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
+    return Entry(Position.parse(entry_id), fields)
 
 
 def _progress(position: Any, entries: Any) -> Progress:

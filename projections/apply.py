@@ -1,12 +1,12 @@
 """The one transaction: log, read models, dead letters and checkpoint move together or not at all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
 from event_stream.envelope import Reason
-from event_stream.stream import End, Entry
+from event_stream.stream import Reading
 from event_stream.types import Identity
 from projections import checkpoint, dead_letters, event_log
 from projections.checkpoint import Checkpoint
@@ -20,15 +20,14 @@ class Batch:
     """A run of entries that were read and judged, ready to be applied.
 
     `expected` is the checkpoint that the database must still hold; `start` is where the run begins: the same, or a new
-    epoch of it. `last` is the run's last entry; `end` the stream's end if the run reaches it.
+    epoch of it.
     """
 
     expected: Checkpoint
     start: Checkpoint
+    reading: Reading
     received: list[Received]
     letters: list[Letter]
-    last: Entry | None
-    end: End | None
 
 
 def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
@@ -61,17 +60,16 @@ def _applied(connection: Connection, accepted: Accepted, letters: Sequence[Lette
 
 
 def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoint:
-    start = batch.start
-    after = replace(
-        start,
-        read=start.read + applied + duplicates + parked,
-        applied=start.applied + applied,
-        duplicates=start.duplicates + duplicates,
-        parked=start.parked + parked,
-    )
-    if batch.last is not None:
-        after = replace(after, position=batch.last.position, digest=batch.last.digest())
-    return after if batch.end is None else after.settled(batch.end)
+    at, reading = batch.start, batch.reading
+    entries = reading.entries
+    passes_seen = reading.reaches_end or entries[-1].position >= at.seen.position
+    if passes_seen:
+        at = at.passing_seen(entries)
+    if passes_seen or at.has_seen(reading.other):
+        at = at.seeing(reading.end)
+    if entries:
+        at = at.moved_to(entries[-1], applied, duplicates, parked)
+    return at.settled(reading.end) if reading.reaches_end else at
 
 
 def _conflict(partition: int, received: Received) -> Letter:

@@ -36,6 +36,10 @@ table = Table(
     Column("duplicates", BigInteger, nullable=False),
     Column("parked", BigInteger, nullable=False),
     Column("lost", BigInteger, nullable=False),
+    Column("seen_ms", UnsignedBigInteger, nullable=False),
+    Column("seen_seq", UnsignedBigInteger, nullable=False),
+    Column("seen_digest", LargeBinary, nullable=False),
+    Column("seen_added", BigInteger, nullable=False),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -45,12 +49,24 @@ class StaleClaimError(ProjectionsError):
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """The last entry that a stream was seen to hold, and how many had been added by then, over all its lives."""
+
+    position: Position = START
+    digest: bytes = b""
+    added: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The last entry applied, and counters since the deployment began: read = applied + duplicates + parked.
 
     An epoch is one life of the stream as we know it. `added_before` plus the stream's `entries-added` is the number of
     entries ever added, so that added = read + in flight + lost across its lives (CONTRACT G1). `digest` tells the entry
     at `position` from another one that got the same id; it is empty at the start.
+
+    Lost is what was added and is gone unread. Redis tells it by `entries-added` where the stream itself lives on; what
+    went together with that counter is told by what was `seen` before.
     """
 
     partition: int
@@ -63,12 +79,19 @@ class Checkpoint:
     duplicates: int = 0
     parked: int = 0
     lost: int = 0
+    seen: Seen = Seen()
 
     def is_at(self, entries: list[Entry]) -> bool:
         """Whether entries read from the checkpoint on, inclusive, continue the stream that it knows."""
         if self.position == START:
             return True
         return bool(entries) and entries[0].position == self.position and entries[0].digest() == self.digest
+
+    def has_seen(self, entry: Entry | None) -> bool:
+        """Whether an entry is the last one seen, and unread: what lies before it is the stream that it knows."""
+        if entry is None or self.seen.position <= self.position:
+            return False
+        return (entry.position, entry.digest()) == (self.seen.position, self.seen.digest)
 
     def entries_added(self) -> int:
         """Return the stream's own count of entries up to the checkpoint."""
@@ -77,10 +100,11 @@ class Checkpoint:
     def new_epoch(self, end: End) -> Self:
         """Return the checkpoint at the start of a stream that is not the one it knew.
 
-        What was removed from the stream's front beyond what was read is lost; what remains is read again, which is
-        harmless, since the log knows its identities.
+        Lost is what was seen unread, or what was removed from the stream's front beyond what was read, if that is more.
+        What remains is read again, which is harmless, since the log knows its identities.
         """
-        lost = self.lost + max(0, end.added - end.length - self.entries_added())
+        front = end.added - end.length - self.entries_added()
+        lost = self.lost + max(0, front, self._seen_unread())
         return replace(
             self,
             epoch=self.epoch + 1,
@@ -88,19 +112,48 @@ class Checkpoint:
             digest=b"",
             added_before=self.read + lost + end.length - end.added,
             lost=lost,
+            seen=Seen(),
         )
 
-    def settled(self, end: End) -> Self:
-        """Return the checkpoint after the last entry of a stream: what it added beyond what was read is lost.
+    def moved_to(self, last: Entry, applied: int, duplicates: int, parked: int) -> Self:
+        """Return the checkpoint at `last`, after so many entries more."""
+        return replace(
+            self,
+            position=last.position,
+            digest=last.digest(),
+            read=self.read + applied + duplicates + parked,
+            applied=self.applied + applied,
+            duplicates=self.duplicates + duplicates,
+            parked=self.parked + parked,
+        )
 
-        A stream that does not exist or never held an entry says nothing; where entries wait, nothing is settled yet.
-        """
-        if end.added == 0 or end.position not in (None, self.position):
+    def passing_seen(self, entries: list[Entry]) -> Self:
+        """Return the checkpoint before `entries`, which go past the last one seen: all up to there is read or lost."""
+        read = self.read + sum(entry.position <= self.seen.position for entry in entries)
+        return replace(self, lost=self.lost + max(0, self.seen.added - read - self.lost))
+
+    def seeing(self, end: End) -> Self:
+        """Return the checkpoint that remembers the stream's end."""
+        if end.last is None:
             return self
-        missing = end.added - self.entries_added()
-        if missing >= 0:
-            return replace(self, lost=self.lost + missing)
-        return replace(self, added_before=self.added_before - missing)  # another stream, or its counter was set back
+        return replace(self, seen=Seen(end.last.position, end.last.digest(), self.added_before + end.added))
+
+    def settled(self, end: End) -> Self:
+        """Return the checkpoint after the last entry of a stream: what was added beyond what was read is lost.
+
+        Where entries wait, nothing is settled yet. A stream that does not exist has no counter to go by: it may have
+        been moved away.
+        """
+        if end.position not in (None, self.position):
+            return self
+        added = self.added_before + end.added if end.added else 0
+        lost = self.lost + max(0, added - self.read - self.lost, self._seen_unread())
+        # Its counter may have been set back: it is another stream, or an older state of this one.
+        added_before = self.read + lost - end.added if end.added else self.added_before
+        return replace(self, lost=lost, added_before=added_before)
+
+    def _seen_unread(self) -> int:
+        return self.seen.added - self.read - self.lost
 
 
 def create_all(connection: Connection, partitions: int) -> None:
@@ -153,11 +206,21 @@ def _check(stored: int, partitions: int) -> None:
 
 def _columns(checkpoint: Checkpoint) -> dict[str, object]:
     columns: dict[str, object] = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
-    del columns["position"]
-    return columns | {"position_ms": checkpoint.position.ms, "position_seq": checkpoint.position.seq}
+    del columns["position"], columns["seen"]
+    position, seen = checkpoint.position, checkpoint.seen
+    return columns | {
+        "position_ms": position.ms,
+        "position_seq": position.seq,
+        "seen_ms": seen.position.ms,
+        "seen_seq": seen.position.seq,
+        "seen_digest": seen.digest,
+        "seen_added": seen.added,
+    }
 
 
 def _checkpoint(row: RowMapping) -> Checkpoint:
     columns: dict[str, Any] = {str(name): value for name, value in row.items()}
     position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
-    return Checkpoint(position=position, **columns)
+    seen_at = Position(columns.pop("seen_ms"), columns.pop("seen_seq"))
+    seen = Seen(seen_at, columns.pop("seen_digest"), columns.pop("seen_added"))
+    return Checkpoint(position=position, seen=seen, **columns)

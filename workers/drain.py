@@ -60,7 +60,7 @@ class Drainer:
         self.pace.speed_up(sum(entry.size for entry in reading.entries), max(1, after.read - start.read))
         _report(expected, after)
         self.at = after
-        return batch.end is not None
+        return batch.reading.reaches_end
 
     def has_more(self) -> bool:
         """Return whether the stream has moved past the checkpoint."""
@@ -89,23 +89,19 @@ class Drainer:
         """Return the entries behind a checkpoint, and the checkpoint they are behind: `expected`, or a new epoch."""
         read_from = partial(self.runtime.stream.read_from, self.partition)
         # One more than the batch, as the first is the checkpoint's own entry.
-        reading = read_from(expected.position, self.pace.count + 1)
+        reading = read_from(expected.position, self.pace.count + 1, expected.seen.position)
         start = expected
-        if not start.is_at(reading.entries):
-            start = start.settled(reading.end)
-            if reading.end.position is not None:
-                start = expected.new_epoch(reading.end)
-                reading = read_from(START, self.pace.count)
+        if reading.end.position is not None and not (start.is_at(reading.entries) or start.has_seen(reading.other)):
+            start = expected.new_epoch(reading.end)
+            reading = read_from(START, self.pace.count)
         return reading.after(start.position, self.pace.count), start
 
     def _batch(self, expected: Checkpoint, start: Checkpoint, reading: Reading) -> Batch | None:
         """Return what to apply, or None where there is nothing to do."""
-        entries = reading.entries
-        end = reading.end if reading.reaches_end else None
-        if not entries and (end is None or start.settled(end) == expected):
+        if not reading.entries and start.settled(reading.end) == expected:
             return None
-        received, letters = self._judge(start.epoch, entries)
-        return Batch(expected, start, received, letters, entries[-1] if entries else None, end)
+        received, letters = self._judge(start.epoch, reading.entries)
+        return Batch(expected, start, reading, received, letters)
 
     def _judge(self, epoch: int, entries: list[Entry]) -> tuple[list[Received], list[Letter]]:
         received: list[Received] = []

@@ -126,8 +126,8 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
 def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> PartitionStatus:
     behind = end.position is not None and end.position != at.position
     settled = at.settled(end)
-    added = settled.added_before + end.added if end.added else at.read + at.lost
-    in_flight = max(0, added - at.read - settled.lost)
+    added = max(at.read + settled.lost, at.seen.added, settled.added_before + end.added)
+    in_flight = added - at.read - settled.lost
     lag_s = _lag_s(runtime, at, now_ms) if behind else 0.0
     # Far behind, but moving, is what a backlog looks like while it is drained.
     stalled = lag_s > STALLED_AFTER_S and not has_progress(runtime.queue.connection, at.partition)
@@ -138,7 +138,7 @@ def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> Parti
         end=str(end.position) if end.position else None,
         lag_entries=in_flight,
         lag_s=lag_s,
-        added=max(added, at.read + settled.lost),
+        added=added,
         read=at.read,
         applied=at.applied,
         duplicates=at.duplicates,

@@ -1,6 +1,7 @@
 """The drain, on both databases: each event counts once, nothing bad stops its neighbours, nothing is lost unseen."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -477,6 +478,88 @@ def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
     append(runtime, event())
     drain_all(runtime)
     assert totals(runtime) == {"read": 4, "applied": 4, "duplicates": 0, "parked": 0, "lost": 5}
+
+
+def assert_law(runtime: Runtime) -> None:
+    """CONTRACT G1."""
+    home = read_status(runtime).partitions[HOME]
+    assert home.read == home.applied + home.duplicates + home.parked
+    assert home.added == home.read + home.in_flight + home.lost
+    assert home.in_flight >= 0
+
+
+def assert_all_is_read(runtime: Runtime) -> None:
+    """What the law says is no longer in flight does not wait in the stream either."""
+    home = read_status(runtime).partitions[HOME]
+    assert home.in_flight == 0
+    assert runtime.stream.redis.xrange(f"events:{{{HOME}}}", min=f"({home.position}") == []
+    assert not drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+
+
+class Stranger:
+    """Somebody who tampers with a stream: 10 entries are read, 20 more were seen waiting, and then things happen."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.redis = runtime.stream.redis
+        self.key = f"events:{{{HOME}}}"
+        self.add(*range(10))
+        drain_all(runtime)
+        self.add(*range(10, 30))
+        drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+        drainer.step()
+        assert checkpoints(runtime)[HOME].read == 11
+
+    def add(self, *numbers: int) -> None:
+        for number in numbers:
+            self.redis.xadd(self.key, {"event": body(event())}, id=f"{NOW_MS + number}-0")
+
+    def remove(self, *numbers: int) -> None:
+        self.redis.xdel(self.key, *(f"{NOW_MS + number}-0" for number in numbers))
+
+    def set_back_to(self, count: int) -> None:
+        """Leave the first entries as an older state of Redis has them: its counter goes back too."""
+        kept: Any = self.redis.xrange(self.key, count=count)
+        self.redis.delete(self.key)
+        for entry_id, fields in kept:
+            self.redis.xadd(self.key, fields, id=entry_id)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "read", "lost", "epoch"),
+    [
+        pytest.param(lambda s: s.redis.delete(s.key), 11, 19, 0, id="the key is gone"),
+        pytest.param(lambda s: (s.redis.delete(s.key), s.add(100, 101)), 13, 19, 1, id="another stream"),
+        pytest.param(lambda s: (s.redis.delete(s.key), s.add(*range(5, 50, 2))), 34, 19, 1, id="with ids all around"),
+        pytest.param(lambda s: s.set_back_to(5), 16, 19, 1, id="restored as it was before the checkpoint"),
+        pytest.param(lambda s: s.set_back_to(20), 20, 10, 0, id="the tail is gone"),
+        pytest.param(lambda s: s.set_back_to(11), 11, 19, 0, id="all that waited is gone"),
+        pytest.param(
+            lambda s: (s.set_back_to(20), s.add(*range(40, 90))), 70, 10, 0, id="the tail is gone, and more has come"
+        ),
+        pytest.param(lambda s: s.remove(15, 16, 20), 27, 3, 0, id="some of the middle"),
+        pytest.param(lambda s: s.remove(10, 15, 16, 20), 27, 3, 0, id="the checkpoint's own entry, and some"),
+        pytest.param(lambda s: (s.remove(29), s.add(40)), 30, 1, 0, id="the last one seen"),
+        pytest.param(lambda s: s.redis.xtrim(s.key, maxlen=5, approximate=False), 16, 14, 0, id="trimmed unread"),
+    ],
+)
+def test_what_was_seen_and_is_gone_is_counted_whatever_happened_to_the_stream(
+    runtime: Runtime, tamper: Callable[[Stranger], Any], read: int, lost: int, epoch: int
+) -> None:
+    stranger = Stranger(runtime)
+    tamper(stranger)
+    assert_law(runtime)
+    drain_all(runtime)
+    at = checkpoints(runtime)[HOME]
+    assert (at.read, at.lost, at.epoch) == (read, lost, epoch)
+    assert_law(runtime)
+    assert_all_is_read(runtime)
+    stranger.add(1000)
+    drain_all(runtime)
+    after = checkpoints(runtime)[HOME]
+    assert (after.lost, after.position) == (lost, Position(NOW_MS + 1000, 0))
+    assert_law(runtime)
+    assert_all_is_read(runtime)
 
 
 def test_another_stream_that_is_empty_rings_for_nobody(runtime: Runtime) -> None:

@@ -148,7 +148,7 @@ def test_reading_starts_at_the_position_itself_and_knows_the_end(stream: Stream)
     whole = stream.read_from(HOME, START, 10)
     assert len(whole.entries) == 5
     assert whole.reaches_end
-    assert whole.end == End(whole.entries[-1].position, length=5, added=5)
+    assert whole.end == End(whole.entries[-1], length=5, added=5)
     part = stream.read_from(HOME, whole.entries[1].position, 2)
     assert [entry.position for entry in part.entries] == [entry.position for entry in whole.entries[1:3]]
     assert not part.reaches_end
