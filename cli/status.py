@@ -37,7 +37,7 @@ def status(as_json: bool, watch: bool) -> None:
     elif watch:
         _watch(runtime)
     else:
-        stdout().print(_shown(read_status(runtime)))
+        stdout().print(shown(read_status(runtime)))
 
 
 def _watch(runtime: Runtime) -> None:
@@ -53,12 +53,13 @@ def _watch(runtime: Runtime) -> None:
 def _now(runtime: Runtime) -> RenderableType:
     """Return the status, or why there is none: an outage is when one watches."""
     try:
-        return _shown(read_status(runtime))
+        return shown(read_status(runtime))
     except (RedisError, SQLAlchemyError) as error:
         return Text(describe(error), style="bold red")
 
 
-def _shown(found: Status) -> RenderableType:
+def shown(found: Status) -> RenderableType:
+    """Return the status as people look at it."""
     columns = ("added", "read", "applied", "duplicates", "parked", "lost", "in_flight")
     partitions = [
         (str(each.partition), each.position, *(getattr(each, name) for name in columns), f"{each.lag_s:.1f}")
@@ -78,6 +79,17 @@ def _shown(found: Status) -> RenderableType:
         Text(),
         table("Processes", ("name", "state", "silent s"), alive, left=2),
         Text(),
+        *_failures(found),
         *(Text(f"problem: {problem}", style="bold red") for problem in problems),
         *([] if problems else [Text("no problems", style="green")]),
     )
+
+
+def _failures(found: Status) -> list[RenderableType]:
+    heads = ("partition", "at fault", "error", "in a row", "next batch", "tries again in s")
+    rows = [
+        (str(each.partition), at.fault.value, at.error, at.failures, at.next_batch, f"{at.pause_s:.1f}")
+        for each in found.partitions
+        if (at := each.failure) is not None
+    ]
+    return [table("Failing", heads, rows, left=3), Text()] if rows else []

@@ -30,7 +30,7 @@ from cli.supervisor import POLL_S, Child, Supervisor
 from event_stream.settings import StreamSettings
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
-from workers.queue import STALLED_AFTER_S
+from workers.progress import STALLED_AFTER_S
 from workers.runtime import Runtime, redis_client
 from workers.settings import RedisSettings
 from workers.status import read_dispatchers, read_workers

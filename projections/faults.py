@@ -25,6 +25,11 @@ class Fault(StrEnum):
     OURS = "ours"
     WORLD = "world"
 
+    @property
+    def explained(self) -> str:
+        """What that means, for people."""
+        return "this release or an event is wrong" if self is Fault.OURS else "a server or this machine is at fault"
+
 
 def describe(error: BaseException) -> str:
     """Return what an error out of `apply` says, on one line and without anything that an event holds."""

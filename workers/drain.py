@@ -1,12 +1,13 @@
 """The drain: read from the checkpoint, judge, apply, until nothing is left or the time is up."""
 
-import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from json import dumps
 
 import structlog
+from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
 
 from event_stream.envelope import InvalidEventError, Reason
@@ -20,13 +21,12 @@ from projections.event_log import Received
 from projections.faults import Fault, describe, fault_of
 from workers import breaker
 from workers.breaker import PROBE_S, Breaker
-from workers.pace import Pace
-from workers.queue import Lease, note_progress
+from workers.pace import NARROWING_STEPS_MAX, Pace
+from workers.progress import Failure, note_failure, note_progress
+from workers.queue import Lease
 from workers.runtime import Runtime, process_runtime
 
 BUDGET_S = 2.0
-BACK_OFF_FIRST_S = 0.2
-BACK_OFF_MAX_S = 15.0
 
 log = structlog.get_logger()
 
@@ -137,7 +137,6 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     rings before it is worth trying again. Without the Redis of the lease the job fails; the dispatcher rings again.
     """
     deadline = time.monotonic() + budget_s
-    failures = 0
     while lease.enter() and time.monotonic() < deadline:
         try:
             dry = drainer.step()
@@ -147,14 +146,12 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
         except BaseTimeoutException:
             raise
         except Exception as error:
-            failures += 1
-            pause_s = _pause_after(error, drainer, failures)
+            pause_s = _pause_after(error, drainer)
             if time.monotonic() + pause_s > deadline:
                 lease.keep(pause_s)
                 return
             time.sleep(pause_s)
             continue
-        failures = 0
         if dry:
             # What arrived while we were still holding the lease has rung for nobody.
             lease.release()
@@ -168,26 +165,30 @@ def needs_drain(at: Checkpoint, end: End) -> bool:
     return (end.position is not None and end.position != at.position) or at.settled(end) != at
 
 
-def _pause_after(error: Exception, drainer: Drainer, failures: int) -> float:
+def _pause_after(error: Exception, drainer: Drainer) -> float:
     """Tell what is wrong, once, and return how many seconds to wait before trying again."""
     fault = fault_of(error, interruptions=(BaseTimeoutException,))
-    text = describe(error)
-    is_open = False
-    if fault is Fault.OURS:
-        is_open = drainer.blame(error)
-    else:
-        drainer.pace.slow_down()
-    log.warning(
-        "drain.failed", partition=drainer.partition, fault=fault.value, error=text, next_batch=drainer.pace.count
-    )
+    pace, text = drainer.pace, describe(error)
+    is_open = fault is Fault.OURS and drainer.blame(error)
+    if fault is Fault.WORLD:
+        pace.slow_down()
     if is_open:
-        log.error("breaker.open", partition=drainer.partition, error=text)
-        breaker.publish(drainer.runtime.queue.connection, f"events of most tenants fail: {text}")
-        return PROBE_S
-    if fault is Fault.OURS:
-        return 0.0
-    longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0**failures)
-    return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)
+        pause_s = PROBE_S
+    elif fault is Fault.OURS and pace.failed_in_a_row <= NARROWING_STEPS_MAX:
+        pause_s = 0.0
+    else:
+        pause_s = pace.back_off_s()
+    failure = Failure(
+        fault=fault, error=text, failures=pace.failed_in_a_row, next_batch=pace.count, pause_s=round(pause_s, 3)
+    )
+    log.warning("drain.failed", partition=drainer.partition, **failure.model_dump(mode="json"))
+    redis = drainer.runtime.queue.connection
+    with suppress(RedisError):  # without it nobody can be told, but the log
+        note_failure(redis, drainer.partition, failure)
+        if is_open:
+            log.error("breaker.open", partition=drainer.partition, error=text)
+            breaker.publish(redis, f"events of most tenants fail: {text}")
+    return pause_s
 
 
 @cache

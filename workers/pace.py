@@ -1,5 +1,6 @@
 """How many entries of a partition to read next, and which of them is suspected when a batch fails."""
 
+import random
 from dataclasses import dataclass
 
 from event_stream.stream import Position
@@ -12,6 +13,9 @@ ENTRIES_FIRST = 16
 ENTRIES_MAX = 2_000
 BYTES_MAX = 8 * 1024 * 1024
 FAILURES_ALONE_MAX = 2
+NARROWING_STEPS_MAX = 16  # from ENTRIES_MAX down to one, and that one alone, and some to spare
+BACK_OFF_FIRST_S = 0.4
+BACK_OFF_MAX_S = 15.0
 
 
 @dataclass
@@ -22,18 +26,22 @@ class Pace:
     suspect: tuple[int, Position] | None = None
     failures: int = 0
     why: str = ""
+    failed_in_a_row: int = 0
 
     def speed_up(self, batch_bytes: int, entries: int) -> None:
-        """Read more next time, but not so much that it breaks the byte budget."""
+        """A batch is done: read more next time, but not so much that it breaks the byte budget."""
+        self.failed_in_a_row = 0
         fitting = max(1, BYTES_MAX * entries // max(1, batch_bytes))
         self.count = min(self.count * 2, fitting, ENTRIES_MAX)
 
     def slow_down(self) -> None:
-        """Read half as much next time."""
+        """A batch failed, and nothing in it is to blame: read half as much next time."""
+        self.failed_in_a_row += 1
         self.count = max(1, self.count // 2)
 
     def blame(self, batch: Batch, error: BaseException) -> None:
         """Note that a batch failed through what is in it: narrow down, until an entry fails alone."""
+        self.failed_in_a_row += 1
         positions = sorted([each.position for each in batch.received] + [each.position for each in batch.letters])
         if len(positions) == 1:
             place = (batch.start.epoch, positions[0])
@@ -46,6 +54,11 @@ class Pace:
             self.count = max(1, positions.index(culprit))
         else:
             self.count = max(1, len(positions) // 2)
+
+    def back_off_s(self) -> float:
+        """Return how long to wait after a failure: longer after each, and never alike for all who wait."""
+        longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(self.failed_in_a_row - 1, 10))
+        return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)
 
     def forgive(self) -> None:
         """Forget who is suspected: it was us."""

@@ -2,8 +2,7 @@
 
 Keys beside RQ's own:
 
-    projector:lease:{p}     string   the token of the drain that works on, or is rung for, partition p; expires
-    projector:progress:{p}  string   there for STALLED_AFTER_S after a batch of partition p was committed
+    projector:lease:{p}  string  the token of the drain that works on, or is rung for, partition p; expires
 """
 
 from collections.abc import Mapping
@@ -24,21 +23,6 @@ DRAIN = "workers.drain.drain"
 LEASE_S = 5.0
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
-STALLED_AFTER_S = 30.0
-
-
-def note_progress(redis: Redis, partition: int) -> None:
-    """Let operators see that a partition moves."""
-    redis.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
-
-
-def has_progress(redis: Redis, partition: int) -> bool:
-    """Return whether a batch of a partition was committed within STALLED_AFTER_S."""
-    return bool(redis.exists(_progress_key(partition)))
-
-
-def _progress_key(partition: int) -> str:
-    return f"projector:progress:{{{partition}}}"
 
 
 class ForbiddenJobError(WorkersError):

@@ -11,8 +11,10 @@ from projections import checkpoint, dead_letters
 from projections.checkpoint import Checkpoint
 from workers import breaker
 from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
-from workers.queue import STALLED_AFTER_S, has_progress
+from workers.progress import STALLED_AFTER_S, Failure, has_progress, read_failure
 from workers.runtime import Runtime
+
+FAILURES_MAX = 3  # what goes well the second time is no problem
 
 
 class PartitionStatus(BaseModel):
@@ -32,6 +34,7 @@ class PartitionStatus(BaseModel):
     lost: int
     in_flight: int
     stalled: bool
+    failure: Failure | None
 
 
 class ProcessStatus(BaseModel):
@@ -65,6 +68,12 @@ class Status(BaseModel):
             f"partition {each.partition} is stalled, {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
             for each in self.partitions
             if each.stalled
+        ]
+        found += [
+            f"partition {each.partition} failed {each.failure.failures} times in a row: {each.failure.kind}"
+            f" ({each.failure.fault.explained}); it is tried again and again"
+            for each in self.partitions
+            if each.failure is not None and each.failure.failures >= FAILURES_MAX
         ]
         if not any(not dispatcher.stalled for dispatcher in self.dispatchers):
             found.append("no dispatcher is alive; start `projector dispatcher`")
@@ -146,6 +155,7 @@ def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> Parti
         lost=settled.lost,
         in_flight=in_flight,
         stalled=stalled,
+        failure=read_failure(runtime.queue.connection, at.partition),
     )
 
 

@@ -399,7 +399,7 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
     world = with_projections(runtime, replace(project.projection, fold=fold))
     for _ in range(12):
         drainer = Drainer(world, HOME, pace=Pace(count=1))
-        run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.01)
+        run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.2)
         runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
     drain_all(world)
     assert letters(runtime) == []

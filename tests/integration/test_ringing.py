@@ -1,5 +1,6 @@
 """RQ as a bell: the dispatcher, leases, jobs that can do nothing but drain, and workers of RQ itself."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -11,18 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from rq import Queue, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from sqlalchemy import create_engine
 
+from cli.status import shown
 from event_stream.stream import Position, Progress
 from event_stream.types import partition_of
+from projections.faults import Fault
 from tests.support.driving import append, checkpoints, drain_all, totals
 from tests.support.events import TENANT, body, event
 from tests.support.servers import wait_until
 from workers import dispatcher as dispatching
 from workers.dispatcher import Dispatcher, Trimmer
-from workers.queue import DRAIN, DrainJob, Lease, note_progress, ring
+from workers.drain import Drainer, run
+from workers.pace import Pace
+from workers.progress import note_progress
+from workers.queue import DRAIN, DrainJob, Lease, ring
 from workers.runtime import Runtime, process_runtime
 from workers.status import read_status
 from workers.worker import worker
@@ -259,6 +267,41 @@ def test_status_tells_the_law_letters_and_who_works(runtime: Runtime) -> None:
     assert (home.in_flight, home.lag_s) == (0, 0.0)
     assert found.dead_letters == {"unknown_type": 1}
     assert [each.pid for each in found.dispatchers] == [os.getpid()]
+
+
+def test_status_and_health_tell_why_a_partition_fails_until_it_goes_on(runtime: Runtime) -> None:
+    append(runtime, *(event() for _ in range(100)))
+    nowhere = create_engine("postgresql+psycopg://nobody:secret@127.0.0.1:1/none")
+    away = Drainer(replace(runtime, writer=nowhere), HOME, pace=Pace(count=64))
+    pauses = []
+    for failures in range(1, 8):
+        while away.pace.failed_in_a_row < failures:
+            # Shorter than the first pause: one try a run.
+            run(away, Lease(runtime.queue.connection, HOME), budget_s=0.2)
+            runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+        failure = read_status(runtime).partitions[HOME].failure
+        assert failure is not None
+        assert (failure.fault, failure.failures, failure.next_batch) == (Fault.WORLD, failures, max(1, 64 >> failures))
+        assert failure.error.startswith("OperationalError: connection ")
+        assert "secret" not in failure.error
+        pauses.append(failure.pause_s)
+    assert 0.2 <= pauses[0] <= 0.4
+    assert 7.5 <= pauses[6] <= 15
+    (said,) = [problem for problem in read_status(runtime).problems() if "in a row" in problem]
+    assert said == (
+        f"partition {HOME} failed 7 times in a row: OperationalError (a server or this machine is at fault);"
+        " it is tried again and again"
+    )
+    assert "OperationalError" in shown_status(runtime)
+    drain_all(runtime)
+    assert read_status(runtime).partitions[HOME].failure is None
+    assert totals(runtime)["applied"] == 100
+
+
+def shown_status(runtime: Runtime) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(shown(read_status(runtime)))
+    return console.export_text()
 
 
 def test_a_plain_rq_worker_with_the_documented_flags_drains(
