@@ -20,7 +20,7 @@ class Batch:
     """A run of entries that were read and judged, ready to be applied.
 
     `expected` is the checkpoint that the database must still hold; `start` is where the run begins: the same, or a new
-    epoch of it.
+    epoch of it. `homes` are the other partitions that the letters' events belong to.
     """
 
     expected: Checkpoint
@@ -28,6 +28,7 @@ class Batch:
     reading: Reading
     received: list[Received]
     letters: list[Letter]
+    homes: frozenset[int] = frozenset()
 
 
 def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
@@ -39,7 +40,8 @@ def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Ch
     """
     partition = batch.expected.partition
     with engine.begin() as connection:
-        checkpoint.claim(connection, batch.expected)
+        # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
+        checkpoint.claim(connection, batch.expected, batch.homes)
         accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
         for projection in projections:
             projection.project(connection, accepted.new)

@@ -1,5 +1,6 @@
 """Checkpoints: per partition the last position applied, and what became of everything read up to it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -180,13 +181,15 @@ def read(connection: Connection, partition: int) -> Checkpoint:
     return _checkpoint(connection.execute(select(table).where(table.c.partition == partition)).mappings().one())
 
 
-def claim(connection: Connection, expected: Checkpoint) -> None:
-    """Lock the checkpoint's row until the transaction ends; the first statement of every change.
+def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] = ()) -> None:
+    """Lock the checkpoint's row, and those of `homes`, until the transaction ends; the first statement of every change.
 
     Raises StaleClaimError unless the row still is at `expected`'s epoch and position.
     """
-    statement = select(table).where(table.c.partition == expected.partition).with_for_update()
-    current = _checkpoint(connection.execute(statement).mappings().one())
+    # In one order, so that two who claim each other's rows take turns.
+    mine = table.c.partition.in_({expected.partition, *homes})
+    rows = connection.execute(select(table).where(mine).order_by(table.c.partition).with_for_update()).mappings()
+    current = next(_checkpoint(row) for row in rows.all() if row["partition"] == expected.partition)
     if (current.epoch, current.position) != (expected.epoch, expected.position):
         raise StaleClaimError(
             f"partition {expected.partition} is at {current.position} of epoch {current.epoch},"

@@ -12,7 +12,7 @@ from rq.timeouts import BaseTimeoutException
 
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.stream import START, End, Entry, Progress, Reading
-from event_stream.types import Arrival, decode
+from event_stream.types import Arrival, decode, partition_of
 from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError
@@ -101,7 +101,9 @@ class Drainer:
         if not reading.entries and start.settled(reading.end) == expected:
             return None
         received, letters = self._judge(start.epoch, reading.entries)
-        return Batch(expected, start, reading, received, letters)
+        partitions = self.runtime.settings.partitions
+        homes = {partition_of(letter.identity[0], partitions) for letter in letters if letter.identity}
+        return Batch(expected, start, reading, received, letters, frozenset(homes - {self.partition}))
 
     def _judge(self, epoch: int, entries: list[Entry]) -> tuple[list[Received], list[Letter]]:
         received: list[Received] = []

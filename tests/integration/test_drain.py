@@ -1,22 +1,22 @@
 """The drain, on both databases: each event counts once, nothing bad stops its neighbours, nothing is lost unseen."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, select
+from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import OperationalError
 
 from event_stream.envelope import Reason, time_text
 from event_stream.stream import Position
 from event_stream.types import WatchdogToggled, partition_of
-from projections import event_log, project
+from projections import checkpoint, event_log, project
 from projections.apply import apply
-from projections.checkpoint import StaleClaimError
+from projections.checkpoint import Checkpoint, StaleClaimError
 from projections.projection import FoldError
 from projections.registry import PROJECTIONS
 from projections.store import writer_engine
@@ -32,6 +32,7 @@ from tests.support.driving import (
     with_projections,
 )
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
+from tests.support.servers import wait_until
 from workers import breaker, drain, pace
 from workers.breaker import Breaker
 from workers.drain import Drainer, run
@@ -366,6 +367,43 @@ def test_a_letter_of_an_event_that_is_applied_does_not_open_again(runtime: Runti
     append_raw(runtime, (HOME + 1) % 4, body(made))
     drain_all(runtime)
     assert sorted((letter.state, letter.times_seen) for letter in letters(runtime)) == [("applied", 2), ("open", 1)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = event()
+    append(runtime, made)
+    append_raw(runtime, (HOME + 1) % 4, body(made))
+    at_home, astray = threading.Event(), threading.Event()
+    advance, claim = checkpoint.advance, checkpoint.claim
+
+    def advance_slowly(connection: Connection, to: Checkpoint) -> None:
+        advance(connection, to)
+        if to.partition == HOME:
+            at_home.set()
+            assert astray.wait(20)
+            wait_until(lambda: _waits_for_a_lock(runtime), "the other waits for the claim")
+
+    def claim_loudly(connection: Connection, expected: Checkpoint, homes: Collection[int] = ()) -> None:
+        astray.set()
+        claim(connection, expected, homes)
+
+    monkeypatch.setattr(checkpoint, "advance", advance_slowly)
+    home = threading.Thread(target=Drainer(runtime, HOME).step)
+    home.start()
+    assert at_home.wait(20)
+    monkeypatch.setattr(checkpoint, "claim", claim_loudly)
+    Drainer(runtime, (HOME + 1) % 4).step()
+    home.join()
+    assert [letter.state for letter in letters(runtime)] == ["applied"]
+    assert totals(runtime)["applied"] == 1
+
+
+def _waits_for_a_lock(runtime: Runtime) -> bool:
+    with runtime.reader.connect() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 def test_an_empty_field_keeps_its_empty_bytes(runtime: Runtime) -> None:
