@@ -123,6 +123,55 @@ def bad_entries() -> dict[Reason, bytes]:
     }
 
 
+def sized(length: int) -> bytes:
+    """Return a valid event of exactly that many bytes."""
+    made = event(pad="")
+    return body(made | {"pad": "x" * (length - len(body(made)))})
+
+
+def with_extra(json: bytes) -> bytes:
+    """Return a valid event with a member of which only its JSON is given."""
+    return body(event(pad="here")).replace(b'"here"', json)
+
+
+MONSTERS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
+    "the largest there may be": (lambda: sized(65_536), None),
+    "one byte more": (lambda: sized(65_537), Reason.TOO_LARGE),
+    "1 MB": (lambda: sized(1_000_000), Reason.TOO_LARGE),
+    "50 MB": (lambda: sized(50_000_000), Reason.TOO_LARGE),
+    "50 MB of nothing": (lambda: b"\0" * 50_000_000, Reason.TOO_LARGE),
+    "invalid UTF-8": (lambda: with_extra(b'"\xff\xfe"'), Reason.NOT_JSON),
+    "UTF-8 of a surrogate": (lambda: with_extra(b'"\xed\xa0\x80"'), Reason.NOT_JSON),
+    "a lone surrogate": (lambda: with_extra(b'"\\ud800"'), Reason.NOT_JSON),
+    "a pair of them": (lambda: with_extra(b'"\\ud83d\\ude00"'), None),
+    "U+0000": (lambda: with_extra(b'"\\u0000"'), Reason.NOT_JSON),
+    "U+0000 in a name": (lambda: with_extra(b'{"\\u0000": 1}'), Reason.NOT_JSON),
+    "a zero byte": (lambda: with_extra(b'"\0"'), Reason.NOT_JSON),
+    "NaN": (lambda: with_extra(b"NaN"), Reason.NOT_JSON),
+    "-Infinity": (lambda: with_extra(b"-Infinity"), Reason.NOT_JSON),
+    "an integer of 4,300 digits": (lambda: with_extra(b"9" * 4_300), None),
+    "an integer of 60,000 digits": (lambda: with_extra(b"9" * 60_000), Reason.NOT_JSON),
+    "a number beyond a double": (lambda: with_extra(b"1e999"), None),
+    "30,000 nested brackets": (lambda: with_extra(b"[" * 30_000 + b"]" * 30_000), Reason.NOT_JSON),
+    "30,000 brackets never closed": (lambda: b"[" * 30_000, Reason.NOT_JSON),
+    "10,000 nested objects": (lambda: with_extra(b'{"":' * 10_000 + b"0" + b"}" * 10_000), Reason.NOT_JSON),
+}
+
+
+def test_monsters_get_the_same_verdict_on_both_databases_and_their_neighbours_go_on(runtime: Runtime) -> None:
+    for make, _ in MONSTERS.values():
+        append_raw(runtime, HOME, make(), body(event()))
+    drain_all(runtime)
+    expected = [reason for _, reason in MONSTERS.values() if reason is not None]
+    assert open_reasons(runtime) == expected
+    applied = 2 * len(MONSTERS) - len(expected)
+    assert totals(runtime)["applied"] == applied
+    assert dump(runtime.reader)["analysis_trend"][0][2] == applied
+    lengths = [len(make()) for make, reason in MONSTERS.values() if reason is not None]
+    assert [letter.body_length for letter in letters(runtime)] == lengths
+    assert max(len(letter.body) for letter in letters(runtime)) == 65_536
+
+
 def test_bad_entries_are_parked_with_their_reason_and_stop_nobody(runtime: Runtime) -> None:
     bad = bad_entries()
     for raw in bad.values():
