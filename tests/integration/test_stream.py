@@ -179,6 +179,13 @@ def test_trimming_keeps_the_position_itself(stream: Stream, redis: Any) -> None:
     assert redis.xlen(KEY) >= 300
 
 
+def test_trimming_leaves_few_entries_however_many_there_are(stream: Stream) -> None:
+    last = [stream.append([(HOME, b"x")] * 10_000)[-1].position for _ in range(3)][-1]
+    assert stream.trim(HOME, last) > 29_000
+    assert stream.ends()[HOME].length < 1_000
+    assert stream.ends()[HOME].position == last
+
+
 def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> None:
     client = redis_client(redis_url)
     stream = Stream(client, 4)
