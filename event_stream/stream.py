@@ -33,6 +33,13 @@ class PartitionsMismatchError(EventStreamError):
         )
 
 
+class OldServerError(EventStreamError):
+    """The server does not count what was ever added to a stream, so what it loses could not be told."""
+
+    def __init__(self) -> None:
+        super().__init__("this Redis is too old to count the entries ever added; use Redis 7.0 or Valkey 8, or newer")
+
+
 class Position(NamedTuple):
     """A place in a stream: an entry id as two integers, because as text "9-0" sorts after "10-0"."""
 
@@ -220,6 +227,8 @@ def _end(info: Any) -> End:
     if isinstance(info, ResponseError) and "no such key" in str(info):
         return End(position=None, length=0, added=0)
     info = _raised(info)
+    if "entries-added" not in info:
+        raise OldServerError
     # The last entry that exists: `last-generated-id` would go on ringing for a tail that was deleted.
     last = info["last-entry"]
     position = Position.parse(last[0]) if last else None
