@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from event_stream.errors import EventStreamError
 from event_stream.stream import PARTITIONS_KEY
@@ -24,6 +24,8 @@ def unreachable(patient: Patient) -> Iterator[Seen]:
     """See whether it answers this user at all."""
     try:
         patient.stream.redis.ping()
+    except ResponseError:
+        return  # also an answer: a PING is refused while the append-only file cannot be written
     except RedisError as error:
         yield Seen(describe(error))
 

@@ -3,8 +3,10 @@
 import sqlite3
 from collections.abc import Iterator
 
+from sqlalchemy import false, update
 from sqlalchemy.exc import DBAPIError
 
+from projections import checkpoint
 from workers.checkup.check import Checker, Seen, Side
 from workers.checkup.patient import Patient
 
@@ -34,7 +36,7 @@ def not_wal(patient: Patient) -> Iterator[Seen]:
     " `mode=ro` in DATABASE_URL",
 )
 def read_only(patient: Patient) -> Iterator[Seen]:
-    """See why a write could not begin."""
+    """See whether a write is refused."""
     error = _error_of_a_write(patient)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_READONLY:
         yield Seen(str(error), {"file": patient.sqlite_file})
@@ -48,19 +50,18 @@ def read_only(patient: Patient) -> Iterator[Seen]:
     " for longer than a batch takes",
 )
 def locked(patient: Patient) -> Iterator[Seen]:
-    """See whether a write could begin within the time that a drain would wait."""
+    """See whether a write gets its turn within the time that a drain would wait."""
     error = _error_of_a_write(patient)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_BUSY:
         yield Seen(f"{error} for {patient.limits.lock_wait_s:g} s", {"file": patient.sqlite_file})
 
 
 def _error_of_a_write(patient: Patient) -> sqlite3.Error | None:
-    """Return what keeps a write from beginning; one that begins is taken back at once."""
+    """Return what keeps a write from being made; the one that is tried changes no row."""
     with patient.runtime.reader.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patient.limits.lock_wait_s * 1000)}")
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            connection.exec_driver_sql("ROLLBACK")
+            connection.execute(update(checkpoint.table).where(false()).values(read=0))
         except DBAPIError as error:
             if isinstance(error.orig, sqlite3.Error):
                 return error.orig
