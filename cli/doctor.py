@@ -72,9 +72,9 @@ def _verdict(examination: Examination) -> Iterator[str]:
     dangers = sum(each.severity == Severity.DANGER for each in examination.findings)
     advice = len(examination.findings) - dangers
     if dangers:
-        yield f"{dangers} found that endanger the promises, {advice} that are advice."
+        yield f"Dangers: {dangers}, advice: {advice}."
     elif advice:
-        yield f"Nothing endangers the promises; {advice} found that are advice."
+        yield f"Nothing endangers the promises; advice: {advice}."
     else:
         yield "Nothing endangers the promises. None of these is so:"
         yield from (f"  {check.code:<32} {check.means}" for check in CHECKS if check.code in examination.checked)

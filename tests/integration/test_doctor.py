@@ -325,6 +325,7 @@ def test_the_databases_clock_is_compared_too(alive: Runtime, environ: Environ) -
     assert not found.in_danger
 
 
+@only_sqlite
 def test_slow_answers_are_not_taken_for_a_wrong_clock(environ: Environ) -> None:
     ticks = iter([100.0, 120.0])
     with closing(replace(Patient.from_environ(environ), clock=lambda: next(ticks))) as patient:
@@ -337,7 +338,7 @@ def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, envir
     found = examined(environ)
     assert codes(found) == {"redis-partitions-differ"}
     assert found.findings[0].found == "key events:partitions is 5, PROJECTOR_PARTITIONS 4"
-    assert "set PROJECTOR_PARTITIONS=5" in found.findings[0].remedy
+    assert "set `PROJECTOR_PARTITIONS=5`" in found.findings[0].remedy
     assert "DEL events:partitions" in found.findings[0].remedy
     alive.stream.redis.delete("events:partitions")
     assert examined(environ).findings == []
@@ -421,7 +422,7 @@ def test_a_schema_of_a_newer_release_is_told_and_the_rest_is_examined(alive: Run
 def test_another_number_of_partitions_in_the_database_is_a_danger(alive: Runtime, environ: Environ) -> None:
     found = examined(environ | {"PROJECTOR_PARTITIONS": "5"})
     assert codes(found) == {"database-partitions-differ", "redis-partitions-differ"}
-    assert all("set PROJECTOR_PARTITIONS=4" in each.remedy for each in found.findings)
+    assert all("set `PROJECTOR_PARTITIONS=4`" in each.remedy for each in found.findings)
     assert "worker-missing" in found.unchecked
 
 

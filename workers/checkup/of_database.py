@@ -74,7 +74,7 @@ def _revision(patient: Patient) -> str | None:
     "G7",
     means="The deployment was made with another number of partitions than PROJECTOR_PARTITIONS: processes refuse to"
     " start.",
-    remedy="set PROJECTOR_PARTITIONS={stored} for every process and producer",
+    remedy="set `PROJECTOR_PARTITIONS={stored}` for every process and producer",
     hides=(Side.WORK,),
 )
 def partitions_differ(patient: Patient) -> Iterator[Seen]:

@@ -14,7 +14,7 @@ host = Checker(Side.HOST)
     "G7",
     means="The disk of the data directory or of the SQLite file has less than 1 GiB free: when it is full, nothing is"
     " appended to an embedded Redis and nothing projected, until there is room again.",
-    remedy="make room on the disk of {folder}, or move it (PROJECTOR_DATA_DIR, DATABASE_URL)",
+    remedy="make room on the disk of `{folder}`, or move it (PROJECTOR_DATA_DIR, DATABASE_URL)",
 )
 def disk_nearly_full(patient: Patient) -> Iterator[Seen]:
     """See how much room there is where we keep things on this host; folders that are not there are not ours."""

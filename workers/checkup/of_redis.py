@@ -64,7 +64,7 @@ def cluster(patient: Patient) -> Iterator[Seen]:
     "redis-replica",
     "G7",
     means="The server is a replica: it refuses writes, and what it holds may be behind what its master acknowledged.",
-    remedy="point REDIS_URL at the master, {master}; or, if this one is to take over, `redis-cli REPLICAOF NO ONE`",
+    remedy="point REDIS_URL at the master, `{master}`; or, if this one is to take over, `redis-cli REPLICAOF NO ONE`",
 )
 def replica(patient: Patient) -> Iterator[Seen]:
     """See which role it has."""
@@ -159,7 +159,7 @@ def evicted(patient: Patient) -> Iterator[Seen]:
     "redis-nearly-full",
     "G7",
     means="Redis's memory is nearly full: with `noeviction` it will refuse events, and the signs of life of workers.",
-    remedy="`redis-cli CONFIG SET maxmemory` to more, or start workers if a backlog fills it (`projector status`)",
+    remedy="`redis-cli CONFIG SET maxmemory <bytes>` with more; start workers if it is a backlog that fills it",
 )
 def nearly_full(patient: Patient) -> Iterator[Seen]:
     """Compare the memory in use with what it may use."""
@@ -205,7 +205,7 @@ def _skew_s(patient: Patient) -> float:
     "G7",
     means="Redis tells producers another number of partitions than PROJECTOR_PARTITIONS: processes refuse to start, and"
     " producers to append.",
-    remedy=f"set PROJECTOR_PARTITIONS={{stored}}; if the database holds another number, this Redis is another"
+    remedy=f"set `PROJECTOR_PARTITIONS={{stored}}`; if the database holds another number, this Redis is another"
     f" deployment's: mend REDIS_URL, or `redis-cli DEL {PARTITIONS_KEY}` to have it told anew",
     hides=(Side.WORK,),
 )

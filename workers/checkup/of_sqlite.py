@@ -32,7 +32,7 @@ def not_wal(patient: Patient) -> Iterator[Seen]:
     "sqlite-read-only",
     "G7",
     means="The database takes no writes: nothing is projected.",
-    remedy="give the user of the processes the right to write {file} and its folder; mind a read-only mount, and"
+    remedy="give the user of the processes the right to write `{file}` and its folder; mind a read-only mount, and"
     " `mode=ro` in DATABASE_URL",
 )
 def read_only(patient: Patient) -> Iterator[Seen]:

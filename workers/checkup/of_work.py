@@ -8,6 +8,8 @@ from workers.checkup.patient import Patient
 
 # An approximate trim leaves at most a node of 100 entries behind.
 ENTRIES_LEFT_MAX = 200
+# While an old backlog is drained, its entries are old but have been projected only now.
+BACKLOG_S = 10.0
 
 work = Checker(Side.WORK)
 
@@ -74,9 +76,10 @@ def entries_lost(patient: Patient) -> Iterator[Seen]:
 @work.danger(
     "stream-untrimmed",
     "G8",
-    means="Entries that were projected more than ten minutes ago still lie in a stream: it is not trimmed, and Redis's"
+    means="Projected entries that are more than ten minutes old still lie in a stream: it is not trimmed, and Redis's"
     " memory grows with it.",
-    remedy="start `projector dispatcher`, which trims; if one runs, its log says what keeps it from it",
+    remedy="start `projector dispatcher`, which trims; if one runs, its log says what keeps it from it, unless a"
+    " backlog was drained a moment ago: it trims a minute behind",
 )
 def stream_untrimmed(patient: Patient) -> Iterator[Seen]:
     """Look at the oldest entries of the streams that hold more projected ones than a trim leaves."""
@@ -85,7 +88,7 @@ def stream_untrimmed(patient: Patient) -> Iterator[Seen]:
     ends = stream.ends()
     for each in patient.status.partitions:
         projected = ends[each.partition].length - each.in_flight
-        if projected <= ENTRIES_LEFT_MAX:
+        if projected <= ENTRIES_LEFT_MAX or each.lag_s > BACKLOG_S:
             continue
         newest = stream.read_from(each.partition, START, ENTRIES_LEFT_MAX).entries[-1]
         if newest.position.ms < long_ago_ms:
