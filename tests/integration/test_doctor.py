@@ -40,7 +40,6 @@ from workers.status import read_status
 from workers.worker import worker
 
 Environ = dict[str, str]
-Alive = Callable[[Runtime], None]
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +120,11 @@ def configured(runtime: Runtime, **settings: str | int) -> Iterator[None]:
     before = {name: redis.config_get(name.replace("_", "-"))[name.replace("_", "-")] for name in settings}
     for name, value in settings.items():
         redis.config_set(name.replace("_", "-"), value)
-    yield
-    for name, old in before.items():
-        redis.config_set(name.replace("_", "-"), str(old))
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            redis.config_set(name.replace("_", "-"), str(old))
 
 
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
