@@ -20,5 +20,4 @@ def _later(name: str, does: str) -> click.Command:
 LATER = (
     _later("rebuild", "Recompute read models from the event log."),
     _later("verify", "Compare read models with the event log."),
-    _later("doctor", "Say what endangers the promises."),
 )

@@ -10,6 +10,7 @@ Keys, all bytes and all on the streams' server (the braces are literal: a Redis 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
@@ -30,6 +31,13 @@ class PartitionsMismatchError(EventStreamError):
             f"PROJECTOR_PARTITIONS is {configured}, but this deployment was made with {stored} (stored in {where});"
             f" set PROJECTOR_PARTITIONS={stored}"
         )
+
+
+class OldServerError(EventStreamError):
+    """The server does not count what was ever added to a stream, so what it loses could not be told."""
+
+    def __init__(self) -> None:
+        super().__init__("this Redis is too old to count the entries ever added; use Redis 7.0 or Valkey 8, or newer")
 
 
 class Position(NamedTuple):
@@ -196,7 +204,9 @@ class Stream:
 
     def trim(self, partition: int, before: Position) -> int:
         """Remove entries older than `before` (a few may stay); returns how many went."""
-        return int(self.redis.xtrim(stream_key(partition), minid=str(before), approximate=True))
+        trim = partial(self.redis.xtrim, stream_key(partition), minid=str(before), approximate=True)
+        # Redis removes at most 100 nodes at once, about 10,000 entries; a busy stream grows faster than that.
+        return sum(int(removed) for removed in iter(trim, 0))
 
     def publish_projected(self, partition: int, progress: Progress) -> None:
         """Tell producers that wait how far a partition is projected."""
@@ -235,6 +245,8 @@ def _end(info: Any) -> End:
     if isinstance(info, ResponseError) and "no such key" in str(info):
         return End(last=None, length=0, added=0)
     info = _raised(info)
+    if "entries-added" not in info:
+        raise OldServerError
     # The last entry that exists: `last-generated-id` would go on ringing for a tail that was deleted.
     last = info["last-entry"]
     return End(_entry(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))

@@ -64,24 +64,42 @@ class Status(BaseModel):
 
     def problems(self) -> list[str]:
         """Return what keeps, or would keep, events from being projected; empty when all is well."""
-        found = [
+        return [
+            *self.stalled(),
+            *(f"{found}; it is tried again and again" for found in self.failing()),
+            *(f"{found}; start `projector dispatcher`" for found in self.undispatched()),
+            *(f"{found}; start `projector worker`" for found in self.undrained()),
+            *(f"{found}; mend or roll back the release" for found in self.held_up()),
+        ]
+
+    def stalled(self) -> list[str]:
+        """Return which partitions do not move though entries wait."""
+        return [
             f"partition {each.partition} is stalled, {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
             for each in self.partitions
             if each.stalled
         ]
-        found += [
+
+    def failing(self) -> list[str]:
+        """Return which partitions fail again and again, and whose fault it is."""
+        return [
             f"partition {each.partition} failed {each.failure.failures} times in a row: {each.failure.kind}"
-            f" ({each.failure.fault.explained}); it is tried again and again"
+            f" ({each.failure.fault.explained})"
             for each in self.partitions
             if each.failure is not None and each.failure.failures >= FAILURES_MAX
         ]
-        if not any(not dispatcher.stalled for dispatcher in self.dispatchers):
-            found.append("no dispatcher is alive; start `projector dispatcher`")
-        if not any(not worker.stalled for worker in self.workers):
-            found.append("no worker is alive; start `projector worker`")
-        if self.breaker is not None:
-            found.append(f"the breaker is open, nothing is parked: {self.breaker}; mend or roll back the release")
-        return found
+
+    def undispatched(self) -> list[str]:
+        """Return that nobody rings, if so."""
+        return [] if any(not each.stalled for each in self.dispatchers) else ["no dispatcher is alive"]
+
+    def undrained(self) -> list[str]:
+        """Return that nobody drains, if so."""
+        return [] if any(not each.stalled for each in self.workers) else ["no worker is alive"]
+
+    def held_up(self) -> list[str]:
+        """Return why a breaker is open, if one is."""
+        return [] if self.breaker is None else [f"the breaker is open, nothing is parked: {self.breaker}"]
 
 
 def read_status(runtime: Runtime) -> Status:

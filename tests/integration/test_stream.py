@@ -24,7 +24,7 @@ from event_stream import (
 )
 from event_stream.envelope import time_text
 from event_stream.settings import StreamSettings
-from event_stream.stream import START, End, Progress, Stream
+from event_stream.stream import START, End, OldServerError, Progress, Stream, _end
 from event_stream.types import partition_of
 from tests.support.events import NOW_US, TENANT, body, event
 from workers.runtime import redis_client
@@ -177,6 +177,26 @@ def test_trimming_keeps_the_position_itself(stream: Stream, redis: Any) -> None:
     assert stream.trim(HOME, appended[700].position) > 500
     assert redis.xrange(KEY, min=str(appended[700].position), count=1)
     assert redis.xlen(KEY) >= 300
+
+
+def test_trimming_leaves_few_entries_however_many_there_are(stream: Stream) -> None:
+    last = [stream.append([(HOME, b"x")] * 10_000)[-1].position for _ in range(3)][-1]
+    assert stream.trim(HOME, last) > 29_000
+    assert stream.ends()[HOME].length < 1_000
+    assert stream.ends()[HOME].position == last
+
+
+def test_a_server_that_does_not_count_entries_added_is_named() -> None:
+    # What Redis 6.2 says of a stream; none is at hand to say it.
+    told = {
+        "length": 1,
+        "groups": 0,
+        "last-generated-id": b"1-0",
+        "first-entry": (b"1-0", {}),
+        "last-entry": (b"1-0", {}),
+    }
+    with pytest.raises(OldServerError, match=r"Redis 7\.0 or Valkey 8"):
+        _end(told)
 
 
 def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> None:

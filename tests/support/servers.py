@@ -23,7 +23,8 @@ START_TIMEOUT_S = 30
 class RedisServer:
     """A Valkey from its wheel, or the server that PROJECTOR_TEST_REDIS_SERVER names; its data survives a restart."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self.options = options
         self.directory = Path(tempfile.mkdtemp(prefix="projector-redis-"))
         self.port = free_port("127.0.0.1")
         self.binary = os.environ.get("PROJECTOR_TEST_REDIS_SERVER") or str(get_binary_path())
@@ -49,6 +50,7 @@ class RedisServer:
                     "--enable-debug-command",
                     "yes",
                 ),
+                *self.options,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,

@@ -13,6 +13,8 @@ from event_stream.settings import Settings, StreamSettings
 from event_stream.types import decode
 from projections.settings import DatabaseSettings
 from tests.support.events import body
+from workers.checkup.check import Check
+from workers.checkup.registry import CHECKS
 from workers.settings import RedisSettings
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +60,17 @@ def test_the_readmes_event_is_valid() -> None:
     made: dict[str, Any] = {}
     exec(f"event = {snippet[1]}", {}, made)
     assert decode(body(made["event"])).type == "analysis.created.v1"
+
+
+def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    listed = [line for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(listed) == sorted(_row(check) for check in CHECKS)
+
+
+def _row(check: Check) -> str:
+    remedy = re.sub(r"\{(\w+)\}", r"<\1>", check.remedy).replace("|", r"\|")
+    return f"| `{check.code}` | {check.severity} | {check.promise or ''} | {check.means} | {remedy} |"
 
 
 def test_the_procfile_runs_commands_that_exist() -> None:

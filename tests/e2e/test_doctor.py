@@ -1,0 +1,26 @@
+"""`projector doctor` on a running `projector up`: nothing against it as it comes, and what is wrong once it is."""
+
+import json
+from pathlib import Path
+
+from tests.support.deployment import Deployment
+from tests.support.servers import wait_until
+from workers.checkup.registry import CHECKS
+from workers.runtime import redis_client
+
+
+def test_what_up_starts_is_healthy_until_somebody_changes_it(tmp_path: Path) -> None:
+    up = Deployment(tmp_path / "data")
+    up.start()
+    try:
+        up.await_ready()
+        wait_until(lambda: up.get("/healthz/projector").status_code == 200, "events would arrive")
+        well = json.loads(up.run("doctor", "--json"))
+        assert (well["findings"], well["unchecked"]) == ([], [])
+        assert well["checked"] == [check.code for check in CHECKS if not check.code.startswith("postgres-")]
+        client = redis_client(up.variables()["REDIS_URL"])
+        client.config_set("appendonly", "no")
+        client.close()
+        assert "danger G1 redis-aof-off: aof_enabled is 0" in up.run("doctor", expect=1)
+    finally:
+        up.remove()

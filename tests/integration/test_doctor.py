@@ -1,0 +1,757 @@
+"""The doctor: every code provoked for real, each with its remedy, and silence when all is well.
+
+Where a thing cannot be had here, an older server or another clock, the test says so and gives the value instead.
+"""
+
+import json
+import os
+import pty
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from cli.embedded import free_port
+from cli.processes import migrate_database
+from event_stream.types import partition_of
+from migrations import upgrade
+from projections import schema
+from projections.store import writer_engine
+from tests.conftest import PARTITIONS, sqlalchemy_url
+from tests.support.driving import append, append_raw, drain_all
+from tests.support.events import TENANT, body, event
+from tests.support.servers import PostgresServer, RedisServer, wait_until
+from workers import breaker, drain
+from workers.checkup.check import Finding, Severity
+from workers.checkup.examine import Examination, examine
+from workers.checkup.patient import Limits, Patient
+from workers.checkup.registry import CHECKS
+from workers.dispatcher import Dispatcher
+from workers.drain import Drainer
+from workers.queue import Lease
+from workers.runtime import Runtime, redis_client
+from workers.status import read_status
+from workers.worker import worker
+
+Environ = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    """A server of this file's own, as its settings are changed."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def durable_server() -> Iterator[PostgresServer]:
+    server = PostgresServer(durable=True)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def durable_url(durable_server: PostgresServer) -> Iterator[str]:
+    """A migrated PostgreSQL database with nothing against it."""
+    durable_server.execute("CREATE DATABASE examined")
+    url = sqlalchemy_url(durable_server.url("examined"))
+    migrate_database(url, PARTITIONS)
+    yield url
+    durable_server.execute("DROP DATABASE examined WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "durable_url"}[request.param])
+    return url
+
+
+@pytest.fixture
+def environ(redis_url: str, database_url: str, tmp_path: Path) -> Environ:
+    return {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url,
+        "PROJECTOR_PARTITIONS": str(PARTITIONS),
+        "PROJECTOR_DATA_DIR": str(tmp_path),
+    }
+
+
+@pytest.fixture
+def alive(runtime: Runtime) -> Runtime:
+    """A deployment with a dispatcher and a worker that gave a sign of life a moment ago."""
+    _give_signs_of_life(runtime)
+    return runtime
+
+
+def _give_signs_of_life(runtime: Runtime) -> None:
+    Dispatcher(runtime).sweep()
+    worker(runtime).register_birth()  # type: ignore[no-untyped-call]
+
+
+def examined(environ: Environ, **changed: Any) -> Examination:
+    with closing(replace(Patient.from_environ(environ), **changed)) as patient:
+        return examine(patient)
+
+
+def codes(examination: Examination) -> set[str]:
+    return {finding.code for finding in examination.findings}
+
+
+def finding(environ: Environ, code: str, **changed: Any) -> Finding:
+    """Return the one thing that is found, which has to be this."""
+    (found,) = examined(environ, **changed).findings
+    assert found.code == code
+    return found
+
+
+@contextmanager
+def configured(runtime: Runtime, **settings: str | int) -> Iterator[None]:
+    """Change settings of Redis, and bring them back."""
+    redis = runtime.stream.redis
+    before = {name: redis.config_get(name.replace("_", "-"))[name.replace("_", "-")] for name in settings}
+    for name, value in settings.items():
+        redis.config_set(name.replace("_", "-"), value)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            redis.config_set(name.replace("_", "-"), str(old))
+
+
+only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def test_nothing_is_found_where_all_is_well(alive: Runtime, environ: Environ) -> None:
+    found = examined(environ)
+    assert found.findings == []
+    assert not found.in_danger
+    assert found.unchecked == []
+    absent = "postgres-" if environ["DATABASE_URL"].startswith("sqlite") else "sqlite-"
+    assert found.checked == [check.code for check in CHECKS if not check.code.startswith(absent)]
+
+
+def test_every_code_is_provoked_in_this_file() -> None:
+    here = Path(__file__).read_text()
+    assert len({check.code for check in CHECKS}) == len(CHECKS)
+    assert [check.code for check in CHECKS if f'"{check.code}"' not in here] == []
+
+
+def test_every_danger_names_its_promise() -> None:
+    for check in CHECKS:
+        assert check.promise in {f"G{number}" for number in range(1, 10)} or check.severity == Severity.ADVICE
+
+
+@only_sqlite
+def test_examining_changes_nothing(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
+    def state() -> tuple[dict[Any, bytes | None], bytes]:
+        redis = alive.stream.redis
+        return {key: redis.dump(key) for key in redis.scan_iter()}, Path(
+            str(make_url(sqlite_url).database)
+        ).read_bytes()
+
+    before = state()
+    examined(environ)
+    assert state() == before
+
+
+# Redis
+
+
+@only_sqlite
+def test_redis_out_of_reach_is_found_and_the_database_is_still_examined(
+    alive: Runtime, environ: Environ, redis_server: RedisServer
+) -> None:
+    append_raw(alive, 0, b"nonsense")
+    drain_all(alive)
+    redis_server.kill()
+    try:
+        found = examined(environ)
+    finally:
+        redis_server.start()
+    assert codes(found) == {"redis-unreachable", "dead-letters-open"}
+    assert found.in_danger
+    assert {"redis-aof-off", "worker-missing", "redis-look-refused"} <= set(found.unchecked)
+    assert {"schema-behind", "sqlite-locked"} <= set(found.checked)
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ({"redis_version": "6.2.14"}, "Redis 6.2.14"),
+        ({"redis_version": "7.2.4", "valkey_version": "7.2.8"}, "Valkey 7.2.8"),
+        ({"redis_version": "7.0.15"}, None),
+        ({"redis_version": "7.2.4", "valkey_version": "8.0.1"}, None),
+        ({"redis_version": "10.0.0"}, None),
+    ],
+)
+def test_an_old_server_is_named_and_its_streams_are_not_asked(
+    alive: Runtime, environ: Environ, told: dict[str, str], names: str | None
+) -> None:
+    # The wheels bring no old server: its versions are put into what a new one tells.
+    with closing(Patient.from_environ(environ)) as patient:
+        info: dict[str, Any] = alive.stream.redis.info()
+        info.pop("valkey_version", None)
+        vars(patient)["_info"] = info | told
+        found = examine(patient)
+    assert [each.found for each in found.findings if each.code == "redis-old"] == ([names] if names else [])
+    assert ("worker-missing" in found.unchecked) == (names is not None)
+
+
+@only_sqlite
+def test_a_cluster_is_found(environ: Environ) -> None:
+    server = RedisServer("--cluster-enabled", "yes")
+    server.start()
+    try:
+        found = examined(environ | {"REDIS_URL": server.url})
+    finally:
+        server.remove()
+    assert "redis-cluster" in codes(found)
+    assert "worker-missing" in found.unchecked
+
+
+@only_sqlite
+def test_a_replica_is_told_its_master(alive: Runtime, environ: Environ) -> None:
+    port = free_port("127.0.0.1")
+    alive.stream.redis.replicaof("127.0.0.1", str(port))
+    try:
+        found = finding(environ, "redis-replica")
+    finally:
+        alive.stream.redis.replicaof("NO", "ONE")
+    assert (found.severity, found.promise, found.found) == ("danger", "G7", "role is slave")
+    assert f"127.0.0.1:{port}" in found.remedy
+
+
+@only_sqlite
+def test_no_append_only_file_is_a_danger(alive: Runtime, environ: Environ) -> None:
+    with configured(alive, appendonly="no"):
+        found = finding(environ, "redis-aof-off")
+    assert (found.severity, found.promise, found.found) == ("danger", "G1", "aof_enabled is 0")
+    assert "CONFIG SET appendonly yes" in found.remedy
+
+
+@only_sqlite
+def test_an_append_only_file_that_cannot_be_written_is_a_danger(environ: Environ, tmp_path: Path) -> None:
+    # Files that may not grow stand for a full disk; the server must be told of it, not killed.
+    server = RedisServer("--appendfsync", "everysec")
+    wrapper = tmp_path / "server"
+    wrapper.write_text(f"#!/bin/sh\ntrap '' XFSZ\nulimit -f 8\nexec {server.binary} \"$@\"\n")
+    wrapper.chmod(0o755)
+    server.binary = str(wrapper)
+    server.start()
+    client = redis_client(server.url)
+    try:
+        client.set("x", "y" * 100_000)
+        wait_until(lambda: client.info()["aof_last_write_status"] == "err", "the write has failed")
+        found = codes(examined(environ | {"REDIS_URL": server.url}))
+    finally:
+        client.close()
+        server.remove()
+    assert "redis-aof-failing" in found
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    ("value", "code", "severity"),
+    [("no", "redis-fsync-no", "danger"), ("everysec", "redis-fsync-everysec", "advice")],
+)
+def test_syncing_less_than_always_is_told(
+    alive: Runtime, environ: Environ, value: str, code: str, severity: str
+) -> None:
+    with configured(alive, appendfsync=value):
+        found = finding(environ, code)
+    assert (found.severity, found.promise, found.found) == (severity, "G1", f"appendfsync is {value}")
+
+
+@only_sqlite
+def test_a_policy_that_evicts_is_a_danger(alive: Runtime, environ: Environ) -> None:
+    with configured(alive, maxmemory_policy="volatile-lru"):
+        found = finding(environ, "redis-may-evict")
+    assert (found.severity, found.promise) == ("danger", "G1")
+    assert found.found == "maxmemory-policy is volatile-lru, maxmemory 0 bytes"
+
+
+@only_sqlite
+def test_evicted_keys_are_told_until_the_counter_is_reset(runtime: Runtime, environ: Environ) -> None:
+    redis = runtime.stream.redis
+    with configured(runtime, maxmemory=redis.info()["used_memory"] + 500_000, maxmemory_policy="allkeys-lru"):
+        for number in range(200):
+            redis.set(f"key {number}", b"x" * 10_000)
+    evicted = redis.info()["evicted_keys"]
+    assert evicted > 0
+    redis.flushall()
+    _give_signs_of_life(runtime)
+    assert finding(environ, "redis-evicted").found == f"evicted_keys is {evicted}"
+    redis.config_resetstat()
+    assert examined(environ).findings == []
+
+
+@only_sqlite
+def test_memory_that_is_nearly_used_up_is_told(alive: Runtime, environ: Environ) -> None:
+    with configured(alive, maxmemory=alive.stream.redis.info()["used_memory"] + 50_000):
+        found = finding(environ, "redis-nearly-full")
+    assert found.severity == "advice"
+
+
+@only_sqlite
+def test_a_clock_that_is_off_is_told_and_one_that_refuses_events_is_a_danger(alive: Runtime, environ: Environ) -> None:
+    # There is one clock on this machine: ours is given.
+    found = finding(environ, "redis-clock-off", clock=lambda: time.time() + 20)
+    assert found.severity == "advice"
+    assert found.found.startswith("Redis's clock is -")
+    assert codes(examined(environ, clock=lambda: time.time() - 1000)) == {"redis-clock-off"}
+    behind = examined(environ, clock=lambda: time.time() + 1000)
+    assert codes(behind) == {"redis-clock-off", "redis-clock-refuses"}
+    assert behind.findings[0].code == "redis-clock-refuses"  # dangers stand first
+    assert behind.in_danger
+
+
+@only_postgresql
+def test_the_databases_clock_is_compared_too(alive: Runtime, environ: Environ) -> None:
+    # There is one clock on this machine: ours is given.
+    found = examined(environ, clock=lambda: time.time() + 20)
+    assert codes(found) == {"redis-clock-off", "postgres-clock-off"}
+    assert not found.in_danger
+
+
+@only_sqlite
+def test_slow_answers_are_not_taken_for_a_wrong_clock(environ: Environ) -> None:
+    ticks = iter([100.0, 120.0])
+    with closing(replace(Patient.from_environ(environ), clock=lambda: next(ticks))) as patient:
+        assert patient.skew_s(lambda: 110.0) == 0.0
+
+
+@only_sqlite
+def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, environ: Environ) -> None:
+    alive.stream.redis.set("events:partitions", 5)
+    found = examined(environ)
+    assert codes(found) == {"redis-partitions-differ"}
+    assert found.findings[0].found == "key events:partitions is 5, PROJECTOR_PARTITIONS 4"
+    assert "set `PROJECTOR_PARTITIONS=5`" in found.findings[0].remedy
+    assert "DEL events:partitions" in found.findings[0].remedy
+    alive.stream.redis.delete("events:partitions")
+    assert examined(environ).findings == []
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    ("refused", "unchecked"),
+    [
+        ("-config", {"redis-fsync-no", "redis-fsync-everysec"}),
+        ("-info", {"redis-old", "redis-aof-off", "redis-may-evict", "redis-evicted", "redis-replica"}),
+    ],
+)
+def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
+    alive: Runtime, environ: Environ, refused: str, unchecked: set[str]
+) -> None:
+    redis: Any = alive.stream.redis
+    redis.acl_setuser("looker", True, passwords=["+hush-hush"], keys=["*"], channels=["*"], commands=["+@all", refused])
+    url = environ["REDIS_URL"].replace("redis://", "redis://looker:hush-hush@")
+    try:
+        found = examined(environ | {"REDIS_URL": url})
+    finally:
+        redis.acl_deluser("looker")
+    assert codes(found) == {"redis-look-refused"}
+    assert not found.in_danger
+    assert unchecked <= set(found.unchecked)
+    assert "worker-missing" in found.checked
+    assert all(code in found.findings[0].found for code in unchecked)
+    assert "+config|get" in found.findings[0].remedy
+
+
+# The database
+
+
+@only_postgresql
+def test_a_database_out_of_reach_is_found_and_redis_is_still_examined(alive: Runtime, environ: Environ) -> None:
+    url = f"postgresql://somebody:hush-hush@127.0.0.1:{free_port('127.0.0.1')}/nowhere"
+    with configured(alive, appendonly="no"):
+        found = examined(environ | {"DATABASE_URL": url})
+    assert codes(found) == {"database-unreachable", "redis-aof-off"}
+    assert {"schema-behind", "postgres-fsync-off", "worker-missing"} <= set(found.unchecked)
+    assert "hush-hush" not in found.model_dump_json()
+
+
+@only_sqlite
+def test_a_file_that_is_no_database_is_told(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+    file = tmp_path / "letter.db"
+    file.write_text("Dear database, " * 500)
+    found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "database-unreachable")
+    assert "file is not a database" in found.found
+
+
+@only_sqlite
+def test_a_database_that_is_not_there_is_told_and_not_made(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "projector.db"
+    found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "schema-behind")
+    assert found.found == f"there is no database at {file}"
+    assert not file.parent.exists()
+
+
+@only_sqlite
+def test_missing_migrations_are_a_danger(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    engine = writer_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE of_somebody_else (x)"))
+    assert (
+        finding(environ | {"DATABASE_URL": url}, "schema-behind").found
+        == f"the schema is missing, needed is {schema.REVISION}"
+    )
+    upgrade(engine, "0001")
+    assert (found.found, found.severity) == (f"the schema is 0001, needed is {schema.REVISION}", "danger")
+    found = finding(environ | {"DATABASE_URL": url}, "schema-behind")
+    assert (found.found, found.severity) == ("the schema is 0001, needed is 0002", "danger")
+    assert "projector migrate" in found.remedy
+
+
+def test_a_schema_of_a_newer_release_is_told_and_the_rest_is_examined(alive: Runtime, environ: Environ) -> None:
+    with alive.writer.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert finding(environ, "schema-ahead").severity == "advice"
+
+
+def test_another_number_of_partitions_in_the_database_is_a_danger(alive: Runtime, environ: Environ) -> None:
+    found = examined(environ | {"PROJECTOR_PARTITIONS": "5"})
+    assert codes(found) == {"database-partitions-differ", "redis-partitions-differ"}
+    assert all("set `PROJECTOR_PARTITIONS=4`" in each.remedy for each in found.findings)
+    assert "worker-missing" in found.unchecked
+
+
+def test_open_dead_letters_are_told_and_endanger_nothing(alive: Runtime, environ: Environ) -> None:
+    append_raw(alive, 0, b"nonsense", body(event() | {"type": "unknown.v1"}))
+    drain_all(alive)
+    found = finding(environ, "dead-letters-open")
+    assert found.severity == "advice"
+    assert "1 not_json" in found.found
+
+
+# PostgreSQL
+
+
+def test_postgresql_that_does_not_sync_is_a_danger(redis_url: str, postgres_url: str, environ: Environ) -> None:
+    found = examined(environ | {"DATABASE_URL": postgres_url})
+    (danger,) = [each for each in found.findings if each.code == "postgres-fsync-off"]
+    assert (danger.severity, danger.promise, danger.found) == ("danger", "G1", "fsync is off")
+
+
+@only_postgresql
+def test_torn_pages_are_a_danger(alive: Runtime, environ: Environ, durable_server: PostgresServer) -> None:
+    def reload(statement: str, value: str) -> None:
+        durable_server.execute(statement)
+        durable_server.execute("SELECT pg_reload_conf()")
+        with psycopg.connect(durable_server.url(), autocommit=True) as connection:
+            wait_until(
+                lambda: connection.execute("SHOW full_page_writes").fetchone() == (value,), "the setting is in force"
+            )
+
+    reload("ALTER SYSTEM SET full_page_writes = off", "off")
+    try:
+        assert finding(environ, "postgres-full-page-writes-off").severity == "danger"
+    finally:
+        reload("ALTER SYSTEM RESET full_page_writes", "on")
+
+
+@only_postgresql
+def test_commits_that_do_not_wait_for_the_disk_are_told(
+    alive: Runtime, environ: Environ, durable_server: PostgresServer
+) -> None:
+    durable_server.execute("ALTER DATABASE examined SET synchronous_commit = off")
+    found = finding(environ, "postgres-synchronous-commit-off")
+    assert found.severity == "advice"
+    durable_server.execute(found.remedy.split("`")[1])
+    assert examined(environ).findings == []
+
+
+@only_postgresql
+def test_a_database_that_takes_no_writes_is_a_danger(
+    alive: Runtime, environ: Environ, durable_server: PostgresServer
+) -> None:
+    durable_server.execute("ALTER DATABASE examined SET default_transaction_read_only = on")
+    found = finding(environ, "postgres-read-only")
+    assert (found.severity, found.found) == ("danger", "default_transaction_read_only is on")
+    durable_server.execute(found.remedy.split("`")[1])
+    assert examined(environ).findings == []
+
+
+@only_postgresql
+def test_a_transaction_left_open_is_a_danger_and_its_remedy_ends_it(
+    alive: Runtime, environ: Environ, durable_server: PostgresServer
+) -> None:
+    limits = Limits(left_open_s=0.2)
+    url = durable_server.url("examined")
+    with closing(psycopg.connect(url, application_name="forgetful")) as forgetful:
+        forgetful.execute("SELECT 1")
+        assert examined(environ).findings == []  # it is young
+        wait_until(lambda: examined(environ, limits=limits).findings != [], "it is old")
+        found = finding(environ, "postgres-transaction-left-open", limits=limits)
+        assert (found.severity, found.promise) == ("danger", "G8")
+        assert "(forgetful)" in found.found
+        assert str(forgetful.info.backend_pid) in found.remedy
+        durable_server.execute(found.remedy.split("`")[1])
+        assert examined(environ, limits=limits).findings == []
+
+
+@pytest.fixture
+def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str]:
+    """The database, as a user sees it who may read little of it."""
+    durable_server.execute("CREATE ROLE looker LOGIN")
+    with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
+        connection.execute("GRANT SELECT ON alembic_version, checkpoint, dead_letter TO looker")
+    yield durable_url.replace("postgres@", "looker@")
+    with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
+        connection.execute("DROP OWNED BY looker")
+    durable_server.execute("DROP ROLE looker")
+
+
+@only_postgresql
+def test_sessions_that_are_hidden_are_told(
+    alive: Runtime, environ: Environ, looker_url: str, durable_server: PostgresServer
+) -> None:
+    assert looker_url != environ["DATABASE_URL"]
+    found = finding(environ | {"DATABASE_URL": looker_url}, "postgres-sessions-hidden")  # `alive` holds some
+    assert found.severity == "advice"
+    durable_server.execute(found.remedy.strip("`"))
+    assert examined(environ | {"DATABASE_URL": looker_url}).findings == []
+
+
+@only_postgresql
+def test_what_the_database_refuses_to_tell_is_said_and_the_rest_is_examined(
+    alive: Runtime, environ: Environ, looker_url: str, durable_server: PostgresServer
+) -> None:
+    with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
+        connection.execute("REVOKE SELECT ON dead_letter FROM looker")
+        connection.execute("GRANT pg_read_all_stats TO looker")
+    found = examined(environ | {"DATABASE_URL": looker_url})
+    assert codes(found) == {"database-look-refused"}
+    assert "permission denied for table dead_letter; not checked: dead-letters-open" in found.findings[0].found
+    assert "postgres-fsync-off" in found.checked
+
+
+# SQLite and this host
+
+
+@only_sqlite
+def test_a_journal_that_is_not_write_ahead_is_a_danger(
+    alive: Runtime, environ: Environ, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(str(make_url(sqlite_url).database))) as source, closing(sqlite3.connect(copy)) as to:
+        source.backup(to)
+        to.execute("PRAGMA journal_mode = DELETE")
+    found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{copy}?vfs=unix-dotfile&uri=true"}, "sqlite-not-wal")
+    assert (found.severity, found.found) == ("danger", "journal_mode is delete")
+
+
+@only_sqlite
+def test_a_file_that_takes_no_writes_is_a_danger(
+    alive: Runtime, environ: Environ, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = make_url(sqlite_url).database
+    found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{file}?mode=ro&uri=true"}, "sqlite-read-only")
+    assert (found.severity, found.found) == ("danger", "attempt to write a readonly database")
+    assert str(file) in found.remedy
+
+
+@only_sqlite
+def test_a_write_lock_that_somebody_keeps_is_a_danger(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
+    with closing(sqlite3.connect(str(make_url(sqlite_url).database), isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        found = finding(environ, "sqlite-locked", limits=Limits(lock_wait_s=0.1))
+        assert (found.severity, found.found) == ("danger", "database is locked for 0.1 s")
+        holder.execute("ROLLBACK")
+        assert examined(environ).findings == []
+
+
+@only_sqlite
+def test_a_disk_with_little_room_is_told(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+    # The disk is real, the limit is not: filling a disk would harm more than this test.
+    found = finding(environ, "disk-nearly-full", limits=Limits(disk_free_bytes=2**60))
+    assert found.severity == "advice"
+    assert str(tmp_path) in found.remedy
+
+
+# The work
+
+
+@only_sqlite
+def test_nobody_at_work_is_a_danger_just_as_status_says(runtime: Runtime, environ: Environ) -> None:
+    found = examined(environ)
+    assert codes(found) == {"dispatcher-missing", "worker-missing"}
+    _is_what_status_says(found, runtime)
+
+
+@only_sqlite
+def test_a_partition_that_does_not_move_is_a_danger_just_as_status_says(alive: Runtime, environ: Environ) -> None:
+    an_hour_ago_ms = int(time.time() - 3600) * 1000
+    alive.stream.redis.xadd("events:{2}", {"event": b"x"}, id=f"{an_hour_ago_ms}-0")
+    found = examined(environ)
+    assert codes(found) == {"partition-stalled"}
+    assert found.findings[0].found.startswith("partition 2 is stalled, 1 entries")
+
+
+@only_sqlite
+def test_a_partition_that_fails_again_and_again_is_a_danger_just_as_status_says(
+    alive: Runtime, environ: Environ
+) -> None:
+    append(alive, event())
+    nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    drainer = Drainer(replace(alive, writer=nowhere), partition_of(TENANT, alive.stream.partitions))
+    while drainer.pace.failed_in_a_row < 3:
+        assert "partition-failing" not in codes(examined(environ))
+        drain.run(drainer, Lease(alive.queue.connection, drainer.partition, "mine"), budget_s=0.2)
+    found = examined(environ)
+    assert codes(found) == {"partition-failing"}
+    assert "failed 3 times in a row: OperationalError" in found.findings[0].found
+    _is_what_status_says(found, alive)
+
+
+@only_sqlite
+def test_an_open_breaker_is_a_danger_just_as_status_says(alive: Runtime, environ: Environ) -> None:
+    breaker.publish(alive.stream.redis, "KeyError in tenant")
+    found = examined(environ)
+    assert codes(found) == {"breaker-open"}
+    assert "KeyError in tenant" in found.findings[0].found
+    _is_what_status_says(found, alive)
+
+
+def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
+    problems = read_status(runtime).problems()
+    assert len(problems) == len(examination.findings) > 0
+    for problem in problems:
+        assert any(problem.startswith(each.found) for each in examination.findings), problem
+    assert examination.in_danger
+
+
+@only_sqlite
+def test_lost_entries_are_told(alive: Runtime, environ: Environ) -> None:
+    append_raw(alive, 1, *(body(event()) for _ in range(3)))
+    assert alive.stream.redis.xtrim("events:{1}", maxlen=0, approximate=False) == 3
+    found = finding(environ, "entries-lost")
+    assert (found.severity, found.found) == ("advice", "3 of partition 1")
+
+
+@only_sqlite
+def test_a_stream_that_nobody_trims_is_a_danger(alive: Runtime, environ: Environ) -> None:
+    an_hour_ago_ms = int(time.time() - 3600) * 1000
+    for number in range(400):
+        alive.stream.redis.xadd("events:{3}", {"event": b"x"}, id=f"{an_hour_ago_ms}-{number + 1}")
+    assert codes(examined(environ)) == {"partition-stalled"}
+    drain_all(alive)
+    (found,) = [each for each in examined(environ).findings if each.code == "stream-untrimmed"]
+    assert (found.severity, found.promise) == ("danger", "G8")
+    assert found.found == "partition 3 holds 400 projected entries"
+    alive.stream.trim(3, before=read_position(alive, 3))
+    assert codes(examined(environ)) == {"dead-letters-open"}
+
+
+def read_position(runtime: Runtime, partition: int) -> Any:
+    return runtime.stream.ends()[partition].position
+
+
+# The command
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(environ: Environ) -> Run:
+    def call(*arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "cli", "doctor", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=os.environ | environ | changed,
+            timeout=60,
+        )
+
+    return call
+
+
+@only_sqlite
+def test_the_command_says_what_was_checked_and_ends_with_0(alive: Runtime, run: Run) -> None:
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Nothing endangers the promises. None of these is so:\n")
+    for check in CHECKS:
+        assert (check.code in done.stdout) == (not check.code.startswith("postgres-"))
+
+
+@only_sqlite
+def test_advice_alone_ends_with_0_and_a_danger_with_1(alive: Runtime, run: Run) -> None:
+    with configured(alive, appendfsync="everysec"):
+        done = run()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("advice G1 redis-fsync-everysec: appendfsync is everysec -> `redis-cli CONFIG")
+        with configured(alive, appendonly="no"):
+            told = run("--json")
+    assert told.returncode == 1
+    answer = json.loads(told.stdout)
+    assert set(answer) == {"findings", "checked", "unchecked"}
+    (found,) = answer["findings"]
+    assert set(found) == {"code", "severity", "promise", "found", "remedy"}
+    assert (found["code"], found["severity"], found["promise"]) == ("redis-aof-off", "danger", "G1")
+    assert "schema-behind" in answer["checked"]
+
+
+@only_sqlite
+def test_wrong_settings_end_with_2(run: Run) -> None:
+    for wrong in ({"PROJECTOR_PARTITIONS": "0"}, {"DATABASE_URL": "mysql://x:hush-hush@y"}):
+        done = run(**wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "hush-hush" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@only_sqlite
+def test_secrets_are_not_shown(run: Run, redis_server: RedisServer) -> None:
+    url = redis_server.url.replace("redis://", "redis://nobody:hush-hush@")
+    done = run(REDIS_URL=url)
+    assert done.returncode == 1
+    assert done.stdout.startswith("danger G7 redis-unreachable: AuthenticationError")
+    assert "hush-hush" not in done.stdout + done.stderr
+
+
+@only_sqlite
+def test_a_terminal_gets_a_table_in_colours(environ: Environ) -> None:
+    ours, theirs = pty.openpty()
+    variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "doctor"],
+        env=variables | environ | {"TERM": "xterm", "COLUMNS": "160"},
+        stdout=theirs,
+    )
+    os.close(theirs)
+    shown = _read_all(ours)
+    assert process.wait(60) == 1
+    assert "\x1b[" in shown
+    assert "worker-missing" in shown
+    assert "┃" in shown
+
+
+def _read_all(terminal: int) -> str:
+    chunks = []
+    try:
+        while chunk := os.read(terminal, 65_536):
+            chunks.append(chunk)
+    except OSError:  # how a terminal says that nobody writes any more
+        pass
+    os.close(terminal)
+    return b"".join(chunks).decode()

@@ -1,0 +1,47 @@
+"""The checks, in the order in which they are made: what hides others stands before them."""
+
+from workers.checkup import of_database, of_host, of_postgresql, of_redis, of_sqlite, of_work
+from workers.checkup.check import Check
+
+CHECKS: tuple[Check, ...] = (
+    of_host.disk_nearly_full,
+    of_redis.unreachable,
+    of_redis.old,
+    of_redis.cluster,
+    of_redis.replica,
+    of_redis.append_only_file_off,
+    of_redis.append_only_file_failing,
+    of_redis.no_fsync,
+    of_redis.fsync_each_second,
+    of_redis.may_evict,
+    of_redis.evicted,
+    of_redis.nearly_full,
+    of_redis.clock_off,
+    of_redis.clock_refuses_events,
+    of_redis.partitions_differ,
+    of_database.unreachable,
+    of_database.schema_behind,
+    of_database.schema_ahead,
+    of_database.partitions_differ,
+    of_database.dead_letters_open,
+    of_postgresql.no_fsync,
+    of_postgresql.no_full_page_writes,
+    of_postgresql.no_synchronous_commit,
+    of_postgresql.read_only,
+    of_postgresql.transaction_left_open,
+    of_postgresql.sessions_hidden,
+    of_postgresql.clock_off,
+    of_sqlite.not_wal,
+    of_sqlite.read_only,
+    of_sqlite.locked,
+    of_work.dispatcher_missing,
+    of_work.worker_missing,
+    of_work.partition_stalled,
+    of_work.partition_failing,
+    of_work.breaker_open,
+    of_work.entries_lost,
+    of_work.stream_untrimmed,
+    # Last, as they tell what those before could not see.
+    of_redis.look_refused,
+    of_database.look_refused,
+)
