@@ -132,7 +132,7 @@ def end_backend(server: PostgresServer) -> None:
     os.kill(pids[0][0], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("point", ["after read", "after fold", "after commit"])
+@pytest.mark.parametrize("point", ["after fold", "after commit"])
 @pytest.mark.parametrize("down", [PostgresServer.stop, PostgresServer.kill])
 def test_a_server_that_goes_down_and_comes_back(
     runtime: Runtime,
