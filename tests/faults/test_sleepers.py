@@ -29,10 +29,14 @@ def test_others_end_the_session_of_a_drain_that_was_paused_for_ever(
     }
     command = [sys.executable, "-m", "tests.support.dying_drain", point, str(int(signal.SIGSTOP)), "1", str(partition)]
     process = subprocess.Popen(command, env=os.environ | environ)
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
-    work.until_dry(timeout_s=90)
-    assert {each.split(":")[0] for each in work.failures()} == {"LockNotAvailable"}
-    work.assert_whole()
-    process.send_signal(signal.SIGCONT)
-    process.wait(60)
-    work.assert_whole()
+    try:
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
+        work.until_dry(timeout_s=90)
+        assert {each.split(":")[0] for each in work.failures()} == {"LockNotAvailable"}
+        work.assert_whole()
+        process.send_signal(signal.SIGCONT)
+        process.wait(60)
+        work.assert_whole()
+    finally:
+        process.kill()
+        process.wait()
