@@ -1,5 +1,7 @@
 """What Alembic runs: all pending revisions in one transaction, one process at a time."""
 
+from typing import Any
+
 from alembic import context
 from sqlalchemy import Engine, text
 
@@ -19,6 +21,8 @@ with engine.connect() as connection, connection.begin():
         # A migration may wait for another one, and take long; a drain's timeouts are not for it.
         for timeout in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET LOCAL {timeout} = 0"))
+        driver: Any = connection.connection.driver_connection
+        driver.answer_within_s = None
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     context.configure(
         connection=connection,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from event_stream.envelope import Reason
 from event_stream.stream import Reading
@@ -13,6 +14,7 @@ from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
 from projections.event_log import Accepted, Received
 from projections.projection import Projection
+from projections.sleepers import end_sleepers
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +40,26 @@ def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Ch
     then. If the process dies, or the outcome of the commit is unknown, the checkpoint tells: reading from it again
     repeats the batch or continues after it, and either way each event counts once.
     """
+    try:
+        with engine.begin() as connection:
+            return _apply(connection, projections, batch)
+    except DBAPIError as error:
+        end_sleepers(engine, error)
+        raise
+
+
+def _apply(connection: Connection, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
     partition = batch.expected.partition
-    with engine.begin() as connection:
-        # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
-        checkpoint.claim(connection, batch.expected, batch.homes)
-        accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
-        for projection in projections:
-            projection.project(connection, accepted.new)
-        letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
-        dead_letters.park(connection, letters)
-        dead_letters.close_applied(connection, _applied(connection, accepted, letters))
-        after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
-        checkpoint.advance(connection, after)
+    # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
+    checkpoint.claim(connection, batch.expected, batch.homes)
+    accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
+    for projection in projections:
+        projection.project(connection, accepted.new)
+    letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
+    dead_letters.park(connection, letters)
+    dead_letters.close_applied(connection, _applied(connection, accepted, letters))
+    after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
+    checkpoint.advance(connection, after)
     return after
 
 

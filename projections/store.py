@@ -31,6 +31,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from projections.connection import BoundedConnection
+
 Row: TypeAlias = tuple[Any, ...]
 
 metadata = MetaData()
@@ -61,8 +63,20 @@ _POSTGRESQL_SESSION = {
     # A paused holder of a claim would stop its partition: the server ends it, and the claim is free again.
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "5s",
-    "statement_timeout": "30s",
+    "statement_timeout": "20s",
+    # None of these looks at a COPY whose sender is gone: the server must notice by itself that nobody is there.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
     "timezone": "UTC",
+}
+# A network that swallows everything is noticed by the kernel; a server that does not answer, by BoundedConnection.
+_POSTGRESQL_CLIENT = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms
 }
 _SQLITE_BUSY_TIMEOUT_S = 5
 _COPY_TYPES: dict[type[TypeEngine[Any]], str] = {
@@ -107,15 +121,19 @@ def _engine(
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
     options = " ".join(f"-c {name}={value}" for name, value in (_POSTGRESQL_SESSION | (session or {})).items())
-    return create_engine(
+    engine = create_engine(
         url,
-        connect_args={"connect_timeout": 5, "options": options},
+        connect_args=_POSTGRESQL_CLIENT | {"options": options},
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
         isolation_level=isolation_level,
     )
+    event.listen(
+        engine, "do_connect", lambda _dialect, _record, args, options: BoundedConnection.connect(*args, **options)
+    )
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

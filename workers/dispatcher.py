@@ -58,7 +58,8 @@ class Trimmer:
         while now - self.seen[0][0] >= TRIM_BEHIND_S:
             old = self.seen.popleft()[1]
         for then, current in zip(old or [], checkpoints, strict=bool(old)):
-            if then.epoch == current.epoch and self._is_in_its_stream(current):
+            # A database that lost its last commits must find the entries again: what it was at then is void.
+            if then.epoch == current.epoch and then.position <= current.position and self._is_in_its_stream(current):
                 self.runtime.stream.trim(then.partition, before=then.position)
 
     def _is_in_its_stream(self, at: Checkpoint) -> bool:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
+
 from event_stream.stream import Stream
 from projections import checkpoint, dead_letters, event_log
 from workers.drain import Drainer, run
@@ -25,11 +27,16 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "after commit": (Stream, "publish_projected", "before"),
     "before the lease is released": (Lease, "release", "before"),
 }
+# Reached on PostgreSQL only.
+POSTGRESQL_POINTS: dict[str, tuple[Any, str, str]] = {
+    "inside COPY": (psycopg.Copy, "write_row", "after"),
+    "after many statements at once": (psycopg.Cursor, "executemany", "after"),
+}
 
 
 def arm(point: str, number: signal.Signals, on_call: int) -> None:
     """Let this process get a signal when `point` is reached for the `on_call`-th time."""
-    owner, name, when = POINTS[point]
+    owner, name, when = (POINTS | POSTGRESQL_POINTS)[point]
     wrapped: Callable[..., Any] = getattr(owner, name)
     calls = [0]
 

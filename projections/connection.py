@@ -1,0 +1,41 @@
+"""A connection to PostgreSQL that never waits for ever: whatever becomes of the server, a caller gets control back."""
+
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.1
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that gives up on a server that has been silent for `answer_within_s`, and closes itself then.
+
+    It closes too when something else interrupts a wait, such as a job's time limit: nobody will read that answer, and
+    whoever came next on the connection would. What was in its transaction is rolled back by the server.
+    """
+
+    # Longer than the server's own limits, which say better what was wrong; shorter than what passes for stalled.
+    answer_within_s: float | None = 25.0
+
+    def wait(self, gen: PQGen[T], interval: float = _LOOK_EVERY_S, timeout: float | None = None) -> T:
+        """Run a step of the protocol to its end; raises what the server answers, or OperationalError if it does not."""
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.answer_within_s)
+        except BaseException as error:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.close()
+            if isinstance(error, psycopg.OperationalError):
+                raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
+            raise
+
+    def rollback(self) -> None:
+        """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see."""
+        if not self.closed:
+            super().rollback()

@@ -1,0 +1,151 @@
+"""The API while the database is away in each of its ways: a 503 soon, and answers again by itself."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from api_stub import coalesce
+from projections.connection import BoundedConnection
+from projections.store import reader_engine
+from tests.support.driving import Api, append, drain_all
+from tests.support.events import PROJECT, TENANT, event
+from tests.support.proxy import Proxy
+from tests.support.servers import PostgresServer
+from workers.runtime import Runtime
+
+pytestmark = pytest.mark.anyio
+STATS = "/v1/config/projects/checkout-api/stats"
+# The longest that anybody waits: for a connection, or for the answer. Much more on a busy machine.
+ANSWERED_WITHIN_S = 30
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Away:
+    """An API, and the ways in which its database can be away; each fault lasts as long as its `with`."""
+
+    api: Api
+    reader: Engine
+    proxy: Proxy
+    server: PostgresServer
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        self.proxy.refuse()
+        yield
+        assert self.proxy.happened > 0
+        self.proxy.heal()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        self.proxy.partition()
+        yield
+        self.proxy.heal()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.server.stop()
+        yield
+        self.server.start()
+
+    @contextmanager
+    def pool_exhausted(self) -> Iterator[None]:
+        with ExitStack() as taken:
+            for _ in range(2):
+                taken.enter_context(self.reader.connect())
+            yield
+
+    @contextmanager
+    def crowded(self) -> Iterator[None]:
+        """The role that the API reads as has no connection left."""
+        with psycopg.connect(self.server.url(str(self.reader.url.database)), autocommit=True) as administrator:
+            administrator.execute("ALTER ROLE reading CONNECTION LIMIT 0")
+            administrator.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'reading'"
+            )
+            yield
+            administrator.execute("ALTER ROLE reading CONNECTION LIMIT -1")
+
+
+@pytest.fixture
+def away(
+    runtime: Runtime, postgres_url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Away]:
+    append(runtime, event("project.created.v1"), event())
+    drain_all(runtime)
+    monkeypatch.setattr(BoundedConnection, "answer_within_s", 1.0)
+    monkeypatch.setattr(coalesce, "WAIT_S", 1.0)
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as administrator:
+        administrator.execute("CREATE ROLE reading LOGIN")
+        administrator.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reading")
+    proxy = Proxy(postgres_server.port)
+    through = postgres_url.replace("postgres@", "reading@").replace(str(postgres_server.port), str(proxy.port))
+    reader = reader_engine(through)
+    api = Api(runtime.writer, reader)
+    yield Away(api, reader, proxy, postgres_server)
+    api.close()
+    reader.dispose()
+    proxy.close()
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as administrator:
+        administrator.execute("DROP OWNED BY reading")
+        administrator.execute("DROP ROLE reading")
+
+
+async def assert_unavailable(api: Api, key: str) -> None:
+    started = time.monotonic()
+    response = await api.ask(STATS, key)
+    assert time.monotonic() - started < ANSWERED_WITHIN_S
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "UNAVAILABLE")
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def assert_comes_back(api: Api, key: str) -> None:
+    deadline = time.monotonic() + 60
+    while (response := await api.ask(STATS, key)).status_code == 503:
+        assert time.monotonic() < deadline
+    assert response.status_code == 200
+    assert response.json()["data"]["analysisCount"] == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("fault", [Away.refused, Away.silent, Away.stopped, Away.pool_exhausted, Away.crowded])
+async def test_a_read_is_refused_soon_while_postgresql_is_away(
+    away: Away, fault: Callable[[Away], AbstractContextManager[None]]
+) -> None:
+    key = away.api.key(TENANT, PROJECT)
+    await assert_comes_back(away.api, key)
+    with fault(away):
+        await assert_unavailable(away.api, key)
+        # Nor is it only the first who is told so.
+        await assert_unavailable(away.api, key)
+        assert (await away.api.ask("/healthz")).status_code == 200
+    await assert_comes_back(away.api, key)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_read_is_refused_soon_while_the_database_file_is_away(runtime: Runtime) -> None:
+    append(runtime, event("project.created.v1"), event())
+    drain_all(runtime)
+    api = Api(runtime.writer, runtime.reader)
+    key = api.key(TENANT, PROJECT)
+    file = Path(str(runtime.reader.url.database))
+    folder, away = file.parent, file.parent.with_name("away")
+    for engine in (runtime.writer, runtime.reader):
+        engine.dispose()
+    folder.rename(away)
+    await assert_unavailable(api, key)
+    assert (await api.ask("/readyz")).status_code == 503
+    away.rename(folder)
+    await assert_comes_back(api, key)
+    assert (await api.ask("/readyz")).status_code == 200
+    api.close()

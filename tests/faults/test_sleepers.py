@@ -1,0 +1,42 @@
+"""A drain that is paused for ever while it holds a claim, where no limit of PostgreSQL's own reaches it."""
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.dying_drain import POSTGRESQL_POINTS
+from tests.support.outages import Work
+from tests.support.servers import wait_until
+from workers.runtime import Runtime
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("point", POSTGRESQL_POINTS)
+def test_others_end_the_session_of_a_drain_that_was_paused_for_ever(
+    runtime: Runtime, database_url: str, redis_url: str, point: str
+) -> None:
+    work = Work.load(runtime)
+    partition = next(p for p, end in enumerate(runtime.stream.ends()) if end.length > 20)
+    environ: dict[str, Any] = {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url.replace("+psycopg", ""),
+        "PROJECTOR_PARTITIONS": "4",
+    }
+    command = [sys.executable, "-m", "tests.support.dying_drain", point, str(int(signal.SIGSTOP)), "1", str(partition)]
+    process = subprocess.Popen(command, env=os.environ | environ)
+    try:
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
+        work.until_dry(timeout_s=90)
+        assert {each.split(":")[0] for each in work.failures()} == {"LockNotAvailable"}
+        work.assert_whole()
+        process.send_signal(signal.SIGCONT)
+        process.wait(60)
+        work.assert_whole()
+    finally:
+        process.kill()
+        process.wait()

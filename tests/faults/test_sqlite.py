@@ -1,0 +1,167 @@
+"""SQLite is locked, killed, full or gone under a drain: never a letter, nothing lost or counted twice."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy import event as sa_event
+
+from tests.support.outages import Work, strike
+from tests.support.servers import wait_until
+from tests.support.small_disk import ballast, small_disk
+from workers.runtime import Runtime
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def file_of(runtime: Runtime) -> Path:
+    return Path(str(runtime.writer.url.database))
+
+
+def prepare(engine: Engine, pragma: str) -> None:
+    """Run a pragma on every connection that `engine` opens from now on."""
+    engine.dispose()
+    sa_event.listen(engine, "connect", lambda connection, _record: connection.execute(f"PRAGMA {pragma}"))
+
+
+def count_of(file: Path, table: str) -> int:
+    with closing(sqlite3.connect(file)) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def only_error(work: Work) -> str:
+    (error,) = set(work.failures())
+    return error
+
+
+def test_another_process_keeps_the_write_lock(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than anybody waits for it."""
+    prepare(runtime.writer, "busy_timeout = 200")
+    work = Work.load(runtime)
+
+    def fault() -> None:
+        command = [sys.executable, "-c", LOCKER, str(file_of(runtime))]
+        locker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == b"locked\n"
+        work.end_when_noticed(locker.communicate)
+
+    strike(monkeypatch, "after read", fault)
+    work.until_dry()
+    assert only_error(work) == "OperationalError: database is locked"
+    work.assert_whole()
+
+
+@pytest.mark.parametrize("point", ["inside accept", "before commit", "after commit"])
+@pytest.mark.parametrize("on_call", [1, 2])
+def test_a_writer_killed_before_its_log_reaches_the_database_file(
+    runtime: Runtime, redis_url: str, tmp_path: Path, point: str, on_call: int
+) -> None:
+    """In the middle of a transaction, or between its commit and the checkpoint of the write-ahead log."""
+    work = Work.load(runtime)
+    file = file_of(runtime)
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{file}", "PROJECTOR_PARTITIONS": "4"}
+    partition = next(p for p, end in enumerate(runtime.stream.ends()) if end.length > 40)
+    number = int(signal.SIGKILL)
+    command = [sys.executable, "-m", "tests.support.dying_drain", point, str(number), str(on_call), str(partition)]
+    assert subprocess.run(command, env=os.environ | environ, check=False).returncode == -signal.SIGKILL
+    # Without its log the file knows nothing of what was committed; with it, all of it.
+    alone = shutil.copyfile(file, tmp_path / "alone.db")
+    committed = on_call if point == "after commit" else on_call - 1
+    assert (count_of(alone, "event_log"), count_of(file, "event_log") > 0) == (0, committed > 0)
+    runtime.queue.connection.delete(f"projector:lease:{{{partition}}}")
+    work.until_dry()
+    work.assert_whole()
+
+
+def test_a_database_that_may_not_grow(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLITE_FULL, by SQLite's own limit."""
+    pages = {"max": 2**30}
+
+    def limit(connection: Any, _record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages['max']}")
+
+    sa_event.listen(runtime.writer, "connect", limit)
+    work = Work.load(runtime)
+
+    def set_limit(most: int) -> None:
+        pages["max"] = most
+        runtime.writer.dispose()
+
+    def fault() -> None:
+        set_limit(1)  # which means: no more than there are
+        work.end_when_noticed(lambda: set_limit(2**30))
+
+    strike(monkeypatch, "after read", fault)
+    work.until_dry()
+    assert only_error(work) == "OperationalError: database or disk is full"
+    work.assert_whole()
+
+
+@contextmanager
+def runtime_on(file: Path, redis_url: str) -> Iterator[Runtime]:
+    made = Runtime.from_environ(
+        {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{file}", "PROJECTOR_PARTITIONS": "4"}
+    )
+    yield made
+    for engine in (made.writer, made.reader):
+        engine.dispose()
+    made.stream.redis.close()
+    made.queue.connection.close()
+
+
+@pytest.mark.parametrize("point", ["after read", "after claim", "before commit"])
+def test_a_disk_that_is_full(
+    database_url: str, redis_url: str, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    with small_disk(megabytes=8) as disk:
+        file = Path(shutil.copyfile(sqlite_template, disk / "projector.db"))
+        with runtime_on(file, redis_url) as runtime:
+            work = Work.load(runtime)
+            strike(monkeypatch, point, lambda: work.end_when_noticed(ballast(disk)))
+            work.until_dry()
+            assert only_error(work).startswith("OperationalError: ")
+            assert "full" in only_error(work) or "I/O" in only_error(work)
+            work.assert_whole()
+
+
+def test_a_folder_that_is_gone_for_a_while(
+    database_url: str, redis_url: str, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a disk that was not mounted in time."""
+    folder, away = tmp_path / "data", tmp_path / "away"
+    folder.mkdir()
+    file = Path(shutil.copyfile(sqlite_template, folder / "projector.db"))
+    with runtime_on(file, redis_url) as runtime:
+        work = Work.load(runtime)
+
+        def fault() -> None:
+            for engine in (runtime.writer, runtime.reader):
+                engine.dispose()
+            folder.rename(away)
+            work.end_when_noticed(bring_back)
+
+        def bring_back() -> None:
+            wait_until(work.dispatcher_outages, "the dispatcher has noticed too")
+            away.rename(folder)
+
+        strike(monkeypatch, "after read", fault)
+        work.until_dry()
+        assert only_error(work) == "OperationalError: unable to open database file"
+        work.assert_whole()
