@@ -172,11 +172,28 @@ def test_a_digest_tells_entries_apart(stream: Stream, redis: Any) -> None:
     assert len(set(digests)) == 4
 
 
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
 def test_trimming_keeps_the_position_itself(stream: Stream, redis: Any) -> None:
     appended = stream.append([(HOME, b"x") for _ in range(1000)])
-    assert stream.trim(HOME, appended[700].position) > 500
+    (beside,) = stream.read_from(HOME, appended[999].position, 1).entries
+    assert stream.trim(HOME, appended[700].position, beside) > 500
     assert redis.xrange(KEY, min=str(appended[700].position), count=1)
     assert redis.xlen(KEY) >= 300
+
+
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
+@pytest.mark.parametrize("fields", [{"event": "y"}, {"event": "x", "more": "x"}, {"other": "x"}])
+def test_trimming_leaves_a_stream_alone_that_holds_another_entry(stream: Stream, redis: Any, fields: Any) -> None:
+    *_, last = stream.append([(HOME, b"x") for _ in range(500)])
+    (beside,) = stream.read_from(HOME, last.position, 1).entries
+    redis.xdel(KEY, str(last.position))
+    assert stream.trim(HOME, last.position, beside) == 0
+    redis.delete(KEY)
+    for number in range(500):
+        redis.xadd(KEY, {"event": "new"}, id=f"1-{number + 1}")
+    redis.xadd(KEY, fields, id=str(last.position))
+    assert stream.trim(HOME, last.position, beside) == 0
+    assert redis.xlen(KEY) == 501
 
 
 def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> None:
