@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from rq.worker_registration import clean_worker_registry
 
 from event_stream.types import partition_of
 from tests.support.driving import append, append_raw, checkpoints, letters, totals
@@ -125,3 +126,36 @@ def test_sigterm_ends_a_worker_that_waits_for_work(runtime: Runtime, start: Star
     assert worker.wait(60) == 0
     assert time.monotonic() - started < 25
     assert read_workers(runtime) == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_killed_workers_leave_nothing_in_redis_that_does_not_go_by_itself(runtime: Runtime, start: Start) -> None:
+    connection: Any = runtime.queue.connection
+    dispatcher = start("cli", "dispatcher")
+    made: list[dict[str, Any]] = []
+    for killed in range(3):
+        worker = start("cli", "worker")
+        wait_until(lambda killed=killed: len(read_workers(runtime)) == killed + 1, "it listens")
+        read = totals(runtime)["read"]
+        many = [event() for _ in range(3000)]
+        append(runtime, *many)
+        made += many
+        wait_until(lambda read=read: totals(runtime)["read"] > read, "it works")
+        worker.kill()
+    dispatcher.terminate()
+    assert dispatcher.wait(30) == 0
+    left = runtime.queue.started_job_registry.get_job_ids(cleanup=False)
+    assert len(left) > 0
+    hours_later = time.time() + 7200
+    runtime.queue.started_job_registry.cleanup(hours_later)
+    runtime.queue.failed_job_registry.cleanup(hours_later)
+    for key in connection.keys("rq:*"):
+        if connection.ttl(key) > 0:
+            connection.delete(key)  # time does that
+    clean_worker_registry(runtime.queue)
+    queued = {f"rq:job:{job_id}".encode() for job_id in runtime.queue.get_job_ids()}
+    assert set(connection.keys("rq:*")) - queued <= {b"rq:queues", b"rq:queue:projector"}
+    start("cli", "worker")
+    start("cli", "dispatcher")
+    wait_until(lambda: is_drained(runtime), "the next goes on", 60)
+    assert_all_is_well(runtime, made)

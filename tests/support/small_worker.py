@@ -40,7 +40,7 @@ def die_out_of_memory() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
             raise
 
-    Stream.read_from = call  # type: ignore[method-assign]
+    Stream.read_from = call  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
