@@ -228,3 +228,16 @@ def test_a_producer_from_a_url_takes_its_settings_from_the_environment(
     producer = Producer.from_url(redis_url)
     assert producer.append(event()).partition == HOME
     producer._stream.redis.close()
+
+
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
+def test_a_producer_whose_clock_is_set_back_refuses_nothing_that_is_true(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Producer(stream, StreamSettings(partitions=4))
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() - 600)
+    now_us = int(true_time() * 1_000_000)
+    assert producer.append(event(time=time_text(now_us))).partition == HOME
+    with pytest.raises(InvalidEventError, match="time_in_future"):
+        producer.append(event(time=time_text(now_us + 400_000_000)))
