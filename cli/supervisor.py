@@ -101,6 +101,12 @@ class Supervisor:
         log.warning("process.stalled", process=child.name, pid=child.pid, why=why)
         child.signal(signal.SIGKILL)
 
+    def kill_all(self, name: str, why: str) -> None:
+        """Kill the stalled processes of a name; `tend` restarts them."""
+        for child in self.children:
+            if child.name == name:
+                self.kill(child, why)
+
     def stop(self, timeout_s: float) -> None:
         """End all within `timeout_s`, the last ones last; what does not go is killed."""
         deadline = time.monotonic() + timeout_s
