@@ -16,6 +16,8 @@ from tests.support.events import DAY_US, NOW_US, PROJECT, TENANT, body, event, m
 from tests.support.judging import assert_all_is_well, assert_reads_equal
 from tests.support.processes import Start
 from tests.support.servers import wait_until
+from workers.dispatcher import Dispatcher
+from workers.queue import Lease
 from workers.runtime import Runtime
 from workers.status import read_status, read_workers
 
@@ -226,3 +228,19 @@ def test_a_redis_clock_set_back_stops_nothing(runtime: Runtime) -> None:
     assert checkpoints(runtime)[HOME].epoch == 0
     assert letters(runtime) == []
     assert_all_is_well(runtime, [first, *made])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_lease_of_a_dead_drain_does_not_outlive_it_by_as_much_as_redis_clock_was_set_back(runtime: Runtime) -> None:
+    """Redis keeps the moment when a key ends: with its clock an hour back, a lease of seconds has an hour to go."""
+    connection: Any = runtime.queue.connection
+    assert Lease(connection, HOME).take()
+    append(runtime, event())
+    connection.pexpire(f"projector:lease:{{{HOME}}}", HOUR_US // 1000)
+
+    def rings() -> bool:
+        Dispatcher(runtime).sweep()
+        return runtime.queue.count == 1
+
+    assert not rings()
+    wait_until(rings, "it is rung again")
