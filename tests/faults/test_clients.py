@@ -84,14 +84,14 @@ def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_nex
     port = str(free_port("127.0.0.1"))
     url = f"http://127.0.0.1:{port}"
     api = start("cli", "api", PORT=port)
-    wait_until(lambda: answers(url), "it answers")
+    wait_until(lambda: answers(url), "it answers", 120)
     activity = httpx.get(url + ACTIVITY, headers={"Authorization": f"Bearer {key}"}).json()["data"]
     assert len(activity) == 100
     readers = Readers(url, key, activity)
     with readers.reading():
         for killed in range(3):
             before = readers.answers
-            wait_until(lambda before=before: readers.answers > before + 20, "readers get answers")
+            wait_until(lambda before=before: readers.answers > before + 20, "readers get answers", 120)
             member = f"m{killed}"
             pair = [
                 event("log_source.added.v1", {"logSourceId": member}),
@@ -102,10 +102,10 @@ def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_nex
             run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=15)
             errors = readers.errors
             api.kill()
-            wait_until(lambda errors=errors: readers.errors > errors, "readers see it die")
+            wait_until(lambda errors=errors: readers.errors > errors, "readers see it die", 120)
             api = start("cli", "api", PORT=port)
         before = readers.answers
-        wait_until(lambda: readers.answers > before + 20, "the last one answers")
+        wait_until(lambda: readers.answers > before + 20, "the last one answers", 120)
     assert readers.wrong == []
     assert_all_is_well(runtime, made)
     api.terminate()
@@ -127,7 +127,7 @@ def test_an_append_killed_in_the_middle_of_its_file_is_completed_by_another_and_
     file = tmp_path / "events.jsonl"
     file.write_bytes(b"\n".join(map(body, made)))
     first = start("cli", "append", str(file))
-    wait_until(lambda: appended(runtime) > 0, "it has begun")
+    wait_until(lambda: appended(runtime) > 0, "it has begun", 120)
     first.kill()
     first.wait()
     before = appended(runtime)

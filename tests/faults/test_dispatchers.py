@@ -52,7 +52,7 @@ def sweep_and_work(runtime: Runtime) -> None:
         worker(runtime).work(burst=True, logging_level="WARNING")
         return not behind
 
-    wait_until(is_done, "nothing is behind")
+    wait_until(is_done, "nothing is behind", 120)
 
 
 def lengths(runtime: Runtime) -> list[int]:
@@ -103,7 +103,7 @@ def test_a_dispatcher_that_wakes_up_trims_nothing_of_a_stream_that_was_replaced_
     append(as_process, *first)
     drain_all(as_process)
     zombie = dying(point, signal.SIGSTOP, on_call=1 if point in TRIMMING else 2)
-    wait_until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_STOPPED, "it is paused")
+    wait_until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_STOPPED, "it is paused", 120)
     below_ms = checkpoints(as_process)[HOME].position.ms - 100_000
     redis.delete(f"events:{{{HOME}}}")
     second = [event() for _ in range(300)]
@@ -121,7 +121,7 @@ def await_sweeps(runtime: Runtime, count: int) -> None:
     """Return once the only dispatcher has begun and ended `count` sweeps."""
     for _ in range(count):
         since_ms = runtime.stream.now_ms()
-        wait_until(lambda since_ms=since_ms: last_beat_ms(runtime) > since_ms, "it sweeps again")
+        wait_until(lambda since_ms=since_ms: last_beat_ms(runtime) > since_ms, "it sweeps again", 120)
 
 
 def last_beat_ms(runtime: Runtime) -> float:
@@ -131,14 +131,14 @@ def last_beat_ms(runtime: Runtime) -> float:
 
 def test_two_dispatchers_at_once_do_no_harm(as_process: Runtime, start: Start) -> None:
     both = [start("cli", "dispatcher") for _ in range(2)]
-    wait_until(lambda: len(read_dispatchers(as_process)) == 2, "both sweep")
+    wait_until(lambda: len(read_dispatchers(as_process)) == 2, "both sweep", 120)
     longest = 0
     made = list(mixed(1200, tenants=12))
     for first in range(0, len(made), 100):
         append(as_process, *made[first : first + 100])
         longest = max(longest, as_process.queue.count)
         worker(as_process).work(burst=True, logging_level="WARNING")
-    wait_until(lambda: is_idle(as_process), "nothing is behind")
+    wait_until(lambda: is_idle(as_process), "nothing is behind", 120)
     assert longest <= QUEUED_PER_PARTITION * PARTITIONS
     assert_all_is_well(as_process, made)
     for each in both:
@@ -162,7 +162,7 @@ def test_after_hours_without_a_worker_the_queue_is_bounded_and_one_worker_catche
             append(as_process, *made[first : first + 5])
             Dispatcher(as_process).sweep()
             assert as_process.queue.count <= QUEUED_PER_PARTITION * PARTITIONS
-            wait_until(lambda: not connection.keys("projector:lease:*"), "all leases have run out")
+            wait_until(lambda: not connection.keys("projector:lease:*"), "all leases have run out", 120)
     assert as_process.queue.count == len(connection.keys("rq:job:*")) == QUEUED_PER_PARTITION * PARTITIONS
     worker(as_process).work(burst=True, logging_level="WARNING")
     assert_all_is_well(as_process, made)

@@ -38,7 +38,7 @@ def dying(start: Start) -> Dying:
 
 
 def await_paused_past_its_lease(runtime: Runtime, process: "subprocess.Popen[bytes]") -> None:
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused", 120)
     runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
 
 
@@ -84,7 +84,7 @@ def test_a_drain_killed_before_it_frees_its_lease_delays_the_next_by_the_lease_o
     assert process.wait(60) == -signal.SIGKILL
     append(runtime, late := event())
     assert not Lease(runtime.queue.connection, HOME).take()
-    wait_until(lambda: runtime.queue.connection.get(f"projector:lease:{{{HOME}}}") is None, "the lease is over")
+    wait_until(lambda: runtime.queue.connection.get(f"projector:lease:{{{HOME}}}") is None, "the lease is over", 120)
     drain_all(runtime)
     assert checkpoints(runtime)[HOME].applied == len([*made, late])
 

@@ -75,14 +75,14 @@ def test_wrong_clocks_of_workers_and_dispatcher_change_no_judgement_and_no_answe
     made = [*mixed(4000, tenants=12), *ahead, event("project.created.v1")]
     start("tests.support.shifted_clock", str(TEN_MINUTES_S), "dispatcher")
     start("tests.support.shifted_clock", str(-TEN_MINUTES_S), "worker")
-    wait_until(lambda: len(read_workers(runtime)) == 1, "one worker listens")
+    wait_until(lambda: len(read_workers(runtime)) == 1, "one worker listens", 120)
     append(runtime, *made[:2000])
-    wait_until(lambda: totals(runtime)["read"] > 0, "it works")
+    wait_until(lambda: totals(runtime)["read"] > 0, "it works", 120)
     # Its first act is to clean up what it takes for jobs that were abandoned ten minutes ago.
     start("tests.support.shifted_clock", str(TEN_MINUTES_S), "worker")
-    wait_until(lambda: len(read_workers(runtime)) == 2, "both listen")
+    wait_until(lambda: len(read_workers(runtime)) == 2, "both listen", 120)
     append(runtime, *made[2000:], too_far, *made[:50])
-    wait_until(lambda: is_drained(runtime), "all is drained", 60)
+    wait_until(lambda: is_drained(runtime), "all is drained", 120)
     beats: list[Any] = [
         runtime.queue.connection.hget(key, "last_heartbeat") for key in runtime.queue.connection.smembers("rq:workers")
     ]
@@ -243,4 +243,4 @@ def test_a_lease_of_a_dead_drain_does_not_outlive_it_by_as_much_as_redis_clock_w
         return runtime.queue.count == 1
 
     assert not rings()
-    wait_until(rings, "it is rung again")
+    wait_until(rings, "it is rung again", 120)

@@ -65,7 +65,7 @@ def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_less(runti
             worker = start("tests.support.small_worker", LITTLE_MIB, "killed")
         return is_drained(runtime)
 
-    wait_until(goes_on, "all is drained", 60)
+    wait_until(goes_on, "all is drained", 120)
     assert deaths > 0
     assert_all_is_well(runtime, made)
 
@@ -77,9 +77,9 @@ def test_four_workers_on_two_partitions_count_each_event_once_whatever_happens_t
     made = [each | {"tenantid": tenants[number % len(tenants)]} for number, each in enumerate(mixed(6000, tenants=1))]
     start("cli", "dispatcher")
     workers = [start("cli", "worker") for _ in range(4)]
-    wait_until(lambda: len(read_workers(runtime)) == 4, "all workers listen")
+    wait_until(lambda: len(read_workers(runtime)) == 4, "all workers listen", 120)
     append(runtime, *made[:3000])
-    wait_until(lambda: totals(runtime)["read"] > 0, "they work")
+    wait_until(lambda: totals(runtime)["read"] > 0, "they work", 120)
     workers[0].kill()
     workers[1].send_signal(signal.SIGSTOP)
     append(runtime, *made[3000:], *made[:100])
@@ -102,11 +102,11 @@ def test_sigterm_ends_a_worker_in_the_middle_of_a_backlog_and_its_transactions_a
     made = [event(tenantid=tenant) for tenant in tenants for _ in range(3000)]
     append(runtime, *made)
     dispatcher, worker = start("cli", "dispatcher"), start("cli", "worker")
-    wait_until(lambda: totals(runtime)["read"] > 0, "it works")
+    wait_until(lambda: totals(runtime)["read"] > 0, "it works", 120)
     started = time.monotonic()
     worker.terminate()
     assert worker.wait(60) == 0
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 50
     counted = totals(runtime)
     assert 0 < counted["read"] < len(made)
     assert counted["read"] == counted["applied"]
@@ -120,11 +120,11 @@ def test_sigterm_ends_a_worker_in_the_middle_of_a_backlog_and_its_transactions_a
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_sigterm_ends_a_worker_that_waits_for_work(runtime: Runtime, start: Start) -> None:
     worker = start("cli", "worker")
-    wait_until(lambda: [each.state for each in read_workers(runtime)] == ["idle"], "it waits for work")
+    wait_until(lambda: [each.state for each in read_workers(runtime)] == ["idle"], "it waits for work", 120)
     started = time.monotonic()
     worker.terminate()
     assert worker.wait(60) == 0
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 50
     assert read_workers(runtime) == []
 
 
@@ -135,12 +135,12 @@ def test_killed_workers_leave_nothing_in_redis_that_does_not_go_by_itself(runtim
     made: list[dict[str, Any]] = []
     for killed in range(3):
         worker = start("cli", "worker")
-        wait_until(lambda killed=killed: len(read_workers(runtime)) == killed + 1, "it listens")
+        wait_until(lambda killed=killed: len(read_workers(runtime)) == killed + 1, "it listens", 120)
         read = totals(runtime)["read"]
         many = [event() for _ in range(3000)]
         append(runtime, *many)
         made += many
-        wait_until(lambda read=read: totals(runtime)["read"] > read, "it works")
+        wait_until(lambda read=read: totals(runtime)["read"] > read, "it works", 120)
         worker.kill()
     dispatcher.terminate()
     assert dispatcher.wait(30) == 0
@@ -157,5 +157,5 @@ def test_killed_workers_leave_nothing_in_redis_that_does_not_go_by_itself(runtim
     assert set(connection.keys("rq:*")) - queued <= {b"rq:queues", b"rq:queue:projector"}
     start("cli", "worker")
     start("cli", "dispatcher")
-    wait_until(lambda: is_drained(runtime), "the next goes on", 60)
+    wait_until(lambda: is_drained(runtime), "the next goes on", 120)
     assert_all_is_well(runtime, made)
