@@ -68,7 +68,12 @@ class Child:
             self.process = None
         if now < self.due_at:
             return False
-        self.start()
+        try:
+            self.start()
+        except OSError as error:  # no memory or no process to be had now
+            log.warning("process.not_started", process=self.name, error=str(error))
+            self.due_at = now + RESTART_PAUSE_MAX_S
+            return False
         return True
 
     def signal(self, number: int) -> None:
@@ -101,6 +106,12 @@ class Supervisor:
         log.warning("process.stalled", process=child.name, pid=child.pid, why=why)
         child.signal(signal.SIGKILL)
 
+    def kill_all(self, name: str, why: str) -> None:
+        """Kill the stalled processes of a name; `tend` restarts them."""
+        for child in self.children:
+            if child.name == name:
+                self.kill(child, why)
+
     def stop(self, timeout_s: float) -> None:
         """End all within `timeout_s`, the last ones last; what does not go is killed."""
         deadline = time.monotonic() + timeout_s
@@ -131,8 +142,11 @@ class Supervisor:
                 if child.pid is not None:
                     noted.append([child.pid, psutil.Process(child.pid).create_time()])
         draft = self.pids_file.with_suffix(".new")
-        draft.write_text(json.dumps(noted))
-        draft.replace(self.pids_file)
+        try:
+            draft.write_text(json.dumps(noted))
+            draft.replace(self.pids_file)
+        except OSError as error:  # a full disk is no reason to end what still runs
+            log.warning("pids.not_noted", error=str(error))
 
 
 def _end(children: Sequence[Child], deadline: float) -> None:

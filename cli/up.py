@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from api_stub import keys
 from api_stub.keys import Kind
@@ -36,7 +38,9 @@ from workers.settings import RedisSettings
 from workers.status import read_dispatchers, read_workers
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 8.0
+# Together with one look at servers that are silent, less than the 10 s that ending may take.
+STOP_TIMEOUT_S = 7.0
+LOOK_TIMEOUT_S = 1.0
 LOOK_EVERY_S = 5.0
 DEMO_PAUSE_S = 1.0
 BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
@@ -85,7 +89,7 @@ def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Eve
             ready = _start_demo(supervisor, environ, directory, api, stopping)
         if ready:
             click.echo("ready")
-        _tend(supervisor, Runtime.from_environ(environ), api, stopping)
+        _tend(supervisor, Runtime.from_environ(environ, _impatient_redis), api, stopping)
     finally:
         supervisor.stop(STOP_TIMEOUT_S)
         (directory / environment.UP_ENV).unlink(missing_ok=True)
@@ -95,7 +99,7 @@ def _start(
     supervisor: Supervisor, environ: Mapping[str, str], directory: Path, workers: int, stopping: threading.Event
 ) -> bool:
     """Start the Procfile's processes; returns whether reads answer, False if it was told to stop before."""
-    client = redis_client(environ["REDIS_URL"])
+    client = _impatient_redis(environ["REDIS_URL"])
     _await(supervisor, stopping, lambda: _pings(client), "Redis did not answer; is REDIS_URL right?")
     if stopping.is_set():
         return False
@@ -111,22 +115,37 @@ def _start(
 
 def _tend(supervisor: Supervisor, runtime: Runtime, api: ApiSettings, stopping: threading.Event) -> None:
     """Restart what dies or stalls, until told to stop."""
-    alive = f"{_operations_url(api)}/healthz"
-    look_at = answered_at = time.monotonic()
+    servers = [
+        Server("api", partial(_is_ok, f"{_operations_url(api)}/healthz", LOOK_TIMEOUT_S)),
+        Server("valkey", partial(_answers, runtime.stream.redis)),
+    ]
+    look_at = time.monotonic()
     while not stopping.wait(POLL_S):
         supervisor.tend()
-        now = time.monotonic()
-        if now < look_at:
+        if time.monotonic() < look_at:
             continue
         _kill_stalled(supervisor, runtime)
-        if _is_ok(alive):
-            answered_at = now
-        elif now - answered_at > STALLED_AFTER_S:
-            for child in supervisor.children:
-                if child.name == "api":
-                    supervisor.kill(child, why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
-            answered_at = now
-        look_at = now + LOOK_EVERY_S
+        for server in servers:
+            if server.is_silent():
+                supervisor.kill_all(server.name, why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
+        look_at = time.monotonic() + LOOK_EVERY_S
+
+
+@dataclass
+class Server:
+    """A process that answers whenever it is asked; `answers` asks it."""
+
+    name: str
+    answers: Callable[[], bool]
+    answered_at: float = field(default_factory=time.monotonic)
+
+    def is_silent(self) -> bool:
+        """Ask; return whether it has not answered for STALLED_AFTER_S, once in that time."""
+        answers = self.answers()
+        silent = not answers and time.monotonic() - self.answered_at > STALLED_AFTER_S
+        if answers or silent:
+            self.answered_at = time.monotonic()
+        return silent
 
 
 def _kill_stalled(supervisor: Supervisor, runtime: Runtime) -> None:
@@ -221,6 +240,22 @@ def _pings(client: Redis) -> bool:
         return False
 
 
+def _answers(client: Redis) -> bool:
+    """Whether Redis says anything at all; while it loads its data it says that it is busy."""
+    try:
+        client.ping()
+    except (BusyLoadingError, ResponseError):
+        return True
+    except RedisError:
+        return False
+    return True
+
+
+def _impatient_redis(url: str) -> Redis:
+    """Return a client that soon gives up: a silent server must not keep us from hearing that we are to end."""
+    return redis_client(url, LOOK_TIMEOUT_S, retries=0)
+
+
 def _operations_url(api: ApiSettings) -> str:
     return _url(api.addresses[-1])
 
@@ -230,9 +265,9 @@ def _url(address: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _is_ok(url: str) -> bool:
+def _is_ok(url: str, timeout_s: float = 5.0) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own address)
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 (our own address)
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -77,14 +77,21 @@ class Producer:
         return self.send([self.prepare(encode(event)) for event in events])
 
     def prepare(self, body: bytes) -> Prepared:
-        """Return an event that is JSON already, judged as a worker would; sends nothing.
+        """Return an event that is JSON already, judged as a worker would; appends nothing.
 
-        Raises InvalidEventError.
+        Raises InvalidEventError, or redis's own errors.
         """
         event = decode(body)
-        at_ms = int((time.time() + self._server_ahead_s) * 1000)
-        check_clock(event.time_us, at_ms, self._settings.max_clock_skew_s)
+        self._check_clock(event.time_us)
         return Prepared(partition_of(event.tenant_id, self._settings.partitions), body)
+
+    def _check_clock(self, time_us: int) -> None:
+        at_ms = int((time.time() + self._server_ahead_s) * 1000)
+        try:
+            check_clock(time_us, at_ms, self._settings.max_clock_skew_s)
+        except InvalidEventError:
+            # This host's clock may have been set since it was compared: only the server's own may refuse.
+            check_clock(time_us, self._stream.now_ms(), self._settings.max_clock_skew_s)
 
     def send(self, prepared: Sequence[Prepared]) -> list[Appended]:
         """Append prepared events in order and return where each went. Raises as `append` does but InvalidEventError."""

@@ -22,6 +22,16 @@ from event_stream.errors import EventStreamError
 PARTITIONS_KEY = "events:partitions"
 FIELD = b"event"
 
+# Looks and trims in one step: whoever slept between the two would trim a stream that was put in this one's place.
+_TRIM = """
+local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
+if not found or #found[2] ~= #ARGV - 2 then return 0 end
+for i, part in ipairs(found[2]) do
+    if part ~= ARGV[i + 2] then return 0 end
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', '~', ARGV[1])
+"""
+
 
 class PartitionsMismatchError(EventStreamError):
     """The deployment was made with another number of partitions."""
@@ -147,6 +157,7 @@ class Stream:
     def __init__(self, redis: Redis, partitions: int) -> None:
         self.redis = redis
         self.partitions = partitions
+        self._trim = redis.register_script(_TRIM)
 
     def check_partitions(self) -> None:
         """Raise PartitionsMismatchError if another number of partitions is announced; none yet is fine."""
@@ -202,9 +213,13 @@ class Stream:
         after = {stream_key(partition): str(end.position or START) for partition, end in enumerate(ends)}
         self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
 
-    def trim(self, partition: int, before: Position) -> int:
-        """Remove entries older than `before` (a few may stay); returns how many went."""
-        trim = partial(self.redis.xtrim, stream_key(partition), minid=str(before), approximate=True)
+    def trim(self, partition: int, before: Position, beside: Entry) -> int:
+        """Remove entries older than `before` (a few may stay) from the stream that holds the entry `beside`.
+
+        Returns how many went; none from a stream that does not hold this very entry.
+        """
+        parts = [part for pair in beside.fields.items() for part in pair]
+        trim = partial(self._trim, [stream_key(partition)], [str(before), str(beside.position), *parts])
         # Redis removes at most 100 nodes at once, about 10,000 entries; a busy stream grows faster than that.
         return sum(int(removed) for removed in iter(trim, 0))
 

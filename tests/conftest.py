@@ -1,6 +1,7 @@
 """Fixtures: one Redis and one PostgreSQL a test process, a fresh database and an empty Redis for each test."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,7 @@ from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
 from projections.settings import DatabaseSettings
 from projections.store import reader_engine, writer_engine
+from tests.support.processes import Start, environ_of, start_module
 from tests.support.servers import PostgresServer, RedisServer
 from workers.queue import drain_queue
 from workers.runtime import Runtime, redis_client
@@ -110,6 +112,22 @@ def runtime(redis_url: str, writer: Engine, reader: Engine) -> Iterator[Runtime]
     yield made
     made.stream.redis.close()
     made.queue.connection.close()
+
+
+@pytest.fixture
+def start(runtime: Runtime, database_url: str, redis_url: str) -> Iterator[Start]:
+    """Start modules as processes on the test's servers; what is left of them in the end is killed."""
+    environ = environ_of(database_url, redis_url)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def call(module: str, *arguments: str, **changed: str) -> "subprocess.Popen[bytes]":
+        started.append(start_module(environ | changed, module, *arguments))
+        return started[-1]
+
+    yield call
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def sqlalchemy_url(url: str) -> str:

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from event_stream.stream import End, Progress
+from event_stream.stream import START, End, Position, Progress
 from projections import checkpoint
 from projections.checkpoint import Checkpoint
 from projections.faults import describe
@@ -58,13 +58,16 @@ class Trimmer:
         while now - self.seen[0][0] >= TRIM_BEHIND_S:
             old = self.seen.popleft()[1]
         for then, current in zip(old or [], checkpoints, strict=bool(old)):
-            # A database that lost its last commits must find the entries again: what it was at then is void.
-            if then.epoch == current.epoch and then.position <= current.position and self._is_in_its_stream(current):
-                self.runtime.stream.trim(then.partition, before=then.position)
+            if then.epoch == current.epoch:
+                # A database that was set back needs what it had projected before.
+                self._trim(current, before=min(then.position, current.position))
 
-    def _is_in_its_stream(self, at: Checkpoint) -> bool:
-        """Whether the stream still is the one that the checkpoint knows: nothing of another one may be removed."""
-        return at.is_at(self.runtime.stream.read_from(at.partition, at.position, 1).entries)
+    def _trim(self, at: Checkpoint, before: Position) -> None:
+        """Trim the stream of a checkpoint, if it still is the one that the checkpoint knows."""
+        stream = self.runtime.stream
+        entries = stream.read_from(at.partition, at.position, 1).entries
+        if before > START and at.is_at(entries):
+            stream.trim(at.partition, before, beside=entries[0])
 
 
 @dataclass

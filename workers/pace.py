@@ -8,8 +8,8 @@ from projections.apply import Batch
 from projections.faults import describe
 from projections.projection import FoldError
 
-# Small, so that a worker whose memory is too small for what lies in a stream still gets through it.
-ENTRIES_FIRST = 16
+# One, so that a worker that was killed for its memory, and knows nothing of it, does not try the same again for ever.
+ENTRIES_FIRST = 1
 ENTRIES_MAX = 2_000
 BYTES_MAX = 8 * 1024 * 1024
 FAILURES_ALONE_MAX = 2

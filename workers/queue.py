@@ -21,6 +21,7 @@ from workers.errors import WorkersError
 QUEUE_NAME = "projector"
 DRAIN = "workers.drain.drain"
 LEASE_S = 5.0
+LEASE_MAX_S = 60.0  # longer than any pause for which a drain keeps it
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
 
@@ -73,11 +74,18 @@ class Lease:
 
     def __init__(self, redis: Redis, partition: int, token: str | None = None) -> None:
         self.token = token or uuid4().hex
-        self._lock = Lock(redis, f"projector:lease:{{{partition}}}", timeout=LEASE_S, thread_local=False)
+        self._redis: Any = redis
+        self._key = f"projector:lease:{{{partition}}}"
+        self._lock = Lock(redis, self._key, timeout=LEASE_S, thread_local=False)
 
     def take(self) -> bool:
         """Return whether the lease was free and is ours now."""
-        return bool(self._lock.acquire(blocking=False, token=self.token))
+        if self._lock.acquire(blocking=False, token=self.token):
+            return True
+        if self._redis.pttl(self._key) > LEASE_MAX_S * 1000:
+            # Redis's clock was set back: what was to end in seconds would otherwise stand for as long as that.
+            self._redis.pexpire(self._key, int(LEASE_S * 1000))
+        return False
 
     def enter(self) -> bool:
         """Return whether the lease is ours for another LEASE_S: it was already, or it was free."""

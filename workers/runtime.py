@@ -1,7 +1,7 @@
 """What a process that drains or rings holds open: the stream, the database, the queue."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -25,6 +25,16 @@ from workers.settings import RedisSettings
 _REDIS_TIMEOUT_S = 5
 
 
+def redis_client(url: str, timeout_s: float = _REDIS_TIMEOUT_S, retries: int = 3) -> Redis:
+    """Return a client that gives up on a silent server within seconds and tries a lost connection again."""
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=retries),
+    )
+
+
 @dataclass(frozen=True)
 class Runtime:
     """The open ends of one process. RQ gets a Redis client of its own, as it stretches its pool's timeouts."""
@@ -37,17 +47,17 @@ class Runtime:
     projections: Sequence[Projection] = PROJECTIONS
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+    def from_environ(cls, environ: Mapping[str, str], open_redis: Callable[[str], Redis] = redis_client) -> Self:
         """Open what the environment names; raises SettingsError. Nothing is connected yet."""
         settings = StreamSettings.from_environ(environ)
         redis_url = RedisSettings.from_environ(environ).redis_url
         database_url = DatabaseSettings.from_environ(environ).database_url
         return cls(
             settings=settings,
-            stream=Stream(redis_client(redis_url), settings.partitions),
+            stream=Stream(open_redis(redis_url), settings.partitions),
             writer=writer_engine(database_url),
             reader=reader_engine(database_url),
-            queue=drain_queue(redis_client(redis_url)),
+            queue=drain_queue(open_redis(redis_url)),
         )
 
     def check(self) -> None:
@@ -59,16 +69,6 @@ class Runtime:
             schema.check(connection)
             checkpoint.read_all(connection, self.settings.partitions)
         self.stream.announce_partitions()
-
-
-def redis_client(url: str) -> Redis:
-    """Return a client that gives up on a silent server within seconds and tries a lost connection again."""
-    return Redis.from_url(
-        url,
-        socket_timeout=_REDIS_TIMEOUT_S,
-        socket_connect_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3),
-    )
 
 
 @cache

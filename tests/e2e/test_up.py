@@ -173,11 +173,11 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
     stream.redis.close()
 
 
-@pytest.mark.parametrize("victim", ["dispatcher", "api"])
+@pytest.mark.parametrize("victim", ["cli dispatcher", "cli api", "valkey-server"])
 def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> None:
-    (paused,) = up.pids(f"cli {victim}")
+    (paused,) = up.pids(victim)
     os.kill(paused, signal.SIGSTOP)
-    wait_until(lambda: up.pids(f"cli {victim}") not in ([paused], []), "it is replaced", 90)
+    wait_until(lambda: up.pids(victim) not in ([paused], []), "it is replaced", 90)
     assert "process.stalled" in up.log.read_text()
     wait_until(lambda: _is_ready(up), "the API answers")
     settings = StreamSettings()
@@ -185,6 +185,20 @@ def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> N
     producer = Producer(stream, settings)
     producer.wait_until_projected(producer.append(event()), timeout_s=30)
     stream.redis.close()
+
+
+def test_a_silent_redis_keeps_nobody_from_ending(up: Deployment) -> None:
+    (paused,) = up.pids("valkey-server")
+    os.kill(paused, signal.SIGSTOP)
+    client = redis_client(up.variables()["REDIS_URL"], timeout_s=1.0, retries=0)
+    for _ in range(7):  # longer than `up` takes to look again
+        with pytest.raises(RedisError):
+            client.ping()
+    client.close()
+    started = time.monotonic()
+    assert up.stop() == 0
+    assert time.monotonic() - started < 14  # the contract's 10 s, on a busy machine
+    assert not psutil.pid_exists(paused)
 
 
 def test_a_worker_that_is_paused_is_killed_and_replaced_even_while_it_starts(tmp_path: Path) -> None:

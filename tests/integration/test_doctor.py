@@ -655,12 +655,10 @@ def test_a_stream_that_nobody_trims_is_a_danger(alive: Runtime, environ: Environ
     (found,) = [each for each in examined(environ).findings if each.code == "stream-untrimmed"]
     assert (found.severity, found.promise) == ("danger", "G8")
     assert found.found == "partition 3 holds 400 projected entries"
-    alive.stream.trim(3, before=read_position(alive, 3))
+    last = alive.stream.ends()[3].last
+    assert last is not None
+    alive.stream.trim(3, last.position, beside=last)
     assert codes(examined(environ)) == {"dead-letters-open"}
-
-
-def read_position(runtime: Runtime, partition: int) -> Any:
-    return runtime.stream.ends()[partition].position
 
 
 # The command

@@ -21,6 +21,7 @@ from sqlalchemy import create_engine
 from cli.status import shown
 from event_stream.stream import Position, Progress
 from event_stream.types import partition_of
+from projections import checkpoint
 from projections.faults import Fault
 from tests.support.driving import append, checkpoints, drain_all, totals
 from tests.support.events import TENANT, body, event
@@ -217,6 +218,24 @@ def test_nothing_of_another_stream_is_trimmed(runtime: Runtime) -> None:
     assert runtime.stream.redis.xlen(key) == 300
     drain_all(runtime)
     assert totals(runtime)["applied"] == 600
+
+
+def test_what_a_database_that_was_set_back_has_to_read_again_is_not_trimmed(runtime: Runtime) -> None:
+    now = [0.0]
+    trimmer = Trimmer(runtime, clock=lambda: now[0])
+    append(runtime, *(event() for _ in range(300)))
+    drain_all(runtime)
+    before = checkpoints(runtime)
+    append(runtime, *(event() for _ in range(300)))
+    drain_all(runtime)
+    trimmer.note(checkpoints(runtime))
+    with runtime.writer.begin() as connection:
+        checkpoint.advance(connection, before[HOME])
+    now[0] = 100.0
+    trimmer.note(checkpoints(runtime))
+    assert runtime.stream.redis.xlen(f"events:{{{HOME}}}") < 600
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 600, "applied": 300, "duplicates": 300, "parked": 0, "lost": 0}
 
 
 def test_a_sweep_mends_a_hint_that_a_dying_drain_left_behind(runtime: Runtime) -> None:

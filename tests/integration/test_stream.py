@@ -172,16 +172,35 @@ def test_a_digest_tells_entries_apart(stream: Stream, redis: Any) -> None:
     assert len(set(digests)) == 4
 
 
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
 def test_trimming_keeps_the_position_itself(stream: Stream, redis: Any) -> None:
     appended = stream.append([(HOME, b"x") for _ in range(1000)])
-    assert stream.trim(HOME, appended[700].position) > 500
+    (beside,) = stream.read_from(HOME, appended[999].position, 1).entries
+    assert stream.trim(HOME, appended[700].position, beside) > 500
     assert redis.xrange(KEY, min=str(appended[700].position), count=1)
     assert redis.xlen(KEY) >= 300
 
 
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
+@pytest.mark.parametrize("fields", [{"event": "y"}, {"event": "x", "more": "x"}, {"other": "x"}])
+def test_trimming_leaves_a_stream_alone_that_holds_another_entry(stream: Stream, redis: Any, fields: Any) -> None:
+    *_, last = stream.append([(HOME, b"x") for _ in range(500)])
+    (beside,) = stream.read_from(HOME, last.position, 1).entries
+    redis.xdel(KEY, str(last.position))
+    assert stream.trim(HOME, last.position, beside) == 0
+    redis.delete(KEY)
+    for number in range(500):
+        redis.xadd(KEY, {"event": "new"}, id=f"1-{number + 1}")
+    redis.xadd(KEY, fields, id=str(last.position))
+    assert stream.trim(HOME, last.position, beside) == 0
+    assert redis.xlen(KEY) == 501
+
+
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
 def test_trimming_leaves_few_entries_however_many_there_are(stream: Stream) -> None:
     last = [stream.append([(HOME, b"x")] * 10_000)[-1].position for _ in range(3)][-1]
-    assert stream.trim(HOME, last) > 29_000
+    (beside,) = stream.read_from(HOME, last, 1).entries
+    assert stream.trim(HOME, last, beside) > 29_000
     assert stream.ends()[HOME].length < 1_000
     assert stream.ends()[HOME].position == last
 
@@ -231,3 +250,16 @@ def test_a_producer_from_a_url_takes_its_settings_from_the_environment(
     producer = Producer.from_url(redis_url)
     assert producer.append(event()).partition == HOME
     producer._stream.redis.close()
+
+
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
+def test_a_producer_whose_clock_is_set_back_refuses_nothing_that_is_true(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Producer(stream, StreamSettings(partitions=4))
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() - 600)
+    now_us = int(true_time() * 1_000_000)
+    assert producer.append(event(time=time_text(now_us))).partition == HOME
+    with pytest.raises(InvalidEventError, match="time_in_future"):
+        producer.append(event(time=time_text(now_us + 400_000_000)))

@@ -7,17 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 
 from event_stream.stream import Stream
-from projections import checkpoint, dead_letters, event_log
+from projections import checkpoint, dead_letters, event_log, store
 from workers.drain import Drainer, run
 from workers.queue import Lease
 from workers.runtime import Runtime
 
-POINTS: dict[str, tuple[Any, str, str]] = {
+Point: TypeAlias = tuple[Any, str, str]
+
+POINTS: dict[str, Point] = {
     "before read": (Stream, "read_from", "before"),
     "after read": (Stream, "read_from", "after"),
     "after claim": (checkpoint, "claim", "after"),
@@ -28,15 +30,15 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "before the lease is released": (Lease, "release", "before"),
 }
 # Reached on PostgreSQL only.
-POSTGRESQL_POINTS: dict[str, tuple[Any, str, str]] = {
+POSTGRESQL_POINTS: dict[str, Point] = {
     "inside COPY": (psycopg.Copy, "write_row", "after"),
     "after many statements at once": (psycopg.Cursor, "executemany", "after"),
 }
 
 
-def arm(point: str, number: signal.Signals, on_call: int) -> None:
+def arm(point: Point, number: signal.Signals, on_call: int) -> None:
     """Let this process get a signal when `point` is reached for the `on_call`-th time."""
-    owner, name, when = (POINTS | POSTGRESQL_POINTS)[point]
+    owner, name, when = point
     wrapped: Callable[..., Any] = getattr(owner, name)
     calls = [0]
 
@@ -63,7 +65,9 @@ def main() -> None:
         int(sys.argv[3]),
         int(sys.argv[4]),
     )
-    arm(point, number, on_call)
+    arm((POINTS | POSTGRESQL_POINTS)[point], number, on_call)
+    if "CLAIMS_SLEEP_AT_MOST" in os.environ:  # less than in earnest, so that a test need not wait so long
+        store._POSTGRESQL_SESSION["idle_in_transaction_session_timeout"] = os.environ["CLAIMS_SLEEP_AT_MOST"]
     runtime = Runtime.from_environ(os.environ)
     run(Drainer(runtime, partition), Lease(runtime.queue.connection, partition), budget_s=60)
 

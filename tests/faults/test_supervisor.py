@@ -1,0 +1,64 @@
+"""The supervisor on a machine that is short of something: what runs goes on, what died is started when it can be."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli import supervisor as supervising
+from cli.supervisor import Child, Supervisor
+from tests.support.servers import wait_until
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr(supervising, "RESTART_PAUSE_MAX_S", 0.3)
+    made = Supervisor(tmp_path / "pids")
+    yield made
+    made.stop(timeout_s=10)
+
+
+def kill(child: Child) -> None:
+    assert child.process is not None
+    child.process.kill()
+    child.process.wait()
+
+
+def is_replaced(supervisor: Supervisor, child: Child, before: int | None) -> bool:
+    supervisor.tend()
+    return child.pid not in {None, before}
+
+
+def test_a_process_is_restarted_even_if_its_number_cannot_be_noted(
+    supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supervisor.add(child := Child("sleeper", SLEEPER, {}))
+    supervisor.pids_file.with_suffix(".new").mkdir()  # nothing can be written there, as on a full disk
+    before = child.pid
+    kill(child)
+    wait_until(lambda: is_replaced(supervisor, child, before), "it is replaced")
+    assert "pids.not_noted" in "".join(capfd.readouterr())
+
+
+def test_a_process_that_cannot_be_started_now_is_started_later(
+    supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supervisor.add(child := Child("sleeper", SLEEPER, {}))
+    supervisor.add(other := Child("other", SLEEPER, {}))
+    child.command = ["/no/such/program"]
+    kill(child)
+    said = ""
+
+    def says_so() -> bool:
+        nonlocal said
+        supervisor.tend()
+        said += "".join(capfd.readouterr())
+        return "process.not_started" in said
+
+    wait_until(says_so, "it says so")
+    assert other.pid is not None
+    child.command = SLEEPER
+    wait_until(lambda: is_replaced(supervisor, child, None), "it is started")

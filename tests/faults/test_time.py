@@ -1,0 +1,246 @@
+"""Time that is wrong, passes at the wrong moment, or stands on an edge: the answers are the oracle's all the same."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import anyio
+import pytest
+
+from event_stream import Producer
+from event_stream.envelope import time_text
+from event_stream.types import partition_of
+from tests.support.driving import Api, append, checkpoints, drain_all, letters, totals
+from tests.support.events import DAY_US, NOW_US, PROJECT, TENANT, body, event, mixed
+from tests.support.judging import assert_all_is_well, assert_reads_equal
+from tests.support.processes import Start
+from tests.support.servers import wait_until
+from workers.dispatcher import Dispatcher
+from workers.queue import Lease
+from workers.runtime import Runtime
+from workers.status import read_status, read_workers
+
+HOME = partition_of(TENANT, 4)
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+TEN_MINUTES_S = 600
+STATS = "/v1/config/projects/checkout-api/stats"
+ACTIVITY = "/v1/config/monitoring/activity"
+TODAYS = (
+    *("2027-03-01", "2027-03-31", "2027-05-01"),  # the edges of months
+    *("2028-02-28", "2028-02-29", "2028-03-01", "2028-03-29", "2028-03-30"),  # a leap day is today, first, just out
+    *("2027-12-31", "2028-01-01", "2028-01-15", "2028-01-29", "2028-01-30"),  # a year ends in the window
+)
+
+
+@pytest.fixture
+def api(runtime: Runtime) -> Iterator[Api]:
+    made = Api(runtime.writer, runtime.reader)
+    yield made
+    made.close()
+
+
+def append_at(runtime: Runtime, *moments_and_events: tuple[int, dict[str, Any]]) -> None:
+    """Append events as if at moments (in microseconds since 1970) of another year, oldest first."""
+    pipe = runtime.stream.redis.pipeline(transaction=False)
+    for number, (at_us, made) in enumerate(moments_and_events, start=1):
+        key = f"events:{{{partition_of(made['tenantid'], 4)}}}"
+        pipe.xadd(key, {"event": body(made)}, id=f"{at_us // 1000}-{number}")
+    pipe.execute()
+
+
+def micros(day: str) -> int:
+    """Return the first microsecond of a day."""
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * SECOND_US
+
+
+def ask(api: Api, path: str, project: str = PROJECT) -> Any:
+    async def call() -> Any:
+        return await api.data(path, api.key(TENANT), X_Project_Id=project)
+
+    return anyio.run(call)
+
+
+def is_drained(runtime: Runtime) -> bool:
+    ends = zip(checkpoints(runtime), runtime.stream.ends(), strict=True)
+    return all(end.position in (None, at.position) for at, end in ends)
+
+
+def test_wrong_clocks_of_workers_and_dispatcher_change_no_judgement_and_no_answer(
+    runtime: Runtime, start: Start
+) -> None:
+    ahead = [event(time=time_text(runtime.stream.now_ms() * 1000 + 240 * SECOND_US)) for _ in range(100)]
+    too_far = event(time=time_text(runtime.stream.now_ms() * 1000 + 900 * SECOND_US))
+    made = [*mixed(4000, tenants=12), *ahead, event("project.created.v1")]
+    start("tests.support.shifted_clock", str(TEN_MINUTES_S), "dispatcher")
+    start("tests.support.shifted_clock", str(-TEN_MINUTES_S), "worker")
+    wait_until(lambda: len(read_workers(runtime)) == 1, "one worker listens", 120)
+    append(runtime, *made[:2000])
+    wait_until(lambda: totals(runtime)["read"] > 0, "it works", 120)
+    # Its first act is to clean up what it takes for jobs that were abandoned ten minutes ago.
+    start("tests.support.shifted_clock", str(TEN_MINUTES_S), "worker")
+    wait_until(lambda: len(read_workers(runtime)) == 2, "both listen", 120)
+    append(runtime, *made[2000:], too_far, *made[:50])
+    wait_until(lambda: is_drained(runtime), "all is drained", 120)
+    beats: list[Any] = [
+        runtime.queue.connection.hget(key, "last_heartbeat") for key in runtime.queue.connection.smembers("rq:workers")
+    ]
+    now = datetime.now(UTC)
+    off_s = sorted((datetime.fromisoformat(beat.decode()) - now).total_seconds() for beat in beats)
+    assert off_s[0] < -TEN_MINUTES_S / 2
+    assert off_s[1] > TEN_MINUTES_S / 2
+    assert assert_all_is_well(runtime, made)["duplicates"] == 50
+    assert [letter.reason for letter in letters(runtime)] == ["time_in_future"]
+    assert letters(runtime)[0].event_id == too_far["id"]
+
+
+def test_a_wrong_clock_of_the_api_moves_the_edges_of_the_windows_only(runtime: Runtime) -> None:
+    made = list(mixed(1500))
+    append(runtime, *made)
+    drain_all(runtime)
+    for off_s in (-TEN_MINUTES_S, 0, TEN_MINUTES_S):
+        for hours in (1, 720):
+            assert_reads_equal(runtime, made, NOW_US + off_s * SECOND_US, hours)
+
+
+def test_windows_are_right_at_the_edges_of_days_months_years_and_on_a_leap_day(runtime: Runtime, api: Api) -> None:
+    """For each day that is today once: analyses in the first and the last microsecond of the days before it."""
+    made: list[tuple[int, dict[str, Any]]] = []
+    projects = {today: str(UUID(int=number, version=4)) for number, today in enumerate(TODAYS, start=1)}
+    for today, project in projects.items():
+        first_us = micros(today)
+        moments = [first_us + days * DAY_US + edge for days in range(-30, 1) for edge in (0, DAY_US - 1)]
+        named = event("project.created.v1", {"slug": f"on-{today}"}, projectid=project, time=time_text(moments[0]))
+        made.append((moments[0], named))
+        made += [(at_us, event(projectid=project, time=time_text(at_us))) for at_us in moments]
+    made.sort(key=lambda each: each[0])
+    append_at(runtime, *made)
+    drain_all(runtime)
+    events = [each for _, each in made]
+    assert_all_is_well(runtime, events)
+    for today, project in projects.items():
+        for api.now_us in (micros(today), micros(today) + DAY_US - 1):
+            stats = ask(api, f"/v1/config/projects/on-{today}/stats", project)
+            days = [(datetime.fromisoformat(today) - timedelta(days=ago)).date() for ago in range(29, -1, -1)]
+            # The microsecond before the first of these days is out.
+            assert stats["dailyTrend"] == [{"date": day.isoformat(), "count": 2} for day in days]
+            assert stats["analysisCount"] == 60
+            assert_reads_equal(runtime, [each for each in events if each["projectid"] == project], api.now_us)
+        api.now_us = micros(today) + DAY_US
+        assert ask(api, f"/v1/config/projects/on-{today}/stats", project)["analysisCount"] == 58
+
+
+def test_the_edges_of_the_thirty_days_are_exact_to_the_microsecond(runtime: Runtime, api: Api) -> None:
+    today = micros("2028-03-29")
+    first = today - 29 * DAY_US
+    made = [event("project.created.v1", time=time_text(first - HOUR_US))]
+    made += [event(time=time_text(at_us)) for at_us in (first - 1, first, today + DAY_US - 1)]
+    append_at(runtime, *[(today + DAY_US, each) for each in made])
+    drain_all(runtime)
+    api.now_us = today + DAY_US - 1
+    trend = ask(api, STATS)["dailyTrend"]
+    assert trend == [{"date": "2028-02-29", "count": 1}, {"date": "2028-03-29", "count": 1}]
+    assert_all_is_well(runtime, made, api.now_us)
+
+
+@pytest.mark.parametrize("hours", [1, 24, 720])
+def test_the_edge_of_the_hours_is_exact_to_the_microsecond(runtime: Runtime, api: Api, hours: int) -> None:
+    edge = NOW_US - hours * HOUR_US
+    made = [event("project.created.v1", time=time_text(edge - 1))]
+    shown = ["just out", "just in", "now"]
+    for at_us, name in zip((edge, edge + 1, NOW_US), shown, strict=True):
+        made.append(event("watchdog.evaluated.v1", {"ruleName": name}, time=time_text(at_us)))
+    append(runtime, *made)
+    drain_all(runtime)
+    found = ask(api, f"{ACTIVITY}?hours={hours}")
+    assert [entry["ruleName"] for entry in found] == ["now", "just in"]
+    api.now_us = NOW_US - 1
+    assert [entry["ruleName"] for entry in ask(api, f"{ACTIVITY}?hours={hours}")] == ["now", "just in", "just out"]
+    assert_all_is_well(runtime, made, NOW_US, hours)
+
+
+def test_midnight_between_append_and_projection_moves_no_event_to_another_day(runtime: Runtime, api: Api) -> None:
+    midnight = micros("2027-07-01")
+    made = [event("project.created.v1", time=time_text(midnight - HOUR_US))]
+    made += [event(time=time_text(at_us)) for at_us in (midnight - 1, midnight, midnight + 120 * SECOND_US)]
+    append_at(runtime, *[(midnight - 60 * SECOND_US, each) for each in made])
+    drain_all(runtime)
+    api.now_us = midnight - 1
+    assert ask(api, STATS)["dailyTrend"] == [{"date": "2027-06-30", "count": 1}]
+    api.now_us = midnight
+    assert ask(api, STATS)["dailyTrend"] == [{"date": "2027-06-30", "count": 1}, {"date": "2027-07-01", "count": 2}]
+    for now_us in (midnight - 1, midnight, midnight + 29 * DAY_US, midnight + 30 * DAY_US):
+        assert_all_is_well(runtime, made, now_us)
+
+
+def test_after_forty_days_without_a_worker_the_answers_are_those_of_today(runtime: Runtime) -> None:
+    made = sorted(mixed(3000), key=lambda each: each["time"])
+    oldest = datetime.fromisoformat(made[0]["time"])
+    assert NOW_US - oldest.timestamp() * SECOND_US > 39 * DAY_US
+    append_at(runtime, *[(int(datetime.fromisoformat(each["time"]).timestamp()) * SECOND_US, each) for each in made])
+    assert max(each.lag_s for each in read_status(runtime).partitions) > 39 * 86_400
+    drain_all(runtime)
+    assert_all_is_well(runtime, made)
+    assert_reads_equal(runtime, made, NOW_US + 20 * DAY_US)
+    assert letters(runtime) == []
+
+
+def test_events_of_clocks_that_run_ahead_are_accepted_within_the_skew_and_shown(runtime: Runtime, api: Api) -> None:
+    ahead_us = runtime.stream.now_ms() * 1000 + 240 * SECOND_US
+    made = [event("project.created.v1")]
+    made += [event("watchdog.evaluated.v1", time=time_text(ahead_us + number)) for number in range(100)]
+    append(runtime, *made)
+    drain_all(runtime)
+    assert letters(runtime) == []
+    assert len(ask(api, f"{ACTIVITY}?hours=1")) == 100
+    assert_all_is_well(runtime, made, NOW_US, hours=1)
+    assert_all_is_well(runtime, made, ahead_us + HOUR_US, hours=1)  # the first has just left
+    api.now_us = ahead_us + HOUR_US
+    assert len(ask(api, f"{ACTIVITY}?hours=1")) == 99
+
+
+def test_the_edge_of_the_skew_is_exact_to_the_microsecond(runtime: Runtime) -> None:
+    at_us = micros("2027-07-01")
+    within, beyond = (event(time=time_text(at_us + 300 * SECOND_US + more)) for more in (0, 1))
+    append_at(runtime, (at_us, within), (at_us, beyond), (at_us, event("project.created.v1")))
+    drain_all(runtime)
+    assert [(letter.reason, letter.event_id) for letter in letters(runtime)] == [("time_in_future", beyond["id"])]
+    assert totals(runtime)["applied"] == 2
+    append_at(runtime, (at_us + 1000, beyond))  # a millisecond later it is true
+    drain_all(runtime)
+    assert [letter.state for letter in letters(runtime)] == ["applied"]
+    assert totals(runtime)["applied"] == 3
+
+
+def test_a_redis_clock_set_back_stops_nothing(runtime: Runtime) -> None:
+    """Redis never issues an id below its last one: until its clock is there again, only the second number counts on."""
+    ahead_us = NOW_US + HOUR_US
+    first = event("project.created.v1")
+    append_at(runtime, (ahead_us, first))
+    drain_all(runtime)
+    producer = Producer(runtime.stream, runtime.settings)
+    made = [event() for _ in range(300)]
+    positions = producer.append_many(made)
+    assert {each.position.ms for each in positions} == {ahead_us // 1000}
+    drain_all(runtime)
+    producer.wait_until_projected(positions[-1], timeout_s=30)
+    assert checkpoints(runtime)[HOME].epoch == 0
+    assert letters(runtime) == []
+    assert_all_is_well(runtime, [first, *made])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_lease_of_a_dead_drain_does_not_outlive_it_by_as_much_as_redis_clock_was_set_back(runtime: Runtime) -> None:
+    """Redis keeps the moment when a key ends: with its clock an hour back, a lease of seconds has an hour to go."""
+    connection: Any = runtime.queue.connection
+    assert Lease(connection, HOME).take()
+    append(runtime, event())
+    connection.pexpire(f"projector:lease:{{{HOME}}}", HOUR_US // 1000)
+
+    def rings() -> bool:
+        Dispatcher(runtime).sweep()
+        return runtime.queue.count == 1
+
+    assert not rings()
+    wait_until(rings, "it is rung again", 120)

@@ -1,0 +1,23 @@
+"""Modules of this project run as real processes on a test's servers: `start("cli", "worker")`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TypeAlias
+
+Start: TypeAlias = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def environ_of(database_url: str, redis_url: str, partitions: int = 4) -> dict[str, str]:
+    """Return an environment in which commands find a test's servers."""
+    return os.environ | {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url.replace("+psycopg", ""),
+        "PROJECTOR_PARTITIONS": str(partitions),
+    }
+
+
+def start_module(environ: dict[str, str], module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start a module of this project as a process."""
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environ)
