@@ -88,9 +88,10 @@ class Dispatcher:
             checkpoints = checkpoint.read_all(connection, stream.partitions)
         ends = stream.ends()
         behind = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
+        # First, as a Redis that is full lets entries go, but takes nothing: no lease, no job, no hint.
+        self.trimmer.note(checkpoints)
         self._ring(behind)
         self._mend_hints(hints, checkpoints, ends)
-        self.trimmer.note(checkpoints)
         self._beat()
         return ends, behind
 

@@ -8,6 +8,7 @@ from typing import Self
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 from rq import Queue
 from sqlalchemy import Engine
@@ -62,12 +63,16 @@ class Runtime:
 
 
 def redis_client(url: str) -> Redis:
-    """Return a client that gives up on a silent server within seconds and tries a lost connection again."""
+    """Return a client that gives up on a silent server within seconds and tries a lost connection again.
+
+    A server that has become a replica keeps its connections; only a new one finds the primary that took over.
+    """
     return Redis.from_url(
         url,
         socket_timeout=_REDIS_TIMEOUT_S,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3),
+        retry_on_error=[ReadOnlyError],
     )
 
 

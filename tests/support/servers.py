@@ -67,6 +67,25 @@ class RedisServer:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def ask(self, *command: str) -> Any:
+        """Carry out one command, on a connection of its own."""
+        with redis.Redis(port=self.port) as client:
+            return client.execute_command(*command)
+
+    def refusals(self, kind: str) -> int:
+        """Return how often it has refused something with an error of a kind, such as OOM, since it started."""
+        counted = self.ask("INFO", "errorstats").get(f"errorstat_{kind}")
+        return int(counted["count"]) if counted else 0
+
+    def follow(self, port: int) -> None:
+        """Make it a replica of the server behind a port; returns once it has all that the other has."""
+        self.ask("REPLICAOF", "127.0.0.1", str(port))
+        wait_until(lambda: self.ask("INFO", "replication")["master_link_status"] == "up", "the replica is in step")
+
+    def lead(self) -> None:
+        """Make it a primary."""
+        self.ask("REPLICAOF", "NO", "ONE")
+
     def copy_data(self, to: Path) -> None:
         """Copy what is on its disk; only while it is down is that a whole."""
         shutil.copytree(self.directory, to)
