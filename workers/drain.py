@@ -142,7 +142,8 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     """
     deadline = time.monotonic() + budget_s
     failures = 0
-    while lease.enter() and time.monotonic() < deadline:
+    # In this order, so that a step is made even where entering takes as long as the budget.
+    while time.monotonic() < deadline and lease.enter():
         try:
             dry = drainer.step()
         except StaleClaimError as error:
