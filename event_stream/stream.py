@@ -14,7 +14,8 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.client import Pipeline
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from event_stream.errors import EventStreamError
 
@@ -151,17 +152,23 @@ class Stream:
         pipe = self.redis.pipeline(transaction=False)
         for partition, body in bodies:
             pipe.xadd(stream_key(partition), {FIELD: body})
-        ids = pipe.execute()
+        try:
+            ids = pipe.execute()
+        except ResponseError as error:
+            # redis-py puts the command before what Redis said, and with it a piece of somebody's event.
+            error.args = (str(error).rpartition(" of pipeline caused error: ")[2], *error.args[1:])
+            raise
         return [
             Appended(partition, Position.parse(entry_id)) for (partition, _), entry_id in zip(bodies, ids, strict=True)
         ]
 
     def read_from(self, partition: int, position: Position, count: int) -> Reading:
         """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot."""
-        pipe = self.redis.pipeline(transaction=True)
-        pipe.xinfo_stream(stream_key(partition))
-        pipe.xrange(stream_key(partition), min=str(position), count=count)
-        info, found = pipe.execute(raise_on_error=False)
+        try:
+            info, found = _look(self.redis.pipeline(transaction=True), partition, position, count)
+        except OutOfMemoryError:
+            # A full Redis 7 takes no MULTI, not even one that only reads; but then it takes no entry either.
+            info, found = _look(self.redis.pipeline(transaction=False), partition, position, count)
         return Reading([Entry(Position.parse(entry_id), fields) for entry_id, fields in _raised(found)], _end(info))
 
     def ends(self) -> list[End]:
@@ -211,6 +218,12 @@ def projected_key(partition: int) -> str:
 def read_key(partition: int) -> str:
     """Return the key of a partition's count of entries read."""
     return f"events:{{{partition}}}:read"
+
+
+def _look(pipe: Pipeline, partition: int, position: Position, count: int) -> list[Any]:
+    pipe.xinfo_stream(stream_key(partition))
+    pipe.xrange(stream_key(partition), min=str(position), count=count)
+    return pipe.execute(raise_on_error=False)
 
 
 def _end(info: Any) -> End:
