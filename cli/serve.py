@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 import uvicorn
 import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
@@ -69,8 +71,10 @@ def projector_problems(runtime: Runtime) -> Sequence[str]:
         return read_status(runtime).problems()
     except (EventStreamError, ProjectionsError) as error:
         return [str(error)]
-    except RedisError:
+    except (RedisConnectionError, RedisTimeoutError):
         return ["Redis cannot be reached"]
+    except RedisError as error:
+        return [f"Redis refuses: {type(error).__name__}"]
     except SQLAlchemyError:
         return ["the database cannot be reached"]
 

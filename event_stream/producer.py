@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic_core import PydanticSerializationError, to_json
 from redis import Redis
+from redis.exceptions import ReadOnlyError
 
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.errors import EventStreamError
@@ -60,9 +61,12 @@ class Producer:
 
     @classmethod
     def from_url(cls, url: str, settings: StreamSettings | None = None) -> Self:
-        """Return a producer for the Redis at `url`; without `settings` they come from the environment."""
+        """Return a producer for the Redis at `url`; without `settings` they come from the environment.
+
+        A connection that was lost, or leads to a server that has become a replica, is made anew once a request.
+        """
         settings = settings or StreamSettings.from_environ(os.environ)
-        return cls(Stream(Redis.from_url(url), settings.partitions), settings)
+        return cls(Stream(Redis.from_url(url, retry_on_error=[ReadOnlyError]), settings.partitions), settings)
 
     def append(self, event: Mapping[str, Any] | CloudEvent) -> Appended:
         """Append one event and return where it went.

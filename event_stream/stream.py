@@ -15,7 +15,8 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.client import Pipeline
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from event_stream.errors import EventStreamError
 
@@ -179,7 +180,12 @@ class Stream:
         pipe = self.redis.pipeline(transaction=False)
         for partition, body in bodies:
             pipe.xadd(stream_key(partition), {FIELD: body})
-        ids = pipe.execute()
+        try:
+            ids = pipe.execute()
+        except ResponseError as error:
+            # redis-py puts the command before what Redis said, and with it a piece of somebody's event.
+            error.args = (str(error).rpartition(" of pipeline caused error: ")[2], *error.args[1:])
+            raise
         return [
             Appended(partition, Position.parse(entry_id)) for (partition, _), entry_id in zip(bodies, ids, strict=True)
         ]
@@ -189,17 +195,11 @@ class Stream:
 
         With them comes the entry at `other`, if there is one.
         """
-        key = stream_key(partition)
-        pipe = self.redis.pipeline(transaction=True)
-        pipe.xinfo_stream(key)
-        pipe.xrange(key, min=str(position), count=count)
-        pipe.xrange(key, min=str(other), max=str(other))
-        info, found, others = pipe.execute(raise_on_error=False)
-        return Reading(
-            entries=[_entry(*each) for each in _raised(found)],
-            end=_end(info),
-            other=next((_entry(*each) for each in _raised(others)), None),
-        )
+        try:
+            return _reading(self.redis.pipeline(transaction=True), partition, position, count, other)
+        except OutOfMemoryError:
+            # A full Redis 7 takes no MULTI, not even one that only reads; but then it takes no entry either.
+            return _reading(self.redis.pipeline(transaction=False), partition, position, count, other)
 
     def ends(self) -> list[End]:
         """Return the end of every stream, by partition; a stream that does not exist has no position."""
@@ -254,6 +254,19 @@ def projected_key(partition: int) -> str:
 def read_key(partition: int) -> str:
     """Return the key of a partition's count of entries read."""
     return f"events:{{{partition}}}:read"
+
+
+def _reading(pipe: Pipeline, partition: int, position: Position, count: int, other: Position) -> Reading:
+    key = stream_key(partition)
+    pipe.xinfo_stream(key)
+    pipe.xrange(key, min=str(position), count=count)
+    pipe.xrange(key, min=str(other), max=str(other))
+    info, found, others = pipe.execute(raise_on_error=False)
+    return Reading(
+        entries=[_entry(*each) for each in _raised(found)],
+        end=_end(info),
+        other=next((_entry(*each) for each in _raised(others)), None),
+    )
 
 
 def _end(info: Any) -> End:

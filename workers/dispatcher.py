@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from event_stream.stream import START, End, Position, Progress
 from projections import checkpoint
 from projections.checkpoint import Checkpoint
 from projections.faults import describe
-from workers.drain import needs_drain
+from workers.drain import drain_here, needs_drain
 from workers.queue import Lease, ring
 from workers.runtime import Runtime
 
@@ -92,9 +92,10 @@ class Dispatcher:
             checkpoints = checkpoint.read_all(connection, stream.partitions)
         ends = stream.ends()
         behind = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
+        # First, as a Redis that is full lets entries go, but takes nothing: no lease, no job, no hint.
+        self.trimmer.note(checkpoints)
         self._ring(behind)
         self._mend_hints(hints, checkpoints, ends)
-        self.trimmer.note(checkpoints)
         self._beat()
         return ends, behind
 
@@ -117,9 +118,14 @@ class Dispatcher:
         room = QUEUED_PER_PARTITION * self.runtime.stream.partitions - queue.count if behind else 0
         for partition in behind:
             lease = Lease(queue.connection, partition)
-            if room > 0 and lease.take():
-                ring(queue, partition, lease.token)
-                room -= 1
+            try:
+                if room > 0 and lease.take():
+                    ring(queue, partition, lease.token)
+                    room -= 1
+            except OutOfMemoryError:
+                # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
+                log.warning("dispatcher.drains_itself", partition=partition)
+                drain_here(self.runtime, partition, lease)
 
     def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[End]) -> None:
         """Publish what a drain that died after its commit could not, or what Redis forgot."""

@@ -54,8 +54,7 @@ class Drainer:
         if batch is None:
             return True
         after = apply(self.runtime.writer, self.runtime.projections, batch)
-        self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
-        note_progress(self.runtime.queue.connection, self.partition)
+        self._tell(after)
         self.breaker.applied({received.event.tenant_id for received in batch.received})
         self.pace.speed_up(sum(entry.size for entry in reading.entries), max(1, after.read - start.read))
         _report(expected, after)
@@ -80,6 +79,12 @@ class Drainer:
             self.pace.forgive()
             return True
         return False
+
+    def _tell(self, after: Checkpoint) -> None:
+        """Let producers and operators see the progress; what Redis does not take now, the dispatcher mends."""
+        with suppress(RedisError):
+            self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
+            note_progress(self.runtime.queue.connection, self.partition)
 
     def _checkpoint(self) -> Checkpoint:
         with self.runtime.reader.connect() as connection:
@@ -128,8 +133,12 @@ class Drainer:
 def drain(partition: int, token: str) -> None:
     """Apply what lies behind `partition`'s checkpoint: the RQ job, the only one there is."""
     runtime = process_runtime()
-    drainer = Drainer(runtime, partition, _pace_of(partition), _process_breaker())
-    run(drainer, Lease(runtime.queue.connection, partition, token))
+    drain_here(runtime, partition, Lease(runtime.queue.connection, partition, token))
+
+
+def drain_here(runtime: Runtime, partition: int, lease: Lease) -> None:
+    """Apply what lies behind `partition`'s checkpoint, with what this process has learnt of it."""
+    run(Drainer(runtime, partition, _pace_of(partition), _process_breaker()), lease)
 
 
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
@@ -139,7 +148,8 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     rings before it is worth trying again. Without the Redis of the lease the job fails; the dispatcher rings again.
     """
     deadline = time.monotonic() + budget_s
-    while lease.enter() and time.monotonic() < deadline:
+    # In this order, so that a step is made even where entering takes as long as the budget.
+    while time.monotonic() < deadline and lease.enter():
         try:
             dry = drainer.step()
         except StaleClaimError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from redis import Redis
-from redis.exceptions import LockError
+from redis.exceptions import LockError, OutOfMemoryError
 from redis.lock import Lock
 from rq import Queue
 from rq.job import Job
@@ -90,7 +90,10 @@ class Lease:
     def enter(self) -> bool:
         """Return whether the lease is ours for another LEASE_S: it was already, or it was free."""
         self._lock.local.token = self.token.encode()
-        return self.keep(LEASE_S) or self.take()
+        try:
+            return self.keep(LEASE_S) or self.take()
+        except OutOfMemoryError:
+            return True  # a full Redis gives leases to nobody; they only save work
 
     def keep(self, for_s: float) -> bool:
         """Make the lease, if it is still ours, expire `for_s` from now; returns whether it was."""
@@ -103,5 +106,5 @@ class Lease:
         """Free the lease if it is still ours."""
         try:
             self._lock.release()
-        except LockError:
+        except (LockError, OutOfMemoryError):
             return

@@ -8,6 +8,7 @@ from typing import Self
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 from rq import Queue
 from sqlalchemy import Engine
@@ -26,12 +27,16 @@ _REDIS_TIMEOUT_S = 5
 
 
 def redis_client(url: str, timeout_s: float = _REDIS_TIMEOUT_S, retries: int = 3) -> Redis:
-    """Return a client that gives up on a silent server within seconds and tries a lost connection again."""
+    """Return a client that gives up on a silent server within seconds and tries a lost connection again.
+
+    A server that has become a replica keeps its connections; only a new one finds the primary that took over.
+    """
     return Redis.from_url(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=retries),
+        retry_on_error=[ReadOnlyError],
     )
 
 

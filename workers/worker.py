@@ -4,7 +4,8 @@ import os
 import socket
 from uuid import uuid4
 
-from rq import SimpleWorker
+from redis.client import Pipeline
+from rq import SimpleWorker, worker_registration
 
 from workers.queue import DrainJob
 from workers.runtime import Runtime
@@ -13,13 +14,26 @@ from workers.runtime import Runtime
 WORKER_TTL_S = 20
 
 
-def worker(runtime: Runtime) -> SimpleWorker:
+class DrainWorker(SimpleWorker):
+    """RQ's worker, but one that Redis may forget: with every heartbeat it says again who it is."""
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Give a sign of life, and register again, should Redis have come back with nothing."""
+        with self.connection.pipeline() as own:
+            pipe = own if pipeline is None else pipeline
+            super().heartbeat(timeout, pipe)
+            pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            worker_registration.register(self, pipe)
+            own.execute()
+
+
+def worker(runtime: Runtime) -> DrainWorker:
     """Return a worker named `<host>.<pid>.<random>`; `.work()` runs it until SIGTERM, which lets the running drain end.
 
     A drain's own time budget is far below RQ's job timeout. On a second signal RQ gives up the drain too; that loses
     nothing, as its transaction rolls back.
     """
-    return SimpleWorker(
+    return DrainWorker(
         [runtime.queue],
         # In a container the first two repeat, and RQ refuses the name of one that was killed a moment ago.
         name=f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}",

@@ -40,7 +40,7 @@ HOME = partition_of(TENANT, 4)
 # As the README gives them.
 DOCUMENTED_FLAGS = (
     *("--serializer", "json", "--job-class", "workers.queue.DrainJob"),
-    *("--worker-class", "rq.SimpleWorker", "--worker-ttl", "20"),
+    *("--worker-class", "workers.worker.DrainWorker", "--worker-ttl", "20"),
 )
 
 

@@ -1,10 +1,11 @@
 """A network that misbehaves on purpose: a TCP proxy before a real server, and what can go wrong on its wires.
 
     proxy = Proxy(server.port)          connect to proxy.port instead
-    proxy.latency_s = 2.0               every chunk arrives late, in both directions
+    proxy.latency_s = 2.0               every chunk arrives that much later, in both directions
     proxy.partition() / proxy.heal()    nothing arrives, nothing is closed: what a dead switch looks like
     proxy.refuse() / proxy.heal()       nobody listens any more, connections are reset
     proxy.cut()                         resets every connection that is open now
+    proxy.retarget(other.port)          whoever connects from now on reaches another server, others stay where they are
     proxy.cut_before(b"COMMIT")         the first request that holds these bytes never reaches the server
     proxy.cut_after(b"COMMIT")          it does, and is carried out, but its answer never comes back
 
@@ -16,6 +17,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -71,6 +73,10 @@ class Proxy:
         for pair in pairs:
             self._reset(pair)
 
+    def retarget(self, port: int) -> None:
+        """Lead whoever connects from now on to another server; connections that are open stay with theirs."""
+        self.target_port = port
+
     def cut_before(self, pattern: bytes) -> None:
         """Cut the connection of the next request that holds `pattern`, before the server gets it. Once."""
         self._cut = _Cut(pattern, after=False)
@@ -107,15 +113,18 @@ class Proxy:
 
     def _carry(self, pair: tuple[socket.socket, socket.socket]) -> None:
         client, server = pair
+        on_the_way: deque[tuple[float, socket.socket, bytes]] = deque()
         with suppress(OSError, ValueError):
             while not self._closed:
+                self._flowing.wait()
                 readable, _, _ = select.select(pair, [], [], LOOK_EVERY_S)
                 for source in readable:
                     chunk = source.recv(CHUNK_BYTES)
                     if not chunk:
                         return self._reset(pair, counted=False)
-                    time.sleep(self.latency_s)
-                    self._flowing.wait()
+                    on_the_way.append((time.monotonic() + self.latency_s, source, chunk))
+                while on_the_way and on_the_way[0][0] <= time.monotonic() and self._flowing.is_set():
+                    _, source, chunk = on_the_way.popleft()
                     if source is client and self._is_fatal(chunk, server):
                         return self._reset(pair)
                     (server if source is client else client).sendall(chunk)

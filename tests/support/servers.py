@@ -22,7 +22,10 @@ START_TIMEOUT_S = 30
 
 
 class RedisServer:
-    """A Valkey from its wheel, or the server that PROJECTOR_TEST_REDIS_SERVER names; its data survives a restart."""
+    """A Valkey from its wheel, or the server that PROJECTOR_TEST_REDIS_SERVER names; its data survives a restart.
+
+    `options` are added to its command line, such as `"--maxmemory", "100mb"`; changed ones count from the next start.
+    """
 
     def __init__(self, *options: str) -> None:
         self.options = options
@@ -36,27 +39,20 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        self.launch()
+        wait_until(self._answers, "the Redis server answers")
+
+    def launch(self) -> None:
+        """Start it without waiting until it answers."""
         self.process = subprocess.Popen(
             [
                 *(self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
-                *(
-                    "--appendonly",
-                    "yes",
-                    "--appendfsync",
-                    "always",
-                    "--save",
-                    "",
-                    "--loglevel",
-                    "warning",
-                    "--enable-debug-command",
-                    "yes",
-                ),
-                *self.options,
+                *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"),
+                *("--enable-debug-command", "yes", *self.options),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
-        wait_until(self._answers, "the Redis server answers")
 
     def _answers(self) -> bool:
         client = redis.Redis(port=self.port)
@@ -71,6 +67,37 @@ class RedisServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def ask(self, *command: str) -> Any:
+        """Carry out one command, on a connection of its own."""
+        with redis.Redis(port=self.port) as client:
+            return client.execute_command(*command)
+
+    def refusals(self, kind: str) -> int:
+        """Return how often it has refused something with an error of a kind, such as OOM, since it started."""
+        counted = self.ask("INFO", "errorstats").get(f"errorstat_{kind}")
+        return int(counted["count"]) if counted else 0
+
+    def follow(self, port: int) -> None:
+        """Make it a replica of the server behind a port; returns once it has all that the other has."""
+        self.ask("REPLICAOF", "127.0.0.1", str(port))
+        wait_until(lambda: self.ask("INFO", "replication")["master_link_status"] == "up", "the replica is in step")
+
+    def lead(self) -> None:
+        """Make it a primary."""
+        self.ask("REPLICAOF", "NO", "ONE")
+
+    def copy_data(self, to: Path) -> None:
+        """Copy what is on its disk; only while it is down is that a whole."""
+        shutil.copytree(self.directory, to)
+
+    def replace_data(self, by: Path | None = None) -> None:
+        """Put a copy in the place of what is on its disk, or nothing at all; it must be down."""
+        shutil.rmtree(self.directory)
+        if by is None:
+            self.directory.mkdir()
+        else:
+            shutil.copytree(by, self.directory)
 
     def remove(self) -> None:
         if self.process and self.process.poll() is None:

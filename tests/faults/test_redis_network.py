@@ -1,0 +1,150 @@
+"""The network between Redis and everybody else: cut at any request, slow, or silent. Each event counts once."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from event_stream import Producer
+from event_stream.settings import StreamSettings
+from event_stream.stream import Progress, Stream, stream_key
+from event_stream.types import partition_of
+from tests.support.driving import append, checkpoints
+from tests.support.events import TENANT, event
+from tests.support.law import Witness, assert_counted_once, assert_law
+from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer, wait_until
+from workers import queue
+from workers.dispatcher import Dispatcher
+from workers.drain import Drainer, run
+from workers.queue import Lease, drain_queue
+from workers.runtime import Runtime, redis_client
+from workers.worker import worker
+
+HOME = partition_of(TENANT, 4)
+SETTINGS = StreamSettings(partitions=4)
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[Proxy]:
+    made = Proxy(redis_server.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxied(runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """The runtime of processes whose every word to Redis goes through the proxy."""
+    clients = [redis_client(url_of(proxy)) for _ in range(2)]
+    made = replace(runtime, stream=Stream(clients[0], 4), queue=drain_queue(clients[1]))
+    monkeypatch.setattr("workers.drain.process_runtime", lambda: made)
+    yield made
+    for client in clients:
+        client.close()
+
+
+def url_of(proxy: Proxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}/0"
+
+
+def cut(proxy: Proxy, when: str, pattern: bytes) -> None:
+    {"before": proxy.cut_before, "after": proxy.cut_after}[when](pattern)
+
+
+# --- cut at a request ------------------------------------------------------------------------------------------------
+
+
+@on_one_database
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_producer_that_is_cut_off_in_a_pipeline_may_send_it_again(runtime: Runtime, proxy: Proxy, when: str) -> None:
+    producer = Producer.from_url(url_of(proxy), SETTINGS)
+    marked = event("watchdog.evaluated.v1", {"summary": "cut here " * 100})
+    events = [*(event() for _ in range(400)), marked, *(event() for _ in range(400))]
+    cut(proxy, when, b"cut here ")
+    while True:
+        try:
+            producer.append_many(events)
+            break
+        except RedisConnectionError:
+            continue
+    assert proxy.happened == 1
+    added = runtime.stream.ends()[HOME].added
+    assert added > len(events)  # what had arrived before the cut is there twice
+    Witness(runtime).drain()
+    assert_counted_once(runtime, events)
+    assert_law(runtime)
+    assert checkpoints(runtime)[HOME].duplicates == added - len(events)
+    producer._stream.redis.close()
+
+
+@on_one_database
+def test_a_producer_whose_answer_is_lost_sends_again_and_it_counts_once(runtime: Runtime, proxy: Proxy) -> None:
+    producer = Producer.from_url(url_of(proxy), SETTINGS)
+    first, second = event(), event()
+    producer.append(first)
+    proxy.cut_after(b"XADD")
+    producer.append(second)
+    assert proxy.happened == 1
+    assert runtime.stream.redis.xlen(stream_key(HOME)) == 3
+    Witness(runtime).drain()
+    assert_counted_once(runtime, [first, second])
+    assert_law(runtime)
+    producer._stream.redis.close()
+
+
+# One of each kind of request, in the order in which they are made: the greeting of a new connection; the dispatcher's
+# look, its lease, its job, its sign of life; the worker's wait for a job, and what it notes about it; the drain's
+# renewal of the lease, its reading, its hint after the commit.
+REQUESTS = [
+    *(b"SETINFO", b"XINFO", b"projector:lease:", b"RPUSH", b"projector:dispatchers"),
+    *(b"LMOVE", b"rq:job", b"EVALSHA", b"XRANGE", b"MSET"),
+]
+
+
+@on_one_database
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_whichever_request_is_cut_each_event_counts_once(
+    runtime: Runtime, proxied: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, request_: bytes, when: str
+) -> None:
+    monkeypatch.setattr(queue, "LEASE_S", 1.0)  # a lease or a job that is lost with an answer delays the next by this
+    events = [event() for _ in range(50)]
+    append(runtime, *events)
+    witness = Witness(runtime)
+    cut(proxy, when, request_)
+
+    def go_on() -> bool:
+        Dispatcher(proxied).sweep()
+        worker(proxied).work(burst=True, logging_level="CRITICAL")
+        witness.look()
+        return checkpoints(runtime)[HOME].applied == len(events)
+
+    wait_until(go_on, "all is projected")
+    assert proxy.happened == 1
+    witness.drain()
+    Dispatcher(runtime).sweep()
+    at = checkpoints(runtime)[HOME]
+    assert runtime.stream.projected([HOME])[HOME] == Progress(at.position, at.entries_added())
+    assert_counted_once(runtime, events)
+    assert_law(runtime)
+    assert at.duplicates == 0
+
+
+# --- slow ------------------------------------------------------------------------------------------------------------
+
+
+@on_one_database
+def test_a_drain_makes_headway_though_each_answer_takes_longer_than_its_budget(
+    runtime: Runtime, proxied: Runtime, proxy: Proxy
+) -> None:
+    events = [event() for _ in range(5)]
+    append(runtime, *events)
+    proxy.latency_s = 0.1
+    started = time.monotonic()
+    assert proxied.stream.redis.ping()
+    assert time.monotonic() - started >= 0.2
+    run(Drainer(proxied, HOME), Lease(proxied.queue.connection, HOME), budget_s=0.1)
+    assert_counted_once(runtime, events)

@@ -1,0 +1,131 @@
+"""A Redis that answers, but refuses: full, a replica, or without a memory of who works. Nobody needs a hand."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis.exceptions import OutOfMemoryError
+from rq import Worker
+from sqlalchemy import Engine
+
+from event_stream import Producer
+from event_stream.settings import StreamSettings
+from event_stream.stream import Stream, stream_key
+from event_stream.types import partition_of
+from tests.support.driving import append, drain_all
+from tests.support.events import TENANT, event
+from tests.support.law import Witness, assert_counted_once, assert_law
+from tests.support.proxy import Proxy
+from tests.support.servers import RedisServer
+from workers.dispatcher import Dispatcher
+from workers.queue import drain_queue
+from workers.runtime import Runtime, redis_client
+from workers.status import read_status
+from workers.worker import worker
+
+HOME = partition_of(TENANT, 4)
+SETTINGS = StreamSettings(partitions=4)
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
+    both = [RedisServer("--repl-diskless-sync-delay", "0") for _ in range(2)]
+    for server in both:
+        server.start()
+    yield both[0], both[1]
+    for server in both:
+        server.remove()
+
+
+@on_one_database
+def test_a_full_redis_is_trimmed_though_nobody_can_be_rung(runtime: Runtime, redis_server: RedisServer) -> None:
+    now = [0.0]
+    dispatcher = Dispatcher(runtime)
+    dispatcher.trimmer.clock = lambda: now[0]
+    events = [event() for _ in range(500)]
+    append(runtime, *events)
+    drain_all(runtime)
+    dispatcher.sweep()
+    events.append(event())
+    append(runtime, events[-1])
+    now[0] = 61.0
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(OutOfMemoryError):
+            dispatcher.sweep()
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    assert 2 <= runtime.stream.redis.xlen(stream_key(HOME)) < 200
+    Witness(runtime).drain()
+    assert_counted_once(runtime, events)
+    assert_law(runtime)
+
+
+@on_one_database
+def test_a_redis_full_of_what_waits_is_drained_and_trimmed_without_anybody_being_rung(
+    runtime: Runtime, redis_server: RedisServer
+) -> None:
+    now = [0.0]
+    dispatcher = Dispatcher(runtime)
+    dispatcher.trimmer.clock = lambda: now[0]
+    events = [event() for _ in range(500)]
+    append(runtime, *events)
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        for now[0] in (0.0, 10.0, 71.0):
+            with pytest.raises(OutOfMemoryError):
+                dispatcher.sweep()
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    assert redis_server.refusals("OOM") > 0
+    assert runtime.queue.count == 0
+    assert 1 <= runtime.stream.redis.xlen(stream_key(HOME)) < 200
+    assert_counted_once(runtime, events)
+    assert_law(runtime)
+    dispatcher.sweep()
+    assert runtime.stream.projected([HOME])[HOME].entries == 500
+
+
+@on_one_database
+def test_connections_left_at_a_primary_that_became_a_replica_move_to_the_new_one(
+    servers: tuple[RedisServer, RedisServer], writer: Engine, reader: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = servers
+    proxy = Proxy(old.port)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    stream, queue = redis_client(url), redis_client(url)
+    runtime = Runtime(SETTINGS, Stream(stream, 4), writer, reader, drain_queue(queue))
+    monkeypatch.setattr("workers.drain.process_runtime", lambda: runtime)
+    producer = Producer.from_url(url, SETTINGS)
+    events = [event("project.created.v1"), *(event() for _ in range(20))]
+    producer.append_many(events)
+    Witness(runtime).drain()
+    new.follow(old.port)
+    new.lead()
+    old.follow(new.port)
+    proxy.retarget(new.port)
+    events.append(event())
+    producer.append(events[-1])
+    Dispatcher(runtime).sweep()
+    worker(runtime).work(burst=True, logging_level="CRITICAL")
+    assert old.refusals("READONLY") >= 2
+    assert proxy.happened == 0
+    assert_counted_once(runtime, events)
+    assert_law(runtime)
+    for client in (stream, queue, producer._stream.redis):
+        client.close()
+    proxy.close()
+
+
+@on_one_database
+def test_a_worker_that_redis_forgot_says_again_who_it_is(runtime: Runtime) -> None:
+    working = worker(runtime)
+    working.register_birth()  # type: ignore[no-untyped-call]
+    before = read_status(runtime).workers
+    runtime.stream.redis.flushall()
+    assert read_status(runtime).workers == []
+    working.heartbeat()
+    after = read_status(runtime).workers
+    assert [(each.name, each.host, each.pid) for each in after] == [(each.name, each.host, each.pid) for each in before]
+    assert Worker.count(queue=runtime.queue) == 1
+    assert 0 < runtime.stream.redis.ttl(working.key) < 600  # should it die now
