@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run setup test check format lock bench clean
+.PHONY: help run setup test check format lock bench chaos clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ format: .venv/dev ## format and mend what can be mended
 
 bench: .venv/dev ## events per second and requests per second on this machine
 	$(BIN)/python -m benchmarks
+
+chaos: .venv/dev ## 200 runs of real processes and servers, killed and paused by chance; which promises held (minutes)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lock: ## write the locks again, with the newest versions (needs uv)
 	uv pip compile pyproject.toml --group build --universal --upgrade --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock

@@ -1,10 +1,12 @@
 """Fixtures: one Redis and one PostgreSQL a test process, a fresh database and an empty Redis for each test."""
 
+import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,6 +27,35 @@ PARTITIONS = 4
 settings.register_profile("projector", deadline=None)
 settings.load_profile("projector")
 _numbers = count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose Hypothesis's seed before its plugin looks for it; a worker of pytest-xdist gets the one chosen before."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = given.get("hypothesis_seed", random.randrange(2**32))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["hypothesis_seed"] = node.config.getoption("--hypothesis-seed")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return _seed_of(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections.append(("to repeat it", _seed_of(item.config)))
+    return report
+
+
+def _seed_of(config: pytest.Config) -> str:
+    return f"--hypothesis-seed={config.getoption('--hypothesis-seed')}"
 
 
 @pytest.fixture(scope="session")

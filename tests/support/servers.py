@@ -185,10 +185,15 @@ class PostgresServer:
         self.process.kill()
         self.process.wait(START_TIMEOUT_S)
 
+    def crash(self) -> None:
+        """End at once, sessions and all, with nothing written down but the WAL."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(START_TIMEOUT_S)
+
     def remove(self) -> None:
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(START_TIMEOUT_S)
+            self.crash()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -1,0 +1,222 @@
+"""The processes and servers of one run: started, killed, paused, brought back, and kept running."""
+
+import os
+import pickle
+import signal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import psutil
+import psycopg
+from redis import Redis
+from redis.exceptions import RedisError
+
+from event_stream.producer import Prepared
+from tests.chaos import roles
+from tests.chaos.plan import PARTITIONS, WORKERS, Fault, Kind, Plan, Sent
+from tests.support.servers import PostgresServer, RedisServer, wait_until
+
+_context = get_context("forkserver")
+_context.set_forkserver_preload(["tests.chaos.roles"])
+LOOK_EVERY_S = 0.01
+AGAIN_AFTER_S = 0.05
+
+
+@dataclass
+class Role:
+    """A process that is to run all the time, unless something holds it down."""
+
+    target: Callable[..., None]
+    arguments: tuple[Any, ...]
+    process: ForkServerProcess | None = None
+    held_down: int = 0
+    starts: int = 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.is_alive()
+
+    def tend(self) -> None:
+        """Start it if it is to run and does not."""
+        if self.held_down or self.is_alive or (self.process is not None and self.process.exitcode == 0):
+            return
+        self.process = _context.Process(target=self.target, args=self.arguments, daemon=True)
+        self.process.start()
+        self.starts += 1
+
+    def kill(self) -> bool:
+        """Kill it; returns whether that is what ended it."""
+        if self.process is None or not self.process.is_alive():
+            return False
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode == -signal.SIGKILL
+
+    def pause(self) -> bool:
+        """Stop it; returns whether it stands still."""
+        if self.process is None or self.process.pid is None or not self.process.is_alive():
+            return False
+        os.kill(self.process.pid, signal.SIGSTOP)
+        with suppress(psutil.Error):
+            observed = psutil.Process(self.process.pid)
+            wait_until(lambda: observed.status() == psutil.STATUS_STOPPED, "a process stands still")
+            return True
+        return False
+
+    def resume(self) -> None:
+        """Let it go on, if it was paused."""
+        if self.process is not None and self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGCONT)
+
+
+@dataclass
+class Chaos:
+    """One run: `happened` counts the faults that really happened, `queued_max` the longest queue that was seen."""
+
+    plan: Plan
+    sent: list[Sent]
+    redis: RedisServer
+    postgres: PostgresServer | None
+    database_url: str
+    directory: Path
+    happened: Counter[str] = field(default_factory=Counter)
+    queued_max: int = 0
+
+    def __post_init__(self) -> None:
+        environ = {
+            "REDIS_URL": self.redis.url,
+            "DATABASE_URL": self.database_url.replace("+psycopg", ""),
+            "PROJECTOR_PARTITIONS": str(PARTITIONS),
+        }
+        self.log = self.directory / "processes.log"
+        self.progress = self.directory / "appended"
+        self.workers = [Role(roles.command, ("worker", environ, self.log)) for _ in range(WORKERS)]
+        self.dispatcher = Role(roles.command, ("dispatcher", environ, self.log))
+        prepared = [Prepared(entry.partition, entry.body) for entry in self.sent]
+        traffic = self.directory / "traffic"
+        traffic.write_bytes(pickle.dumps(prepared))
+        self.producer = Role(roles.produce, (traffic, environ, self.log, self.progress))
+        self.roles = [*self.workers, self.dispatcher, self.producer]
+        self.client: Any = Redis.from_url(self.redis.url, socket_timeout=1)
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def run(self) -> None:
+        """Let the plan happen; afterwards everything runs and everything is appended."""
+        assert self.await_that(lambda: roles.appended(self.progress) > 0), "the producer does not begin"
+        began = monotonic()
+        for fault in self.plan.faults:
+            self._at(began + fault.at_s, partial(self._begin, fault))
+        while self._due or roles.appended(self.progress) < len(self.sent):
+            if self._due and self._due[0][0] <= monotonic():
+                heappop(self._due)[-1]()
+            self.tend()
+            assert monotonic() - began < 120, "the producer does not come to its end"
+            sleep(LOOK_EVERY_S)
+
+    def await_that(self, condition: Callable[[], bool], timeout_s: float = 60) -> bool:
+        """Keep everything running until a condition holds; returns whether it did within the time."""
+        deadline = monotonic() + timeout_s
+        while not condition():
+            if monotonic() > deadline:
+                return False
+            self.tend()
+            sleep(LOOK_EVERY_S)
+        return True
+
+    def tend(self) -> None:
+        """Start what is to run and does not, and look at the queue."""
+        for role in self.roles:
+            role.tend()
+        with suppress(RedisError):
+            self.queued_max = max(self.queued_max, self.client.llen("rq:queue:projector"))
+
+    def end(self) -> None:
+        """Kill all processes."""
+        for role in self.roles:
+            role.kill()
+        self.client.close()
+
+    def _at(self, when: float, act: Callable[[], None]) -> None:
+        heappush(self._due, (when, next(self._order), act))
+
+    def _begin(self, fault: Fault) -> None:
+        """Let a fault happen; where there is nobody to befall just now, a little later."""
+        if self._happens(fault):
+            return
+        if fault.kind is not Kind.PRODUCER_KILLED or roles.appended(self.progress) < len(self.sent):
+            self._at(monotonic() + AGAIN_AFTER_S, partial(self._begin, fault))
+
+    def _happens(self, fault: Fault) -> bool:
+        worker = self.workers[fault.which]
+        ways: dict[Kind, Callable[[], bool]] = {
+            Kind.WORKER_KILLED: partial(self._hold_down, fault, worker),
+            Kind.DISPATCHER_KILLED: partial(self._hold_down, fault, self.dispatcher),
+            Kind.PRODUCER_KILLED: partial(self._hold_down, fault, self.producer),
+            Kind.ALL_KILLED: partial(self._hold_down, fault, *self.roles),
+            Kind.WORKER_PAUSED: partial(self._pause, fault, worker),
+            Kind.DISPATCHER_PAUSED: partial(self._pause, fault, self.dispatcher),
+            Kind.REDIS_KILLED: partial(self._restart_redis, fault),
+            Kind.POSTGRESQL_KILLED: partial(self._restart_postgres, fault),
+        }
+        return ways[fault.kind]()
+
+    def _hold_down(self, fault: Fault, *chosen: Role) -> bool:
+        def release() -> None:
+            for role in killed:
+                role.held_down -= 1
+
+        killed = [role for role in chosen if role.kill()]
+        for role in killed:
+            role.held_down += 1
+        self.happened[fault.kind] += bool(killed)
+        self._at(monotonic() + fault.for_s, release)
+        return bool(killed)
+
+    def _pause(self, fault: Fault, role: Role) -> bool:
+        is_paused = role.pause()
+        self.happened[fault.kind] += is_paused
+        self._at(monotonic() + fault.for_s, role.resume)
+        return is_paused
+
+    def _restart_redis(self, fault: Fault) -> bool:
+        if self.redis.process is None or self.redis.process.poll() is not None:
+            return False  # it is down already
+
+        def restart() -> None:
+            self.redis.start()
+            self.happened[fault.kind] += self.client.info("server")["run_id"] != before
+
+        before = self.client.info("server")["run_id"]
+        self.redis.kill()
+        self._at(monotonic() + fault.for_s, restart)
+        return True
+
+    def _restart_postgres(self, fault: Fault) -> bool:
+        postgres = self.postgres
+        if postgres is None or postgres.process is None or postgres.process.poll() is not None:
+            return False
+
+        def restart() -> None:
+            postgres.start()
+            self.happened[fault.kind] += _born(postgres) != before
+
+        before = _born(postgres)
+        postgres.crash()
+        self._at(monotonic() + fault.for_s, restart)
+        return True
+
+
+def _born(postgres: PostgresServer) -> Any:
+    with psycopg.connect(postgres.url()) as connection:
+        return connection.execute("SELECT pg_postmaster_start_time()").fetchone()

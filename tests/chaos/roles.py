@@ -1,0 +1,100 @@
+"""What the processes of a run do: the Procfile's commands, and a producer that begins again where it was killed.
+
+They are forked from a server that has imported all this once: a fresh interpreter needs most of a second for it, which
+is a third of a whole run.
+"""
+
+import os
+import pickle
+import random
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+import cli.processes
+import workers.dispatcher
+import workers.pace
+import workers.queue
+from cli.main import projector
+from event_stream.producer import Prepared, Producer
+from event_stream.settings import StreamSettings
+from tests.chaos.plan import PARTITIONS
+from tests.support.dying_drain import POINTS
+
+BATCH = 20
+PAUSE_S = 0.03
+LINGER_S = 0.03
+
+
+def command(name: str, environ: dict[str, str], log: Path) -> None:
+    """Run `projector <name>` in this process."""
+    _begin(environ, log)
+    projector([name], standalone_mode=False)
+
+
+def produce(traffic: Path, environ: dict[str, str], log: Path, progress: Path) -> None:
+    """Append a file's entries in batches; what was acknowledged is noted, and what was not is appended again."""
+    _begin(environ, log)
+    entries: list[Prepared] = pickle.loads(traffic.read_bytes())
+    producer: Producer | None = None
+    acknowledged = appended(progress)
+    while acknowledged < len(entries):
+        batch = entries[acknowledged : acknowledged + BATCH]
+        try:
+            producer = producer or Producer.from_url(environ["REDIS_URL"], StreamSettings(partitions=PARTITIONS))
+            producer.send(batch)
+        except RedisError as error:
+            print("producer:", error, file=sys.stderr)
+            producer = None
+        else:
+            acknowledged += len(batch)
+            draft = progress.with_suffix(".new")
+            draft.write_text(str(acknowledged))
+            draft.replace(progress)
+        time.sleep(PAUSE_S)
+
+
+def appended(progress: Path) -> int:
+    """Return how many entries of its traffic a producer knows to be appended."""
+    return int(progress.read_text()) if progress.exists() else 0
+
+
+def _begin(environ: dict[str, str], log: Path) -> None:
+    os.environ.update(environ)
+    with log.open("a") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    _hurry()
+    _stretch()
+
+
+def _stretch() -> None:
+    """Let a drain linger at each of its points, so that a fault at a random moment often finds it between two."""
+    for owner, name, _ in POINTS.values():
+        setattr(owner, name, _lingering(getattr(owner, name)))
+
+
+def _lingering(wrapped: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(wrapped)
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = wrapped(*arguments, **options)
+        time.sleep(random.uniform(0, LINGER_S))
+        return result
+
+    return call
+
+
+def _hurry() -> None:
+    """Let the deployment's slow clocks go faster, so that a run of seconds meets what takes minutes elsewhere."""
+    workers.queue.LEASE_S = 0.5
+    workers.pace.BACK_OFF_MAX_S = 0.5
+    workers.dispatcher.IDLE_SWEEP_S = 0.1
+    workers.dispatcher.OUTAGE_PAUSE_S = 0.1
+    workers.dispatcher.TRIM_BEHIND_S = 0.4
+    workers.dispatcher.TRIM_EVERY_S = 0.1
+    cli.processes.RETRY_S = 0.1
