@@ -268,6 +268,22 @@ async def test_a_project_of_another_tenant_is_as_absent_as_one_that_never_was(fi
         assert len(bodies) == 1
 
 
+async def test_two_tenants_with_the_same_slug_and_project_id_each_read_their_own(runtime: Runtime, api: Api) -> None:
+    counts = {"ten_a": 1, "ten_b": 2, "ten_c": 3}
+    for number, (tenant, count) in enumerate(counts.items()):
+        own = {"tenantid": tenant, "time": time_text(NOW_US - 60_000_000 + number)}
+        append(runtime, event("project.created.v1", **own))
+        for each in range(count):
+            append(runtime, event(**own), event("watchdog.evaluated.v1", {"ruleId": tenant}, **own))
+            append(runtime, event("support_desk.bound.v1", {"bindingId": f"desk_{each}"}, **own))
+    drain_all(runtime)
+    for tenant, count in counts.items():
+        stats = await api.data(STATS, api.key(tenant))
+        assert (stats["analysisCount"], stats["supportDeskCount"]) == (count, count)
+        entries = await api.data(ACTIVITY, api.key(tenant, PROJECT))
+        assert [each["ruleId"] for each in entries] == [tenant] * count
+
+
 async def test_a_project_shows_once_it_is_created_and_hides_once_it_is_deleted(runtime: Runtime, api: Api) -> None:
     key = api.key(TENANT, PROJECT)
     append(runtime, event("watchdog.evaluated.v1"), event())
