@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.envelope import Reason, time_text
@@ -232,6 +232,14 @@ def test_a_claim_is_held_until_the_transaction_ends(runtime: Runtime) -> None:
         other.exec_driver_sql("SET lock_timeout = '50ms'")
         with pytest.raises(OperationalError, match="lock timeout"):
             checkpoint.claim(other, at)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("limit", ["idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout"])
+def test_no_session_may_hold_a_claim_or_wait_for_one_for_long(runtime: Runtime, limit: str) -> None:
+    with runtime.writer.connect() as connection:
+        limit_ms = int(connection.scalar(text("SELECT setting FROM pg_settings WHERE name = :name"), {"name": limit}))
+    assert 0 < limit_ms <= 30_000
 
 
 def test_a_transaction_that_fails_at_its_very_end_leaves_nothing_behind(runtime: Runtime) -> None:
