@@ -21,7 +21,7 @@ from tests.mutants.mutants import Mutant
 ROOT = Path(__file__).parents[2]
 SELF_TEST = "tests/unit/test_mutants.py"
 WIDER = ("tests/unit", "tests/integration", f"--ignore={SELF_TEST}")  # the self test notices any change of a line
-TESTS_TIMEOUT_S = 180
+TESTS_TIMEOUT_S = 300
 WIDER_TIMEOUT_S = 1800
 _NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "var", "dist", "__pycache__", ".*_cache", ".hypothesis")
 _FAILED = re.compile(r"^FAILED (\S+?::.+?)(?: - (.*))?$", re.MULTILINE)
