@@ -127,6 +127,7 @@ def test_a_lease_is_kept_and_freed_by_its_token_only(runtime: Runtime) -> None:
     assert not other.take()
     assert not other.enter()
     other.release()
+    assert not other.take()
     assert mine.enter()
     assert mine.keep(0.05)
     time.sleep(0.1)
