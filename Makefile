@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run setup test check format lock bench chaos clean
+.PHONY: help run setup test chaos mutants check format lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,9 @@ run: .venv/runtime ## everything on this machine, with a demo tenant (Ctrl-C end
 
 test: .venv/dev ## all tests, on real servers from wheels
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+mutants: .venv/dev ## plant bugs, one at a time, and see that the tests notice every one
+	$(BIN)/python -m tests.mutants
 
 setup: .venv/dev ## the virtual environment, with everything in it
 

@@ -184,16 +184,17 @@ def read(connection: Connection, partition: int) -> Checkpoint:
 def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] = ()) -> None:
     """Lock the checkpoint's row, and those of `homes`, until the transaction ends; the first statement of every change.
 
-    Raises StaleClaimError unless the row still is at `expected`'s epoch and position.
+    Raises StaleClaimError unless the row still is `expected`, its counters too: another drain may have settled them.
     """
     # In one order, so that two who claim each other's rows take turns.
     mine = table.c.partition.in_({expected.partition, *homes})
     rows = connection.execute(select(table).where(mine).order_by(table.c.partition).with_for_update()).mappings()
     current = next(_checkpoint(row) for row in rows.all() if row["partition"] == expected.partition)
-    if (current.epoch, current.position) != (expected.epoch, expected.position):
+    if current != expected:
         raise StaleClaimError(
-            f"partition {expected.partition} is at {current.position} of epoch {current.epoch},"
-            f" not at {expected.position} of epoch {expected.epoch}"
+            f"partition {expected.partition} is at {current.position} of epoch {current.epoch}, {current.read:,} read"
+            f" and {current.lost:,} lost, not at {expected.position} of epoch {expected.epoch}, {expected.read:,} read"
+            f" and {expected.lost:,} lost"
         )
 
 

@@ -9,18 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.envelope import Reason, time_text
 from event_stream.stream import Position
 from event_stream.types import WatchdogToggled, partition_of
-from projections import checkpoint, event_log, project
+from projections import checkpoint, dead_letters, event_log, project
 from projections.apply import apply
 from projections.checkpoint import Checkpoint, StaleClaimError
 from projections.projection import FoldError
 from projections.registry import PROJECTIONS
 from projections.store import writer_engine
 from tests.support.driving import (
+    READ_MODELS,
     append,
     append_raw,
     checkpoints,
@@ -60,7 +61,7 @@ def test_events_are_logged_folded_and_counted_once(runtime: Runtime) -> None:
 def test_the_log_is_numbered_densely_per_partition(runtime: Runtime) -> None:
     append(runtime, *mixed(300))
     drain_all(runtime)
-    append(runtime, *mixed(300, seed=2))
+    append(runtime, *mixed(300), *mixed(300, seed=2))  # repeats take no number
     drain_all(runtime)
     numbers: dict[int, list[int]] = {}
     for row in dump(runtime.reader, [event_log.table])["event_log"]:
@@ -84,7 +85,9 @@ def test_a_repeat_of_an_applied_event_changes_nothing(runtime: Runtime) -> None:
 def test_a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate(runtime: Runtime) -> None:
     made = event()
     append_raw(runtime, HOME, body(made), body(dict(reversed(made.items()))), b" " + body(made))
-    drain_all(runtime)
+    assert Drainer(
+        runtime, HOME, pace=Pace(count=16)
+    ).step()  # at once: not only after the log's primary key has split the batch
     assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 2, "parked": 0, "lost": 0}
 
 
@@ -254,6 +257,79 @@ def test_the_checkpoint_is_compared_under_the_lock(runtime: Runtime) -> None:
     assert totals(runtime)["applied"] == 1
 
 
+def test_the_same_position_of_another_epoch_is_another_place(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    for life in range(2):
+        runtime.stream.redis.delete(key)
+        runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS}-0")
+        if life == 0:
+            drain_all(runtime)
+            runtime.stream.redis.xadd(key, {"event": body(event())})
+            slow = Drainer(runtime, HOME)
+            at = slow._checkpoint()
+            batch = slow._batch(at, at, slow._read(at)[0])
+    drain_all(runtime)
+    before = checkpoints(runtime)[HOME]
+    assert (before.epoch, before.position) == (1, at.position)
+    assert batch is not None
+    with pytest.raises(StaleClaimError):
+        apply(runtime.writer, PROJECTIONS, batch)
+    assert checkpoints(runtime)[HOME] == before
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_claim_is_held_until_the_transaction_ends(runtime: Runtime) -> None:
+    at = checkpoints(runtime)[HOME]
+    with runtime.writer.begin() as holder, runtime.writer.connect() as other:
+        checkpoint.claim(holder, at)
+        other.exec_driver_sql("SET lock_timeout = '50ms'")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            checkpoint.claim(other, at)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("limit", ["idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout"])
+def test_no_session_may_hold_a_claim_or_wait_for_one_for_long(runtime: Runtime, limit: str) -> None:
+    with runtime.writer.connect() as connection:
+        limit_ms = int(connection.scalar(text("SELECT setting FROM pg_settings WHERE name = :name"), {"name": limit}))
+    assert 0 < limit_ms <= 30_000
+
+
+def test_a_transaction_that_fails_at_its_very_end_leaves_nothing_behind(runtime: Runtime) -> None:
+    def everything() -> dict[str, list[tuple[Any, ...]]]:
+        return dump(runtime.reader, [*READ_MODELS, event_log.table, dead_letters.table, checkpoint.table])
+
+    append_raw(runtime, (HOME + 1) % 4, b"nonsense")
+    drain_all(runtime)
+    before = everything()
+    with runtime.writer.begin() as connection:  # one checkpoint that has read anything is enough
+        connection.exec_driver_sql("CREATE UNIQUE INDEX no_second ON checkpoint ((read > 0)) WHERE read > 0")
+    (first,) = append(runtime, event("project.created.v1"))
+    append_raw(runtime, HOME, b"nonsense", body(event("watchdog.evaluated.v1")))
+    with pytest.raises(IntegrityError, match="no_second"):
+        Drainer(runtime, HOME).step()
+    assert everything() == before
+    assert runtime.stream.projected([HOME])[HOME].position < first.position
+    with runtime.writer.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX no_second")
+    drain_all(runtime)
+    assert totals(runtime) == {"read": 4, "applied": 2, "duplicates": 0, "parked": 2, "lost": 0}
+    assert [letter.times_seen for letter in letters(runtime)] == [2]
+
+
+def test_a_drain_that_was_overtaken_goes_on_from_where_the_other_is(runtime: Runtime) -> None:
+    slow = Drainer(runtime, HOME)
+    append(runtime, event())
+    slow.step()
+    append(runtime, event())
+    drain_all(runtime)
+    append(runtime, event())
+    with pytest.raises(StaleClaimError):
+        slow.step()
+    assert slow.step()
+    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "parked": 0, "lost": 0}
+
+
 def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
     append(runtime, *(event() for _ in range(600)))
     errors: list[BaseException] = []
@@ -389,6 +465,17 @@ def test_a_time_beyond_the_year_9999_is_in_the_future_and_stops_nobody(runtime: 
     assert totals(runtime)["applied"] == 2
 
 
+def test_what_is_the_future_is_decided_by_the_entrys_own_id_not_by_who_reads_it_when(runtime: Runtime) -> None:
+    key = f"events:{{{HOME}}}"
+    for at_ms in (NOW_MS - 3_600_000, NOW_MS):
+        runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{at_ms}-0")
+    drain_all(runtime)
+    assert [(letter.reason, letter.position.ms) for letter in letters(runtime)] == [
+        ("time_in_future", NOW_MS - 3_600_000)
+    ]
+    assert totals(runtime)["applied"] == 1
+
+
 def test_an_entry_id_beyond_63_bits_stops_nobody(runtime: Runtime) -> None:
     key = f"events:{{{HOME}}}"
     for id_, raw in (
@@ -496,11 +583,12 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
 def test_a_database_that_is_away_parks_nothing(runtime: Runtime) -> None:
     append(runtime, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    away = replace(runtime, writer=nowhere)
+    same_worker = Pace(count=1)  # it remembers whom it suspects
     for _ in range(3):
-        run(Drainer(away, HOME, pace=Pace(count=1)), Lease(runtime.queue.connection, HOME), budget_s=0.5)
-    runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
-    drain_all(runtime)
+        away = Drainer(replace(runtime, writer=nowhere), HOME, same_worker)
+        run(away, Lease(runtime.queue.connection, HOME), budget_s=0.5)
+        runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
+    run(Drainer(runtime, HOME, same_worker), Lease(runtime.queue.connection, HOME))
     assert letters(runtime) == []
     assert totals(runtime)["applied"] == 1
 
@@ -663,6 +751,24 @@ def test_another_stream_that_is_empty_rings_for_nobody(runtime: Runtime) -> None
     assert totals(runtime)["applied"] == 6
 
 
+def test_of_two_who_settle_a_loss_at_the_same_place_one_is_too_late(runtime: Runtime) -> None:
+    append(runtime, event())
+    drain_all(runtime)
+    slow, fast = Drainer(runtime, HOME), Drainer(runtime, HOME)
+    append(runtime, event())
+    runtime.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
+    at = checkpoints(runtime)[HOME]
+    reading, start = slow._read(at)
+    prepared = slow._batch(at, start, reading)
+    assert prepared is not None
+    append(runtime, event())
+    runtime.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
+    fast.step()
+    with pytest.raises(StaleClaimError, match=r"2 lost, not at .* 0 lost"):
+        apply(runtime.writer, PROJECTIONS, prepared)
+    assert totals(runtime) == {"read": 1, "applied": 1, "duplicates": 0, "parked": 0, "lost": 2}
+
+
 def test_a_tail_deleted_unread_is_counted_without_another_entry(runtime: Runtime) -> None:
     key = f"events:{{{HOME}}}"
     ids = [runtime.stream.redis.xadd(key, {"event": body(event())}) for _ in range(3)]
@@ -702,6 +808,19 @@ def test_a_drain_without_the_lease_does_nothing(runtime: Runtime) -> None:
     assert Lease(runtime.queue.connection, HOME, "another").take()
     run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME, "mine"))
     assert totals(runtime)["read"] == 0
+
+
+def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runtime) -> None:
+    class Robbed(Drainer):
+        def step(self) -> bool:
+            dry = super().step()
+            runtime.queue.connection.set(f"projector:lease:{{{HOME}}}", "a stranger's")
+            return dry
+
+    append(runtime, *(event() for _ in range(10)))
+    run(Robbed(runtime, HOME, pace=Pace(count=1)), Lease(runtime.queue.connection, HOME))
+    assert totals(runtime)["read"] == 1
+    assert runtime.queue.connection.get(f"projector:lease:{{{HOME}}}") == b"a stranger's"
 
 
 @given(st.integers(1, 10**7), st.integers(1, 2000))

@@ -75,6 +75,19 @@ def test_a_sweep_over_idle_streams_rings_for_nobody(runtime: Runtime) -> None:
     assert runtime.queue.count == 0
 
 
+def test_a_sweep_rings_for_a_stream_that_ends_before_its_checkpoint(runtime: Runtime) -> None:
+    (appended,) = append(runtime, event())
+    drain_all(runtime)
+    runtime.stream.redis.delete(f"events:{{{HOME}}}")
+    older = f"{appended.position.ms - 1000}-0"
+    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"event": body(event())}, id=older)
+    assert Dispatcher(runtime).sweep()[1] == [HOME]
+    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    drain_all(runtime)
+    assert totals(runtime)["applied"] == 2
+    assert Dispatcher(runtime).sweep()[1] == []
+
+
 def test_a_lost_job_is_rung_again_when_its_lease_is_over(runtime: Runtime) -> None:
     append(runtime, event())
     Dispatcher(runtime).sweep()
@@ -123,6 +136,7 @@ def test_a_lease_is_kept_and_freed_by_its_token_only(runtime: Runtime) -> None:
     assert not other.take()
     assert not other.enter()
     other.release()
+    assert not other.take()
     assert mine.enter()
     assert mine.keep(0.05)
     time.sleep(0.1)

@@ -154,6 +154,13 @@ def test_reading_starts_at_the_position_itself_and_knows_the_end(stream: Stream)
     assert not part.reaches_end
 
 
+def test_what_lies_behind_a_position_is_told_by_numbers_not_by_text(stream: Stream, redis: Any) -> None:
+    for id_ in ("9-9", "9-10", "10-0"):
+        redis.xadd(KEY, {"event": "x"}, id=id_)
+    behind = stream.read_from(HOME, Position(9, 9), 3).after(Position(9, 9), 3)
+    assert [entry.position for entry in behind.entries] == [Position(9, 10), Position(10, 0)]
+
+
 def test_a_stream_that_does_not_exist_is_empty(stream: Stream) -> None:
     assert stream.read_from(HOME, START, 10).end == End(None, 0, 0)
     assert stream.ends() == [End(None, 0, 0)] * 4

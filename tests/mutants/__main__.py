@@ -1,0 +1,118 @@
+"""`python -m tests.mutants [NAME …]`: plant bugs, one at a time, and see that the tests notice every one of them.
+
+Exit 1 if any survives, or no longer applies.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+
+import click
+from rich.text import Text
+
+from cli.output import print_json, progress_bar, stdout, table
+from tests.mutants.mutants import MUTANTS, Mutant
+from tests.mutants.plant import (
+    SELF_TEST,
+    Outcome,
+    TestsDidNotRunError,
+    Verdict,
+    copy_of_tree,
+    first_failure,
+    outcome_of,
+)
+
+CLEAN_TIMEOUT_S = 1800
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--jobs", default=2, show_default=True, help="How many bugs are planted at once, each in its own copy.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
+def main(names: tuple[str, ...], jobs: int, as_json: bool) -> None:
+    """Plant the bugs whose name holds one of NAMES, or whose promise is one of them; all without NAMES."""
+    chosen = [each for each in MUTANTS if not names or any(name in each.name or name == each.promise for name in names)]
+    if not chosen:
+        raise click.UsageError(f"no bug is named {' or '.join(names)}")
+    _check_clean(chosen)
+    outcomes = []
+    with progress_bar() as progress:
+        task = progress.add_task(f"planting {len(chosen)} bugs", total=len(chosen))
+        for outcome in _outcomes(chosen, jobs):
+            outcomes.append(outcome)
+            progress.console.print(_line(outcome), soft_wrap=True)
+            progress.advance(task)
+    outcomes.sort(key=lambda outcome: chosen.index(outcome.mutant))
+    if as_json:
+        print_json([_plain(outcome) for outcome in outcomes])
+    else:
+        _print_table(outcomes)
+    sys.exit(not all(outcome.is_caught for outcome in outcomes))
+
+
+def _check_clean(chosen: Sequence[Mutant]) -> None:
+    """End unless the chosen tests pass on a copy without a bug: else a failure there would prove nothing.
+
+    With them runs the test that Python, and all it starts, imports the copy.
+    """
+    tests = sorted({test for mutant in chosen for test in mutant.tests})
+    with copy_of_tree() as root:
+        try:
+            failure = first_failure(root, [SELF_TEST, *tests], CLEAN_TIMEOUT_S)
+        except TestsDidNotRunError as error:
+            raise click.ClickException(f"without a bug {error}") from None
+    if failure is not None:
+        raise click.ClickException(f"without a bug {failure.test} fails: {failure.why}")
+    click.echo(f"{len(tests)} tests pass without a bug", err=True)
+
+
+def _outcomes(chosen: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
+    """Yield outcomes as they come."""
+    with ThreadPoolExecutor(jobs) as executor:
+        under_way: list[Future[Outcome]] = [executor.submit(outcome_of, mutant) for mutant in chosen]
+        try:
+            for future in as_completed(under_way):
+                yield future.result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _line(outcome: Outcome) -> Text:
+    line = f"{outcome.verdict}: {outcome.mutant.name} ({outcome.seconds:.0f} s) {outcome.by} {outcome.why}"
+    return Text(line, style="" if outcome.is_caught else "bold red")
+
+
+def _print_table(outcomes: Sequence[Outcome]) -> None:
+    rows = [
+        (each.mutant.name, each.mutant.promise, each.place, _caught_by(each), f"{each.seconds:.0f}")
+        for each in outcomes
+    ]
+    caught = sum(each.is_caught for each in outcomes)
+    title = f"{caught} of {len(outcomes)} planted bugs were caught"
+    stdout().print(table(title, ("bug", "promise", "place", "caught by", "seconds"), rows, left=4))
+
+
+def _caught_by(outcome: Outcome) -> str:
+    match outcome.verdict:
+        case Verdict.CAUGHT:
+            return outcome.by
+        case Verdict.CAUGHT_ELSEWHERE:
+            return f"{outcome.by} (not by the tests it names)"
+        case _:
+            return f"{outcome.verdict}: {outcome.why}"
+
+
+def _plain(outcome: Outcome) -> dict[str, object]:
+    return {
+        "name": outcome.mutant.name,
+        "promise": outcome.mutant.promise,
+        "place": outcome.place,
+        "verdict": outcome.verdict.value,
+        "by": outcome.by,
+        "why": outcome.why,
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

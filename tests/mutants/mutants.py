@@ -1,0 +1,740 @@
+"""The bugs to plant: for each promise the mistakes that would break it, and the tests that must notice.
+
+A bug replaces `old`, which stands exactly once in its file, by `new`. Should a bug survive, a test is missing; should it
+no longer apply, the code has moved on and the bug must follow it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One bug. `promise` is G1 … G8, or the section of the contract that it breaks."""
+
+    name: str
+    promise: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_GONE_BACK = "tests/faults/test_database_gone_back.py::test_"
+_DRAIN = "tests/integration/test_drain.py::test_"
+_RINGING = "tests/integration/test_ringing.py::test_"
+_STREAM = "tests/integration/test_stream.py::test_"
+_READS = "tests/integration/test_reads.py::test_"
+_CONTRACT = "tests/integration/test_projections_contract.py::test_"
+_COMMANDS = "tests/integration/test_commands.py::test_"
+_EVENTS = "tests/unit/test_events.py::test_"
+_FOLDS = "tests/unit/test_folds.py::test_"
+_FAULTS = "tests/unit/test_faults.py::test_"
+_COALESCE = "tests/unit/test_coalesce.py::test_"
+
+NOTHING_LOST = (
+    Mutant(
+        "the checkpoint moves in a transaction of its own",
+        "G1",
+        "projections/apply.py",
+        "    checkpoint.advance(connection, after)\n",
+        "    connection.commit()\n    checkpoint.advance(connection, after)\n    connection.commit()\n",
+        (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind",),
+    ),
+    Mutant(
+        "letters are parked in a transaction of their own",
+        "G1",
+        "projections/apply.py",
+        "    dead_letters.park(connection, letters)\n",
+        "    with connection.engine.begin() as other:\n        dead_letters.park(other, letters)\n",
+        (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind[postgresql]",),
+    ),
+    Mutant(
+        "the hint is published before the commit",
+        "G1",
+        "workers/drain.py",
+        "        after = apply(self.runtime.writer, self.runtime.projections, batch)\n",
+        "        if batch.reading.entries:\n"
+        "            early = Progress(batch.reading.entries[-1].position, expected.entries_added())\n"
+        "            self.runtime.stream.publish_projected(self.partition, early)\n"
+        "        after = apply(self.runtime.writer, self.runtime.projections, batch)\n",
+        (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind",),
+    ),
+    Mutant(
+        "duplicates are not counted",
+        "G1",
+        "projections/checkpoint.py",
+        "duplicates=self.duplicates + duplicates",
+        "duplicates=self.duplicates",
+        (f"{_DRAIN}a_repeat_of_an_applied_event_changes_nothing",),
+    ),
+    Mutant(
+        "what Redis lost is not counted",
+        "G1",
+        "projections/apply.py",
+        "return at.settled(reading.end) if reading.reaches_end else at",
+        "return at",
+        (f"{_DRAIN}what_redis_lost_unread_is_counted_and_the_rest_goes_on",),
+    ),
+    Mutant(
+        "what was seen is not remembered",
+        "G1",
+        "projections/apply.py",
+        "        at = at.seeing(reading.end)\n",
+        "        pass\n",
+        (f"{_DRAIN}what_was_seen_and_is_gone_is_counted_whatever_happened_to_the_stream",),
+    ),
+    Mutant(
+        "what was seen is remembered anew before it is passed",
+        "G1",
+        "projections/apply.py",
+        "if passes_seen or at.has_seen(reading.other):",
+        "if True:",
+        (f"{_DRAIN}what_was_seen_and_is_gone_is_counted_whatever_happened_to_the_stream",),
+    ),
+    Mutant(
+        "trimmed to the stream's end",
+        "G1",
+        "workers/dispatcher.py",
+        "before=min(then.position, current.position))",
+        "before=self.runtime.stream.ends()[then.partition].position or then.position)",
+        (f"{_RINGING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
+    ),
+    Mutant(
+        "trimmed to where the checkpoint is, not where it was",
+        "G1",
+        "workers/dispatcher.py",
+        "before=min(then.position, current.position))",
+        "before=current.position)",
+        (f"{_RINGING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
+    ),
+    Mutant(
+        "trimmed past a database that was set back",
+        "G1",
+        "workers/dispatcher.py",
+        "before=min(then.position, current.position))",
+        "before=then.position)",
+        (f"{_GONE_BACK}entries_that_it_must_read_again_are_not_trimmed_however_long_it_takes",),
+    ),
+    Mutant(
+        "a dispatcher that slept trims whatever is there now",
+        "G1",
+        "event_stream/stream.py",
+        "    if part ~= ARGV[i + 2] then return 0 end\n",
+        "    if part == nil then return 0 end\n",
+        (f"{_STREAM}trimming_leaves_a_stream_alone_that_holds_another_entry",),
+    ),
+    Mutant(
+        "trimmed after six seconds, not sixty",
+        "G1",
+        "workers/dispatcher.py",
+        "TRIM_BEHIND_S = 60.0",
+        "TRIM_BEHIND_S = 6.0",
+        (f"{_RINGING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
+    ),
+    Mutant(
+        "another stream is trimmed by the old one's checkpoint",
+        "G1",
+        "workers/dispatcher.py",
+        "if before > START and at.is_at(entries):",
+        "if before > START and entries:",
+        (f"{_RINGING}nothing_of_another_stream_is_trimmed",),
+    ),
+    Mutant(
+        "the first entry's digest is not compared",
+        "G1",
+        "projections/checkpoint.py",
+        "entries[0].position == self.position and entries[0].digest() == self.digest",
+        "entries[0].position == self.position",
+        (f"{_DRAIN}a_stream_restored_older_is_noticed_even_when_its_ids_overtake",),
+    ),
+    Mutant(
+        "reading begins after the checkpoint, not at it",
+        "G1",
+        "event_stream/stream.py",
+        "min=str(position), count=count",
+        'min=f"({position}", count=count',
+        (f"{_STREAM}reading_starts_at_the_position_itself_and_knows_the_end",),
+    ),
+    Mutant(
+        "positions compare as text",
+        "G1",
+        "event_stream/stream.py",
+        "[entry for entry in self.entries if entry.position > position]",
+        "[entry for entry in self.entries if str(entry.position) > str(position)]",
+        (f"{_STREAM}what_lies_behind_a_position_is_told_by_numbers_not_by_text",),
+    ),
+    Mutant(
+        "an outage is taken for poison",
+        "G1",
+        "projections/faults.py",
+        "return Fault.OURS if isinstance(original, _OURS) else Fault.WORLD",
+        "return Fault.OURS if isinstance(error, DBAPIError) else Fault.WORLD",
+        (f"{_DRAIN}a_database_that_is_away_parks_nothing",),
+    ),
+    Mutant(
+        "a full disk under a fold is taken for poison",
+        "G1",
+        "projections/faults.py",
+        "_OF_THE_WORLD = (MemoryError, OSError)",
+        "_OF_THE_WORLD = (MemoryError,)",
+        (f"{_DRAIN}the_worlds_errors_park_nothing_even_out_of_a_fold",),
+    ),
+    Mutant(
+        "a job's time limit within a fold is taken for poison",
+        "G1",
+        "projections/faults.py",
+        "isinstance(cause, _OF_THE_WORLD + interruptions)",
+        "isinstance(cause, _OF_THE_WORLD)",
+        (f"{_FAULTS}everything_else_is_the_world_being_away",),
+    ),
+)
+
+EXACTLY_ONCE = (
+    Mutant(
+        "the claim locks nothing",
+        "G2",
+        "projections/checkpoint.py",
+        ".order_by(table.c.partition).with_for_update()",
+        ".order_by(table.c.partition)",
+        (f"{_DRAIN}a_claim_is_held_until_the_transaction_ends",),
+    ),
+    Mutant(
+        "SQLite's lock is taken with the first write",
+        "G2",
+        "projections/store.py",
+        "BEGIN IMMEDIATE",
+        "BEGIN",
+        (f"{_DRAIN}a_writer_holds_sqlites_lock_from_the_start_of_its_transaction",),
+    ),
+    Mutant(
+        "the claim does not compare the position",
+        "G2",
+        "projections/checkpoint.py",
+        "if current != expected:",
+        "if current.epoch != expected.epoch:",
+        (f"{_DRAIN}the_checkpoint_is_compared_under_the_lock",),
+    ),
+    Mutant(
+        "the claim does not compare the epoch",
+        "G2",
+        "projections/checkpoint.py",
+        "if current != expected:",
+        "if current.position != expected.position:",
+        (f"{_DRAIN}the_same_position_of_another_epoch_is_another_place",),
+    ),
+    Mutant(
+        "the claim does not compare the counters",
+        "G1",
+        "projections/checkpoint.py",
+        "if current != expected:",
+        "if (current.epoch, current.position) != (expected.epoch, expected.position):",
+        (f"{_DRAIN}of_two_who_settle_a_loss_at_the_same_place_one_is_too_late",),
+    ),
+    Mutant(
+        "everything is taken as new",
+        "G2",
+        "projections/event_log.py",
+        "body = known.get(event.identity)",
+        "body = None",
+        (f"{_DRAIN}a_repeat_of_an_applied_event_changes_nothing",),
+    ),
+    Mutant(
+        "repeats within a batch are taken as new",
+        "G2",
+        "projections/event_log.py",
+        "            known[event.identity] = event.body\n",
+        "",
+        (f"{_DRAIN}a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate",),
+    ),
+    Mutant(
+        "an event of a stranger's partition is accepted",
+        "G2",
+        "event_stream/types.py",
+        "if right != arrival.partition:",
+        "if right >= arrival.partitions:",
+        (f"{_DRAIN}bad_entries_are_parked_with_their_reason_and_stop_nobody",),
+    ),
+    Mutant(
+        "numbers in the log have gaps",
+        "G2",
+        "projections/apply.py",
+        "last_number=batch.start.applied",
+        "last_number=batch.start.read",
+        (f"{_DRAIN}the_log_is_numbered_densely_per_partition",),
+    ),
+)
+
+CONVERGENT = (
+    Mutant(
+        "equal times are decided by who comes first",
+        "G3",
+        "projections/facts.py",
+        "if stamp > self.stamp else self",
+        "if stamp[0] > self.stamp[0] else self",
+        (f"{_FOLDS}equal_times_are_decided_by_the_event_id",),
+    ),
+    Mutant(
+        "the last to arrive wins",
+        "G3",
+        "projections/facts.py",
+        "return Fact(value, stamp) if stamp > self.stamp else self",
+        "return Fact(value, stamp)",
+        (f"{_FOLDS}the_latest_of_created_and_deleted_decides_whether_a_project_exists",),
+    ),
+    Mutant(
+        "who was removed is forgotten, and revived by a late event",
+        "G3",
+        "projections/facts.py",
+        "else Members({**self.by_id, member: after})",
+        "else Members({id_: fact for id_, fact in {**self.by_id, member: after}.items() if fact.value})",
+        (f"{_FOLDS}memberships_count_distinct_present_ids",),
+    ),
+    Mutant(
+        "day buckets are pruned by the clock",
+        "G3",
+        "projections/analysis_trend.py",
+        "    oldest = max(day, *row.by_day) - DAYS_KEPT + 1 if row.by_day else day - DAYS_KEPT + 1\n",
+        '    oldest = int(__import__("time").time()) // 86_400 - DAYS_KEPT + 1\n',
+        (f"{_FOLDS}day_buckets_keep_what_is_near_the_newest_day_and_the_total_keeps_all",),
+    ),
+    Mutant(
+        "an upsert keeps the row that was there",
+        "G3",
+        "projections/store.py",
+        'return f"ON CONFLICT ({primary_key}) DO UPDATE SET {changes}"',
+        'return f"ON CONFLICT ({primary_key}) DO NOTHING" if changes else ""',
+        (f"{_CONTRACT}a_thousand_mixed_events_shuffled_give_the_same_bytes",),
+    ),
+    Mutant(
+        "the future begins when a worker looks",
+        "G3",
+        "workers/drain.py",
+        "arrival(at_ms=entry.position.ms)",
+        "arrival(at_ms=int(time.time() * 1000))",
+        (f"{_DRAIN}what_is_the_future_is_decided_by_the_entrys_own_id_not_by_who_reads_it_when",),
+    ),
+)
+
+WHOLE_ANSWERS = (
+    Mutant(
+        "support desks are counted by a second statement",
+        "G4",
+        "api_stub/reads.py",
+        "    found = {}\n"
+        "    for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:\n",
+        "    found = {}\n"
+        "    desks_of = dict(connection.execute(select(tenant.c.tenant_id, tenant.c.support_desk_count)).all())\n"
+        "    for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:\n"
+        "        desks = desks_of.get(tenant_id, 0)\n",
+        (f"{_READS}each_answer_is_one_statement",),
+    ),
+    Mutant(
+        "whether a project exists is asked by a second statement",
+        "G4",
+        "api_stub/reads.py",
+        '    return {ActivityAsk(*key): entries or "" for *key, entries in rows}\n',
+        '    found = {ActivityAsk(*key): entries or "" for *key, entries in rows}\n'
+        "    there = set(connection.execute(select(project.c.project_id).where(project.c.present)).scalars())\n"
+        "    return {ask: entries for ask, entries in found.items() if ask.project_id in there}\n",
+        (f"{_READS}each_answer_is_one_statement",),
+    ),
+    Mutant(
+        "an ask joins a query that was already sent",
+        "2.4",
+        "api_stub/coalesce.py",
+        "            answers = await asyncio.get_running_loop()"
+        ".run_in_executor(self._executor, self._query, list(asks))\n",
+        "            self._waiting.update(asks)\n"
+        "            answers = await asyncio.get_running_loop()"
+        ".run_in_executor(self._executor, self._query, list(asks))\n"
+        "            self._waiting = {key: ask for key, ask in self._waiting.items() if key not in asks}\n",
+        (f"{_COALESCE}asks_gather_while_a_query_runs_and_share_the_next",),
+    ),
+)
+
+ISOLATION = (
+    Mutant(
+        "a slug is looked up in all tenants",
+        "G5",
+        "api_stub/reads.py",
+        ".where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.present)",
+        ".where(holder.c.slug == slug, holder.c.present)",
+        (f"{_READS}tenants_with_the_same_slug_or_project_id_each_read_their_own",),
+    ),
+    Mutant(
+        "the trend is joined by the project alone",
+        "G5",
+        "api_stub/reads.py",
+        "(analysis_trend.c.tenant_id == tenant_id) & (analysis_trend.c.project_id == project.c.project_id)",
+        "analysis_trend.c.project_id == project.c.project_id",
+        (f"{_READS}tenants_with_the_same_slug_or_project_id_each_read_their_own",),
+    ),
+    Mutant(
+        "activity is read by the project alone",
+        "G5",
+        "api_stub/reads.py",
+        ".where(activity.c.tenant_id == tenant_id, activity.c.project_id == project_id,",
+        ".where(activity.c.project_id == project_id,",
+        (f"{_READS}tenants_with_the_same_slug_or_project_id_each_read_their_own",),
+    ),
+    Mutant(
+        "a project of another tenant shows as empty",
+        "G5",
+        "api_stub/reads.py",
+        "(project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present",
+        "(project.c.project_id == project_id) & project.c.present",
+        (f"{_READS}a_project_of_another_tenant_is_as_absent_as_one_that_never_was",),
+    ),
+    Mutant(
+        "a project key reads its tenant's other projects",
+        "G5",
+        "api_stub/handlers.py",
+        "if row.project_id != (key.project_id or row.project_id) or row.project_id != (wanted or row.project_id):",
+        "if row.project_id != (wanted or row.project_id):",
+        (f"{_READS}a_project_key_reads_no_other_project_of_its_tenant",),
+    ),
+    Mutant(
+        "one project's flood pushes out the others' activity",
+        "G5",
+        "projections/projection.py",
+        "delete(self.table).where(*of_group, tuple_(",
+        "delete(self.table).where(tuple_(",
+        (f"{_CONTRACT}activity_never_holds_more_than_its_newest_hundred",),
+    ),
+    Mutant(
+        "one tenant's poison opens the breaker for all",
+        "G5",
+        "workers/breaker.py",
+        "return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)",
+        "return 2 * len(self.failed_at) >= len(seen) > 0",
+        (f"{_DRAIN}one_tenants_poison_cannot_open_the_breaker",),
+    ),
+    Mutant(
+        "the secret of a key is not checked",
+        "2.1",
+        "api_stub/checks.py",
+        " or not key.has_secret(presented.secret):",
+        ":",
+        (f"{_READS}a_wrong_secret_or_kind_is_as_unknown_as_no_key",),
+    ),
+    Mutant(
+        "a revoked key is accepted",
+        "2.1",
+        "api_stub/checks.py",
+        "if key.revoked_us is not None:",
+        "if key.revoked_us is not None and key.revoked_us > now_us:",
+        (f"{_READS}revoked_comes_before_expired_before_kind_before_permission",),
+    ),
+    Mutant(
+        "a key is remembered for ever",
+        "2.1",
+        "api_stub/checks.py",
+        "if known is not None and asked_at - known[0] < self._cache_s:",
+        "if known is not None and self._cache_s > 0:",
+        (f"{_READS}a_found_key_is_trusted_for_its_cache_time_and_no_longer",),
+    ),
+    Mutant(
+        "a job may call anything",
+        "G5",
+        "workers/queue.py",
+        "if self.func_name != DRAIN or self.instance is not None:",
+        "if self.instance is not None:",
+        (f"{_RINGING}a_job_of_somebody_else_runs_nothing_and_the_worker_lives",),
+    ),
+    Mutant(
+        "jobs are pickled",
+        "G5",
+        "workers/queue.py",
+        "return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)",
+        "return Queue(QUEUE_NAME, connection=redis, job_class=DrainJob)",
+        (f"{_RINGING}a_job_of_somebody_else_runs_nothing_and_the_worker_lives",),
+    ),
+)
+
+CONSTANT_READS = (
+    Mutant(
+        "a reader may scan whole tables",
+        "G6",
+        "projections/store.py",
+        '"enable_seqscan": "off", ',
+        "",
+        (f"{_READS}the_plans_touch_rows_through_keys_only",),
+    ),
+    Mutant(
+        "no index leads from a slug to its project",
+        "G6",
+        "migrations/versions/0002_read_models.py",
+        '["tenant_id", "slug", sa.text("slug_time_us DESC"), sa.text("slug_event_id DESC")]',
+        '["slug_event_id"]',
+        (f"{_READS}the_plans_touch_rows_through_keys_only",),
+    ),
+    Mutant(
+        "slugs compare without regard to case",
+        "G6",
+        "api_stub/reads.py",
+        "holder.c.slug == slug,",
+        "func.lower(holder.c.slug) == func.lower(slug),",
+        (f"{_READS}the_plans_touch_rows_through_keys_only",),
+    ),
+)
+
+RECOVERS = (
+    Mutant(
+        "a lease never expires",
+        "G7",
+        "workers/queue.py",
+        "timeout=LEASE_S, thread_local=False",
+        "timeout=None, thread_local=False",
+        (f"{_RINGING}a_lease_is_kept_and_freed_by_its_token_only",),
+    ),
+    Mutant(
+        "who sleeps over a claim keeps it",
+        "G7",
+        "projections/store.py",
+        '    "idle_in_transaction_session_timeout": "10s",\n',
+        "",
+        (f"{_DRAIN}no_session_may_hold_a_claim_or_wait_for_one_for_long",),
+    ),
+    Mutant(
+        "a drain that was overtaken goes on from where it was",
+        "G7",
+        "workers/drain.py",
+        "        self.at = self.tried = None  # what follows may fail, and then only the database knows\n",
+        "        self.at, self.tried = expected, None\n",
+        (f"{_DRAIN}a_drain_that_was_overtaken_goes_on_from_where_the_other_is",),
+    ),
+    Mutant(
+        "the breaker never opens",
+        "G7",
+        "workers/breaker.py",
+        "return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)",
+        "return len(self.failed_at) > len(seen)",
+        (f"{_DRAIN}a_release_that_fails_for_most_tenants_parks_next_to_nothing",),
+    ),
+    Mutant(
+        "suspicion passes to the next event",
+        "G7",
+        "workers/pace.py",
+        "return self.suspect == (epoch, position) and self.failures >= FAILURES_ALONE_MAX",
+        "return self.suspect is not None and self.failures >= FAILURES_ALONE_MAX",
+        (f"{_DRAIN}suspicion_never_passes_to_the_next_event",),
+    ),
+    Mutant(
+        "a stream that was set back is not rung for",
+        "G7",
+        "workers/drain.py",
+        "(end.position is not None and end.position != at.position)",
+        "(end.position is not None and end.position > at.position)",
+        (f"{_RINGING}a_sweep_rings_for_a_stream_that_ends_before_its_checkpoint",),
+    ),
+    Mutant(
+        "a deleted tail is taken for the stream's end",
+        "G7",
+        "event_stream/stream.py",
+        "return End(_entry(*last) if last else None,",
+        'return End(_entry(info["last-generated-id"], {}) if last else None,',
+        (f"{_STREAM}a_deleted_tail_is_not_the_end",),
+    ),
+    Mutant(
+        "hints that were left behind are not mended",
+        "G7",
+        "workers/dispatcher.py",
+        "        self._mend_hints(hints, checkpoints, ends)\n",
+        "",
+        (f"{_RINGING}a_sweep_mends_a_hint_that_a_dying_drain_left_behind",),
+    ),
+    Mutant(
+        "a letter never closes",
+        "1.4",
+        "projections/apply.py",
+        "    dead_letters.close_applied(connection, _applied(connection, accepted, letters))\n",
+        "",
+        (f"{_DRAIN}a_letter_closes_in_the_transaction_that_applies_its_event",),
+    ),
+    Mutant(
+        "who parks a stray event does not claim its home",
+        "1.4",
+        "projections/apply.py",
+        "checkpoint.claim(connection, batch.expected, batch.homes)",
+        "checkpoint.claim(connection, batch.expected)",
+        (f"{_DRAIN}a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter",),
+    ),
+    Mutant(
+        "a letter is replayed to where it came from",
+        "1.4",
+        "workers/replay.py",
+        "return partition_of(letter.tenant_id, runtime.stream.partitions)",
+        "return letter.partition",
+        (f"{_COMMANDS}a_replayed_letter_closes_in_the_transaction_that_applies_its_event",),
+    ),
+)
+
+BOUNDED = (
+    Mutant(
+        "the queue grows while nobody works",
+        "G8",
+        "workers/dispatcher.py",
+        "if room > 0 and lease.take():",
+        "if lease.take():",
+        (f"{_RINGING}the_queue_is_bounded_while_nobody_works",),
+    ),
+    Mutant(
+        "finished jobs stay in Redis",
+        "G8",
+        "workers/queue.py",
+        "        result_ttl=0,\n",
+        "",
+        (f"{_RINGING}a_rung_job_drains_and_leaves_nothing_behind",),
+    ),
+    Mutant(
+        "a stranger frees a lease",
+        "G8",
+        "workers/queue.py",
+        "            self._lock.release()\n",
+        "            self._lock.redis.delete(self._lock.name)\n",
+        (f"{_RINGING}a_lease_is_kept_and_freed_by_its_token_only",),
+    ),
+    Mutant(
+        "the lease is looked at once a drain",
+        "G8",
+        "workers/drain.py",
+        "    while time.monotonic() < deadline and lease.enter():\n",
+        "    entered = lease.enter()\n    while entered and time.monotonic() < deadline:\n",
+        (f"{_DRAIN}a_drain_that_loses_its_lease_stops_before_the_next_batch",),
+    ),
+    Mutant(
+        "a worker killed for its memory begins with as much again",
+        "G7",
+        "workers/pace.py",
+        "ENTRIES_FIRST = 1",
+        "ENTRIES_FIRST = 16",
+        ("tests/faults/test_workers.py::test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_less",),
+    ),
+    Mutant(
+        "a silent PostgreSQL is waited for for ever",
+        "G7",
+        "projections/connection.py",
+        "answer_within_s: float | None = 25.0",
+        "answer_within_s: float | None = None",
+        ("tests/faults/test_api.py::test_a_read_is_refused_soon_while_postgresql_is_away",),
+    ),
+    Mutant(
+        "a batch may hold any number of bytes",
+        "G8",
+        "workers/pace.py",
+        "self.count = min(self.count * 2, fitting, ENTRIES_MAX)",
+        "self.count = min(self.count * 2, ENTRIES_MAX)",
+        (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
+    ),
+    Mutant(
+        "a letter is kept whole, however large",
+        "G8",
+        "projections/dead_letters.py",
+        "last.body[:BODY_BYTES_MAX]",
+        "last.body",
+        (f"{_DRAIN}bad_entries_are_parked_with_their_reason_and_stop_nobody",),
+    ),
+    Mutant(
+        "old activity is never removed",
+        "G8",
+        "projections/projection.py",
+        ".offset(self.keep - 1)",
+        ".offset(self.keep * 1000)",
+        (f"{_CONTRACT}activity_never_holds_more_than_its_newest_hundred",),
+    ),
+    Mutant(
+        "producers are never refused",
+        "G8",
+        "event_stream/producer.py",
+        "if self._known[partition] + count > self._limit]",
+        "if count > self._limit]",
+        (f"{_STREAM}the_backlog_limit_counts_what_is_not_yet_projected",),
+    ),
+)
+
+EVENTS_AND_ANSWERS = (
+    Mutant(
+        "NaN is accepted",
+        "1.1",
+        "event_stream/envelope.py",
+        "        value = from_json(body, allow_inf_nan=False)\n    except ValueError as error:",
+        "        value = from_json(body)\n    except ValueError as error:",
+        (f"{_EVENTS}what_is_not_json_is_refused_as_such",),
+    ),
+    Mutant(
+        "other content under a known identity is a duplicate",
+        "1.4",
+        "projections/event_log.py",
+        "elif equal_json(body, event.body):",
+        "elif body:",
+        (f"{_DRAIN}the_same_identity_with_other_content_is_parked_and_the_first_wins",),
+    ),
+    Mutant(
+        "1 and true are equal content",
+        "1.4",
+        "event_stream/envelope.py",
+        'return ("boolean", value)',
+        "return value",
+        (f"{_EVENTS}equal_content_is_the_same_json_value",),
+    ),
+    Mutant(
+        "the window has thirty-one days",
+        "2.2",
+        "api_stub/reads.py",
+        "range(today - WINDOW_DAYS + 1, today + 1)",
+        "range(today - WINDOW_DAYS, today + 1)",
+        (f"{_READS}the_trend_is_the_last_thirty_days_today_included",),
+    ),
+    Mutant(
+        "the first taker of a slug answers",
+        "2.2",
+        "api_stub/reads.py",
+        "holder.c.slug_time_us.desc()",
+        "holder.c.slug_time_us.asc()",
+        (f"{_READS}of_several_holders_of_a_slug_the_latest_taker_answers",),
+    ),
+    Mutant(
+        "a deleted project still holds its slug",
+        "2.2",
+        "api_stub/reads.py",
+        "holder.c.slug == slug, holder.c.present)",
+        "holder.c.slug == slug)",
+        (f"{_READS}a_project_shows_once_it_is_created_and_hides_once_it_is_deleted",),
+    ),
+    Mutant(
+        "the edge of hours is in",
+        "2.3",
+        "api_stub/reads.py",
+        "activity.c.time_us > after_us",
+        "activity.c.time_us >= after_us",
+        (f"{_READS}an_entry_exactly_at_the_edge_of_hours_is_out",),
+    ),
+    Mutant(
+        "activity keeps ninety-nine",
+        "2.3",
+        "projections/activity.py",
+        "ENTRIES_KEPT = 100",
+        "ENTRIES_KEPT = 99",
+        (f"{_READS}at_most_a_hundred_entries_newest_first_ties_by_id_descending",),
+    ),
+    Mutant(
+        "hours are read in any digits",
+        "2.3",
+        "api_stub/checks.py",
+        '_HOURS = re.compile(r"[0-9]{1,4}", re.ASCII)',
+        '_HOURS = re.compile(r"\\d{1,4}")',
+        (f"{_READS}hours_is_a_whole_number_given_once",),
+    ),
+)
+
+MUTANTS = (
+    *NOTHING_LOST,
+    *EXACTLY_ONCE,
+    *CONVERGENT,
+    *WHOLE_ANSWERS,
+    *ISOLATION,
+    *CONSTANT_READS,
+    *RECOVERS,
+    *BOUNDED,
+    *EVENTS_AND_ANSWERS,
+)
