@@ -68,6 +68,8 @@ def read_stats(connection: Connection, asks: Sequence[StatsAsk]) -> dict[StatsAs
     rows = connection.execute(_stats_statement(name), bind_keys(name, asks))
     found = {}
     for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
+        if project_id is None:
+            continue
         counts = by_day_from_json(by_day or "[]")
         found[StatsAsk(tenant_id, slug)] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
     return found
@@ -80,7 +82,7 @@ def read_activity(connection: Connection, asks: Sequence[ActivityAsk]) -> dict[A
     """
     name = connection.dialect.name
     rows = connection.execute(_activity_statement(name), bind_keys(name, asks))
-    return {ActivityAsk(*key): entries or "" for *key, entries in rows}
+    return {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}
 
 
 @cache
@@ -109,7 +111,8 @@ def _stats_statement(dialect_name: str) -> Select[Any]:
             analysis_trend.c.by_day,
         )
         .select_from(keys)
-        .join(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
+        # Outer, so that no planner begins with the projects, whatever it knows of their number.
+        .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
         .outerjoin(tenant, tenant.c.tenant_id == tenant_id)
         .outerjoin(
             analysis_trend,
@@ -136,9 +139,15 @@ def _activity_statement(dialect_name: str) -> Select[Any]:
     else:
         joined = func.group_concat(newest.c.entry, ",")  # takes the rows as the ordered subquery gives them
     return (
-        select(tenant_id, project_id, after_us, select(joined).select_from(newest).correlate(keys).scalar_subquery())
+        select(
+            tenant_id,
+            project_id,
+            after_us,
+            project.c.present,
+            select(joined).select_from(newest).correlate(keys).scalar_subquery(),
+        )
         .select_from(keys)
-        .join(
+        .outerjoin(
             project,
             (project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present,
         )

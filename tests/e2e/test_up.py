@@ -176,6 +176,8 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
 @pytest.mark.parametrize("victim", ["cli dispatcher", "cli api", "valkey-server"])
 def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> None:
     (paused,) = up.pids(victim)
+    if victim == "cli dispatcher":
+        wait_until(lambda: paused in [each["pid"] for each in _dispatchers(up)], "it gives a sign of life")
     os.kill(paused, signal.SIGSTOP)
     wait_until(lambda: up.pids(victim) not in ([paused], []), "it is replaced", 90)
     assert "process.stalled" in up.log.read_text()
@@ -185,6 +187,11 @@ def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> N
     producer = Producer(stream, settings)
     producer.wait_until_projected(producer.append(event()), timeout_s=30)
     stream.redis.close()
+
+
+def _dispatchers(up: Deployment) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(up.run("status", "--json"))["dispatchers"]
+    return found
 
 
 def test_a_silent_redis_keeps_nobody_from_ending(up: Deployment) -> None:

@@ -63,13 +63,13 @@ def assert_dead_where_it_should_be(runtime: Runtime, point: str) -> None:
     leases: Any = runtime.queue.connection.keys("projector:lease:*")
     trimmed = [at.read > length for at, length in zip(checkpoints(runtime), lengths(runtime), strict=True)]
     match point:
-        case "before the sweep's look":
+        case "before the sweep's look" | "between trim and ring":
             assert (len(leases), runtime.queue.count) == (0, 0)
         case "between lease and ring":
             assert (len(leases), runtime.queue.count) == (1, 0)
         case "after the ring":
             assert (len(leases), runtime.queue.count) == (1, 1)
-        case "between ring and trim":
+        case "after all rings":
             assert (len(leases), runtime.queue.count) == (PARTITIONS, PARTITIONS)
         case "before a trim":
             assert sum(trimmed) == 0
@@ -94,7 +94,7 @@ def test_a_dispatcher_killed_at_any_point_is_continued_by_the_next(
     assert as_process.queue.connection.keys("rq:job:*") == []
 
 
-@pytest.mark.parametrize("point", ["before the sweep's look", "between ring and trim", *TRIMMING])
+@pytest.mark.parametrize("point", ["before the sweep's look", "between trim and ring", "after all rings", *TRIMMING])
 def test_a_dispatcher_that_wakes_up_trims_nothing_of_a_stream_that_was_replaced_meanwhile(
     as_process: Runtime, dying: Callable[..., "subprocess.Popen[bytes]"], point: str
 ) -> None:

@@ -332,8 +332,8 @@ WHOLE_ANSWERS = (
         "whether a project exists is asked by a second statement",
         "G4",
         "api_stub/reads.py",
-        '    return {ActivityAsk(*key): entries or "" for *key, entries in rows}\n',
-        '    found = {ActivityAsk(*key): entries or "" for *key, entries in rows}\n'
+        '    return {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}\n',
+        '    found = {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}\n'
         "    there = set(connection.execute(select(project.c.project_id).where(project.c.present)).scalars())\n"
         "    return {ask: entries for ask, entries in found.items() if ask.project_id in there}\n",
         (f"{_READS}each_answer_is_one_statement",),

@@ -11,14 +11,15 @@ import sys
 from event_stream.stream import Stream
 from tests.support.dying_drain import Point, arm
 from workers import dispatcher
-from workers.dispatcher import Dispatcher, Trimmer
+from workers.dispatcher import Dispatcher
 from workers.runtime import Runtime
 
 POINTS: dict[str, Point] = {
     "before the sweep's look": (Stream, "ends", "before"),
     "between lease and ring": (dispatcher, "ring", "before"),
     "after the ring": (dispatcher, "ring", "after"),
-    "between ring and trim": (Trimmer, "note", "before"),
+    "between trim and ring": (Dispatcher, "_ring", "before"),
+    "after all rings": (Dispatcher, "_mend_hints", "before"),
     "before a trim": (Stream, "trim", "before"),
     "in the middle of trimming": (Stream, "trim", "after"),
 }
