@@ -24,7 +24,7 @@ from cli.main import projector
 from event_stream.producer import Prepared, Producer
 from event_stream.settings import StreamSettings
 from tests.chaos.plan import PARTITIONS
-from tests.support.dying_drain import POINTS
+from tests.support.points import POINTS
 
 BATCH = 20
 PAUSE_S = 0.03

@@ -14,7 +14,7 @@ from event_stream.envelope import time_text
 from event_stream.types import partition_of
 from tests.support.driving import Api, append, drain_all
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event
-from tests.support.judging import assert_all_is_well
+from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.servers import wait_until
 from workers.drain import Drainer, run

@@ -12,7 +12,7 @@ from event_stream.types import partition_of
 from tests.support.driving import append, checkpoints, drain_all
 from tests.support.dying_dispatcher import POINTS
 from tests.support.events import TENANT, body, event, mixed
-from tests.support.judging import assert_all_is_well
+from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.servers import wait_until
 from workers import queue as ringing

@@ -15,7 +15,8 @@ from psycopg.rows import scalar_row
 from sqlalchemy import Engine
 from sqlalchemy import event as sa_event
 
-from tests.support.outages import Work, strike
+from tests.support.outages import Work
+from tests.support.points import strike
 from tests.support.servers import wait_until
 from tests.support.small_disk import ballast, small_disk
 from workers.runtime import Runtime
@@ -217,7 +218,7 @@ def test_a_disk_that_is_full(
         def fault() -> None:
             work.end_when_noticed(ballast(disk))
 
-        strike(monkeypatch, "after claim", fault, on_call=2)
+        strike(monkeypatch, "after claim", fault, number=2)
         work.until_dry()
         assert kinds(work) == {"DiskFull"}
         work.assert_whole()

@@ -11,7 +11,8 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy import text
 
 from projections.connection import BoundedConnection
-from tests.support.outages import Work, strike
+from tests.support.outages import Work
+from tests.support.points import strike
 from tests.support.proxy import Proxy
 from tests.support.servers import PostgresServer, wait_until
 from workers.runtime import Runtime
@@ -272,8 +273,8 @@ def test_a_failover_to_a_standby_that_lacks_the_last_commits(
         proxy.target_port = standby.port
         work.highest = []
 
-    strike(monkeypatch, "after commit", left_behind, on_call=2)
-    strike(monkeypatch, "after commit", fault, on_call=5)
+    strike(monkeypatch, "after commit", left_behind, number=2)
+    strike(monkeypatch, "after commit", fault, number=5)
     work.until_dry()
     assert committed[0] > committed[1]
     work.assert_whole()

@@ -11,9 +11,9 @@ import pytest
 
 from event_stream.types import partition_of
 from tests.support.driving import append, append_raw, checkpoints, drain_all, letters
-from tests.support.dying_drain import POINTS
 from tests.support.events import TENANT, body, event
-from tests.support.judging import assert_all_is_well
+from tests.support.law import assert_all_is_well
+from tests.support.points import POINTS
 from tests.support.processes import Start
 from tests.support.servers import wait_until
 from workers.dispatcher import Dispatcher

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.dying_drain import POSTGRESQL_POINTS
 from tests.support.outages import Work
+from tests.support.points import POSTGRESQL_POINTS
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
 

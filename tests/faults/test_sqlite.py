@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy import event as sa_event
 
-from tests.support.outages import Work, strike
+from tests.support.outages import Work
+from tests.support.points import strike
 from tests.support.servers import wait_until
 from tests.support.small_disk import ballast, small_disk
 from workers.runtime import Runtime

@@ -13,7 +13,7 @@ from event_stream.envelope import time_text
 from event_stream.types import partition_of
 from tests.support.driving import Api, append, checkpoints, drain_all, letters, totals
 from tests.support.events import DAY_US, NOW_US, PROJECT, TENANT, body, event, mixed
-from tests.support.judging import assert_all_is_well, assert_reads_equal
+from tests.support.law import assert_all_is_well, assert_reads_equal
 from tests.support.processes import Start
 from tests.support.servers import wait_until
 from workers.dispatcher import Dispatcher

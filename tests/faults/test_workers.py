@@ -10,7 +10,7 @@ from rq.worker_registration import clean_worker_registry
 from event_stream.types import partition_of
 from tests.support.driving import append, append_raw, checkpoints, letters, totals
 from tests.support.events import TENANT, event, mixed
-from tests.support.judging import assert_all_is_well
+from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.servers import wait_until
 from workers.runtime import Runtime

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import anyio
 import httpx
 from sqlalchemy import Connection, Engine, Table, select
 
@@ -155,6 +156,25 @@ async def assert_answers_equal(
             assert await ask(tenant, path, header) is None
         compared += 1
     return compared
+
+
+def count_equal_answers(runtime: Runtime, oracle: Oracle, now_us: int = NOW_US, hours: int = 720) -> int:
+    """Return how many answers of this process's API, at a moment, equal the oracle's; fails if one does not."""
+    api = Api(runtime.writer, runtime.reader)
+    api.now_us = now_us
+    keys = {tenant: api.key(tenant) for tenant, _ in oracle.projects()}
+
+    async def ask(tenant: str, path: str, headers: dict[str, str]) -> Any:
+        response = await api.ask(path, keys[tenant], **headers)
+        if response.status_code == 404:
+            return None
+        assert response.status_code == 200, response.text
+        return response.json()["data"]
+
+    try:
+        return anyio.run(partial(assert_answers_equal, oracle, ask, lambda: now_us, hours))
+    finally:
+        api.close()
 
 
 def _moment(time_us: int) -> datetime:

@@ -4,6 +4,7 @@ It keeps a list of events and looks at all of them for every answer. It never im
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,11 @@ from typing import Any
 class Oracle:
     """Answers from the set of accepted events; `add` them in any order, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
         self.of_tenant: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.of_project: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for event in events:
+            self.add(event)
 
     def add(self, event: dict[str, Any]) -> None:
         if event["type"].startswith("support_desk."):

@@ -7,22 +7,20 @@ work.assert_whole()                     each event counts once: by the oracle, R
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 from structlog.testing import capture_logs
 
 from event_stream.types import partition_of
 from projections.checkpoint import Checkpoint
-from tests.support.driving import Api, append, append_raw, assert_answers_equal, checkpoints, letters
-from tests.support.dying_drain import POINTS
+from tests.support.driving import append, append_raw, checkpoints, letters
 from tests.support.events import body, mixed
-from tests.support.oracle import Oracle
+from tests.support.law import assert_all_is_well
 from tests.support.servers import wait_until
 from workers import dispatcher, drain
 from workers.dispatcher import Dispatcher
@@ -32,28 +30,6 @@ from workers.worker import worker
 
 EVENTS = 160
 BAD = (b"nonsense", b"other nonsense")
-
-
-def strike(monkeypatch: pytest.MonkeyPatch, point: str, fault: Callable[[], None], on_call: int = 3) -> None:
-    """Let `fault` happen once, when this process comes to `point` for the `on_call`-th time."""
-    owner, name, when = POINTS[point]
-    wrapped: Callable[..., Any] = getattr(owner, name)
-    calls = [0]
-
-    def struck() -> None:
-        calls[0] += 1
-        if calls[0] == on_call:
-            fault()
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        if when == "before":
-            struck()
-        result = wrapped(*arguments, **options)
-        if when == "after":
-            struck()
-        return result
-
-    monkeypatch.setattr(owner, name, call)
 
 
 @dataclass
@@ -119,40 +95,10 @@ class Work:
     def assert_whole(self, runtime: Runtime | None = None) -> None:
         """Assert that each event counts once, that no letter came of the fault, and that no checkpoint went back."""
         seen_through = runtime or self.runtime
-        self._assert_law(seen_through)
+        counted = assert_all_is_well(seen_through, self.made)
+        assert (counted["duplicates"], counted["parked"]) == (1, len(BAD))
+        assert {at.epoch for at in checkpoints(seen_through)} == {0}
         assert sorted((each.reason, each.times_seen) for each in letters(seen_through)) == [("not_json", 1)] * len(BAD)
-        anyio.run(_assert_answers, seen_through, self.made)
-
-    def _assert_law(self, runtime: Runtime) -> None:
-        """The law of G1, against Redis's own count of what was ever added."""
-        found = checkpoints(runtime)
-        for at, end in zip(found, runtime.stream.ends(), strict=True):
-            assert at.read == at.applied + at.duplicates + at.parked
-            assert at.added_before + end.added == at.read + at.lost
-            assert (at.lost, at.epoch, end.position) == (0, 0, end.position and at.position)
-        assert sum(at.applied for at in found) == len(self.made)
-        assert sum(at.duplicates for at in found) == 1
-        assert sum(at.parked for at in found) == len(BAD)
-
-
-async def _assert_answers(runtime: Runtime, made: Sequence[dict[str, Any]]) -> None:
-    oracle = Oracle()
-    for each in made:
-        oracle.add(each)
-    api = Api(runtime.writer, runtime.reader)
-    keys = {tenant: api.key(tenant) for tenant, _ in oracle.projects()}
-
-    async def ask(tenant: str, path: str, headers: dict[str, str]) -> Any:
-        response = await api.ask(path, keys[tenant], **headers)
-        if response.status_code == 404:
-            return None
-        assert response.status_code == 200, response.text
-        return response.json()["data"]
-
-    try:
-        assert await assert_answers_equal(oracle, ask, lambda: api.now_us) > 12
-    finally:
-        api.close()
 
 
 @contextmanager

@@ -1,17 +1,39 @@
-"""Named points of a drain in this process: what a test does to whoever reaches one, in that thread alone.
+"""Named points of a drain, and what a test lets happen to whoever reaches one.
 
-The points are those of `tests.support.dying_drain`; here a death is an exception that nobody catches.
+The product knows nothing of these points: each is a function of it, wrapped here.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, TypeAlias
 
+import psycopg
 import pytest
 
-from tests.support.dying_drain import POINTS
+from event_stream.stream import Stream
+from projections import checkpoint, dead_letters, event_log
+from workers.queue import Lease
+
+Point: TypeAlias = tuple[Any, str, str]
+Act: TypeAlias = Callable[[], None]
+
+POINTS: dict[str, Point] = {
+    "before read": (Stream, "read_from", "before"),
+    "after read": (Stream, "read_from", "after"),
+    "after claim": (checkpoint, "claim", "after"),
+    "inside accept": (event_log, "insert_rows", "after"),
+    "after fold": (dead_letters, "park", "before"),
+    "before commit": (checkpoint, "advance", "after"),
+    "after commit": (Stream, "publish_projected", "before"),
+    "before the lease is released": (Lease, "release", "before"),
+}
+# Reached on PostgreSQL only.
+POSTGRESQL_POINTS: dict[str, Point] = {
+    "inside COPY": (psycopg.Copy, "write_row", "after"),
+    "after many statements at once": (psycopg.Cursor, "executemany", "after"),
+}
 
 _here = threading.local()
 
@@ -20,22 +42,55 @@ class ProcessDiedError(BaseException):
     """Thrown at a point in place of SIGKILL: no handler of errors gets it, open transactions are rolled back."""
 
 
+def wrapped(point: Point, reached: Act) -> Callable[..., Any]:
+    """Return the function that a point is, which calls `reached` before or after its work."""
+    owner, name, when = point
+    function: Callable[..., Any] = getattr(owner, name)
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if when == "before":
+            reached()
+        result = function(*arguments, **options)
+        if when == "after":
+            reached()
+        return result
+
+    return call
+
+
+def on_call(number: int, act: Act) -> Act:
+    """Return what acts when it is called for the `number`-th time."""
+    calls = [0]
+
+    def call() -> None:
+        calls[0] += 1
+        if calls[0] == number:
+            act()
+
+    return call
+
+
+def strike(patch: pytest.MonkeyPatch, point: str, fault: Act, number: int = 3) -> None:
+    """Let `fault` happen once, when this process comes to `point` for the `number`-th time."""
+    owner, name, _ = POINTS[point]
+    patch.setattr(owner, name, wrapped(POINTS[point], on_call(number, fault)))
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Make every point tell when it is reached."""
-    for point, (owner, name, when) in POINTS.items():
-        patch.setattr(owner, name, _telling(point, getattr(owner, name), when))
+    """Make every point tell the thread that reaches it; `at_point` says what happens there."""
+    for name, point in POINTS.items():
+        patch.setattr(point[0], point[1], wrapped(point, _telling(name)))
 
 
 @contextmanager
-def at_point(point: str, on_call: int, act: Callable[[], None]) -> Iterator[None]:
-    """Within this block let this thread `act` when it reaches `point` for the `on_call`-th time."""
-    calls = 0
+def at_point(point: str, number: int, act: Act) -> Iterator[None]:
+    """Within this block let this thread `act` when it reaches `point` for the `number`-th time."""
+    count = on_call(number, act)
 
     def reached(here: str) -> None:
-        nonlocal calls
-        calls += here == point
-        if here == point and calls == on_call:
-            act()
+        if here == point:
+            count()
 
     _here.reached = reached
     try:
@@ -44,19 +99,10 @@ def at_point(point: str, on_call: int, act: Callable[[], None]) -> Iterator[None
         del _here.reached
 
 
-def _telling(point: str, wrapped: Callable[..., Any], when: str) -> Callable[..., Any]:
+def _telling(point: str) -> Act:
     def tell() -> None:
         reached = getattr(_here, "reached", None)
         if reached is not None:
             reached(point)
 
-    @wraps(wrapped)
-    def call(*arguments: Any, **options: Any) -> Any:
-        if when == "before":
-            tell()
-        result = wrapped(*arguments, **options)
-        if when == "after":
-            tell()
-        return result
-
-    return call
+    return tell
