@@ -307,7 +307,7 @@ def test_a_transaction_that_fails_at_its_very_end_leaves_nothing_behind(runtime:
     (first,) = append(runtime, event("project.created.v1"))
     append_raw(runtime, HOME, b"nonsense", body(event("watchdog.evaluated.v1")))
     with pytest.raises(IntegrityError, match="no_second"):
-        Drainer(runtime, HOME).step()
+        Drainer(runtime, HOME, pace=Pace(count=16)).step()
     assert everything() == before
     assert runtime.stream.projected([HOME])[HOME].position < first.position
     with runtime.writer.begin() as connection:

@@ -73,7 +73,7 @@ NOTHING_LOST = (
         "projections/apply.py",
         "return at.settled(reading.end) if reading.reaches_end else at",
         "return at",
-        (f"{_DRAIN}what_redis_lost_unread_is_counted_and_the_rest_goes_on",),
+        (f"{_DRAIN}a_tail_deleted_unread_is_counted_without_another_entry",),
     ),
     Mutant(
         "what was seen is not remembered",
@@ -614,9 +614,9 @@ BOUNDED = (
         "a silent PostgreSQL is waited for for ever",
         "G7",
         "projections/connection.py",
-        "answer_within_s: float | None = 25.0",
-        "answer_within_s: float | None = None",
-        ("tests/faults/test_api.py::test_a_read_is_refused_soon_while_postgresql_is_away",),
+        "return super().wait(gen, interval, self.answer_within_s)",
+        "return super().wait(gen, interval, None)",
+        ("tests/faults/test_postgresql_wire.py::test_a_database_that_accepts_and_does_not_answer",),
     ),
     Mutant(
         "a batch may hold any number of bytes",
