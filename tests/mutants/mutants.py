@@ -68,12 +68,12 @@ NOTHING_LOST = (
         (f"{_DRAIN}a_repeat_of_an_applied_event_changes_nothing",),
     ),
     Mutant(
-        "what Redis lost is not counted",
+        "what Redis lost is not counted at a stream's end",
         "G1",
-        "projections/apply.py",
-        "return at.settled(reading.end) if reading.reaches_end else at",
-        "return at",
-        (f"{_DRAIN}a_tail_deleted_unread_is_counted_without_another_entry",),
+        "projections/checkpoint.py",
+        "lost = self.lost + max(0, added - self.read - self.lost, self._seen_unread())",
+        "lost = self.lost + max(0, self._seen_unread())",
+        (f"{_DRAIN}a_stream_emptied_unread_is_counted_at_once",),
     ),
     Mutant(
         "what was seen is not remembered",
