@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from rq.timeouts import JobTimeoutException
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from projections.connection import BoundedConnection
 from tests.support.outages import Work
@@ -68,6 +70,25 @@ def test_a_connection_cut_inside_a_copy(
     assert proxy.happened == 1
     assert len(work.failures()) == 1
     work.assert_whole()
+
+
+def test_a_statement_that_is_never_answered_is_given_up(
+    runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_within_s", 0.5)
+    told: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(OperationalError) as raised, runtime.writer.connect() as connection:
+            proxy.partition()
+            connection.execute(text("SELECT 1"))
+        told.append(str(raised.value.orig))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(30)
+    proxy.close()
+    assert told == ["the server was silent for 0.5 s"]
 
 
 @pytest.mark.parametrize("point", ["after read", "inside accept", "before commit"])

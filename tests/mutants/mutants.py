@@ -616,7 +616,7 @@ BOUNDED = (
         "projections/connection.py",
         "return super().wait(gen, interval, self.answer_within_s)",
         "return super().wait(gen, interval, None)",
-        ("tests/faults/test_postgresql_wire.py::test_a_database_that_accepts_and_does_not_answer",),
+        ("tests/faults/test_postgresql_wire.py::test_a_statement_that_is_never_answered_is_given_up",),
     ),
     Mutant(
         "a batch may hold any number of bytes",
