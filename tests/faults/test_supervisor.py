@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from cli import supervisor as supervising
+from cli import up
 from cli.supervisor import Child, Supervisor
-from tests.support.servers import wait_until
+from tests.support.servers import RedisServer, wait_until
+from workers.progress import STALLED_AFTER_S
+from workers.runtime import Runtime
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -62,3 +65,26 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
     assert other.pid is not None
     child.command = SLEEPER
     wait_until(lambda: is_replaced(supervisor, child, None), "it is started")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_nobody_is_killed_for_a_silence_that_is_redis_own(
+    supervisor: Supervisor, runtime: Runtime, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "START_TIMEOUT_S", 0.0)
+    now = [0.0]
+    ear = up.Ear(runtime.queue.connection, clock=lambda: now[0])
+    supervisor.add(child := Child("dispatcher", SLEEPER, {}))
+    before = redis_server.refusals("OOM")
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        up._kill_stalled(supervisor, runtime, ear)
+        assert redis_server.refusals("OOM") == before + 1
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    now[0] = STALLED_AFTER_S  # Redis takes signs of life again; those of before were not heard
+    up._kill_stalled(supervisor, runtime, ear)
+    assert child.pid is not None
+    now[0] += 1
+    up._kill_stalled(supervisor, runtime, ear)
+    wait_until(lambda: child.pid is None, "it is killed")
