@@ -57,7 +57,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
         projection.project(connection, accepted.new)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
-    dead_letters.close_applied(connection, _applied(connection, accepted, letters))
+    dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
     after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
     checkpoint.advance(connection, after)
     return after
