@@ -184,7 +184,9 @@ def _kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: Ear) -> None:
         found = [*read_workers(runtime), *read_dispatchers(runtime)]
     except RedisError:
         return
-    idle_s = {process.pid: process.idle_s for process in found if process.host == socket.gethostname()}
+    here = [process for process in found if process.host == socket.gethostname()]
+    # In a container that was started again numbers repeat: the latest sign of life is the one who lives.
+    idle_s = {each.pid: each.idle_s for each in sorted(here, key=lambda each: each.idle_s, reverse=True)}
     for child in supervisor.children:
         if child.name in BEATING and child.pid is not None:
             longest_s = STALLED_AFTER_S if child.pid in idle_s else START_TIMEOUT_S
