@@ -105,12 +105,13 @@ def test_the_same_identity_with_other_content_is_parked_and_the_first_wins(runti
     assert first["id"] in letters(runtime)[0].detail
 
 
-def test_conflicts_of_one_identity_cost_no_more_the_more_there_are(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("bad", "repeats"), [({}, 1), ({"type": "analysis.created.v2"}, 0)])
+def test_letters_of_one_accepted_identity_cost_no_more_the_more_there_are(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any], repeats: int
 ) -> None:
     """As of a producer that gives all its events one id."""
     first = event()
-    append(runtime, first, *(first | {"source": f"/{number}"} for number in range(50)))
+    append(runtime, first, *(first | {"source": f"/{number}"} | bad for number in range(50)))
     drain_all(runtime)
     compared = []
 
@@ -119,11 +120,11 @@ def test_conflicts_of_one_identity_cost_no_more_the_more_there_are(
         return equal_json(one, other)
 
     monkeypatch.setattr("projections.dead_letters.equal_json", compare)
-    append(runtime, first, first | {"source": "/last"})
+    append(runtime, first | {"source": "/last"} | bad, *[first] * repeats)
     drain_all(runtime)
     assert compared == []
     counted = totals(runtime)
-    assert (counted["applied"], counted["duplicates"], counted["parked"]) == (1, 1, 51)
+    assert (counted["applied"], counted["duplicates"], counted["parked"]) == (1, repeats, 51)
     assert {letter.state for letter in letters(runtime)} == {"open"}
 
 
