@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -10,6 +11,14 @@ V = TypeVar("V")
 
 ASKS_MAX = 256
 WAIT_S = 5.0
+
+
+@dataclass
+class Ask(Generic[V]):
+    """What is to be looked up, and how many wait for it."""
+
+    answer: asyncio.Future[V | None]
+    askers: int = 0
 
 
 class Coalescer(Generic[K, V]):
@@ -23,7 +32,7 @@ class Coalescer(Generic[K, V]):
         self._query = query
         self._executor = executor
         self._free_lanes = lanes
-        self._waiting: dict[K, asyncio.Future[V | None]] = {}
+        self._waiting: dict[K, Ask[V]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     async def get(self, key: K) -> V | None:
@@ -31,12 +40,19 @@ class Coalescer(Generic[K, V]):
 
         Raises what the query raises, or TimeoutError after WAIT_S.
         """
-        answer = self._waiting.get(key)
-        if answer is None:
-            answer = self._waiting[key] = asyncio.get_running_loop().create_future()
+        ask = self._waiting.get(key)
+        if ask is None:
+            ask = self._waiting[key] = Ask(asyncio.get_running_loop().create_future())
             self._send()
-        # Others may wait for the same answer: one who leaves must not cancel it.
-        return await asyncio.wait_for(asyncio.shield(answer), WAIT_S)
+        ask.askers += 1
+        try:
+            # Others may wait for the same answer: one who leaves must not cancel it.
+            return await asyncio.wait_for(asyncio.shield(ask.answer), WAIT_S)
+        finally:
+            ask.askers -= 1
+            if ask.askers == 0 and self._waiting.get(key) is ask:
+                # While queries hang, what nobody waits for any more would pile up, and keep others waiting later.
+                del self._waiting[key]
 
     def _send(self) -> None:
         while self._free_lanes and self._waiting:
@@ -46,17 +62,17 @@ class Coalescer(Generic[K, V]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, asks: dict[K, "asyncio.Future[V | None]"]) -> None:
+    async def _run(self, asks: dict[K, Ask[V]]) -> None:
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._executor, self._query, list(asks))
-            for key, future in asks.items():
-                if not future.done():
-                    future.set_result(answers.get(key))
+            for key, ask in asks.items():
+                if not ask.answer.done():
+                    ask.answer.set_result(answers.get(key))
         except Exception as error:
-            for future in asks.values():
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # whoever asked may have left; then nobody is to be warned
+            for ask in asks.values():
+                if not ask.answer.done():
+                    ask.answer.set_exception(error)
+                    ask.answer.exception()  # whoever asked may have left; then nobody is to be warned
         finally:
             self._free_lanes += 1
             self._send()

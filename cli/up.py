@@ -1,4 +1,9 @@
-"""`projector up`: everything on this machine, kept running until it is told to end."""
+"""`projector up`: everything on this machine, kept running until it is told to end.
+
+Keys:
+
+    projector:up  string  there for a minute after an `up` has looked at its processes: to see whether Redis takes it
+"""
 
 import fcntl
 import os
@@ -44,6 +49,7 @@ LOOK_TIMEOUT_S = 1.0
 LOOK_EVERY_S = 5.0
 DEMO_PAUSE_S = 1.0
 BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
+LOOK_KEY = "projector:up"
 
 
 @click.command()
@@ -119,12 +125,13 @@ def _tend(supervisor: Supervisor, runtime: Runtime, api: ApiSettings, stopping: 
         Server("api", partial(_is_ok, f"{_operations_url(api)}/healthz", LOOK_TIMEOUT_S)),
         Server("valkey", partial(_answers, runtime.stream.redis)),
     ]
+    ear = Ear(runtime.queue.connection)
     look_at = time.monotonic()
     while not stopping.wait(POLL_S):
         supervisor.tend()
         if time.monotonic() < look_at:
             continue
-        _kill_stalled(supervisor, runtime)
+        _kill_stalled(supervisor, runtime, ear)
         for server in servers:
             if server.is_silent():
                 supervisor.kill_all(server.name, why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
@@ -148,16 +155,38 @@ class Server:
         return silent
 
 
-def _kill_stalled(supervisor: Supervisor, runtime: Runtime) -> None:
+@dataclass
+class Ear:
+    """Tells whether a silence is a process's own: a Redis that is full, say, takes signs of life from nobody."""
+
+    redis: Redis
+    clock: Callable[[], float] = time.monotonic
+    deaf_at: float = float("-inf")
+
+    def hears(self) -> bool:
+        """Return whether Redis takes what is written now, and did at every look of the last STALLED_AFTER_S."""
+        try:
+            self.redis.set(LOOK_KEY, 1, ex=60)
+        except RedisError:
+            self.deaf_at = self.clock()
+        return self.clock() - self.deaf_at > STALLED_AFTER_S
+
+
+def _kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: Ear) -> None:
     """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever.
 
-    One that has not been heard of at all stalled while it started, or Redis has forgotten it.
+    One that has not been heard of at all stalled while it started, or Redis has forgotten it. While Redis hears nobody
+    none is killed: a dispatcher that was could not go on emptying it.
     """
+    if not ear.hears():
+        return
     try:
         found = [*read_workers(runtime), *read_dispatchers(runtime)]
     except RedisError:
         return
-    idle_s = {process.pid: process.idle_s for process in found if process.host == socket.gethostname()}
+    here = [process for process in found if process.host == socket.gethostname()]
+    # In a container that was started again numbers repeat: the latest sign of life is the one who lives.
+    idle_s = {each.pid: each.idle_s for each in sorted(here, key=lambda each: each.idle_s, reverse=True)}
     for child in supervisor.children:
         if child.name in BEATING and child.pid is not None:
             longest_s = STALLED_AFTER_S if child.pid in idle_s else START_TIMEOUT_S

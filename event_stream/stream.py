@@ -9,6 +9,7 @@ Keys, all bytes and all on the streams' server (the braces are literal: a Redis 
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -168,7 +169,8 @@ class Stream:
 
     def announce_partitions(self) -> None:
         """Tell producers the number of partitions; raises PartitionsMismatchError if another one was announced."""
-        self.redis.set(PARTITIONS_KEY, self.partitions, nx=True)
+        with suppress(OutOfMemoryError):  # a full Redis takes nothing from producers either, and must be drained
+            self.redis.set(PARTITIONS_KEY, self.partitions, nx=True)
         self.check_partitions()
 
     def append(self, bodies: Sequence[tuple[int, bytes]]) -> list[Appended]:

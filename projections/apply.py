@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from event_stream.envelope import Reason
+from event_stream.envelope import Reason, equal_json
 from event_stream.stream import Reading
 from event_stream.types import Identity
 from projections import checkpoint, dead_letters, event_log
@@ -57,18 +57,21 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
         projection.project(connection, accepted.new)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
-    dead_letters.close_applied(connection, _applied(connection, accepted, letters))
+    dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
     after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
     checkpoint.advance(connection, after)
     return after
 
 
 def _applied(connection: Connection, accepted: Accepted, letters: Sequence[Letter]) -> dict[Identity, bytes]:
-    """Return the bodies in the log that letters may hold: those of this batch, and those that its letters name."""
-    named = [letter.identity for letter in letters if letter.identity is not None]
-    return {event.identity: event.body for event in accepted.new + accepted.duplicates} | event_log.find_bodies(
-        connection, named
-    )
+    """Return the bodies in the log that letters may hold: those of this batch, and those that its letters hold."""
+    named = [(letter.identity, letter.body) for letter in letters if letter.identity is not None]
+    known = event_log.find_bodies(connection, [identity for identity, _ in named])
+    # Not all that they name: of one identity there may be any number of other letters.
+    held = {identity for identity, body in named if identity in known and equal_json(body, known[identity])}
+    return {event.identity: event.body for event in accepted.new + accepted.duplicates} | {
+        identity: known[identity] for identity in held
+    }
 
 
 def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoint:

@@ -49,6 +49,8 @@ table = Table(
     Column("body", LargeBinary, nullable=False),
 )
 is_open = table.c.state == OPEN
+# Not what lost its identity to another event, for ever: of those one identity may have any number.
+may_close = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
 
 
@@ -125,7 +127,7 @@ def open_by_reason(connection: Connection) -> dict[str, int]:
 def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
     name = connection.dialect.name
     keys = key_rows(name, [table.c.tenant_id, table.c.event_id])
-    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & is_open
+    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & may_close
     statement = select(table.c.id, table.c.tenant_id, table.c.event_id, table.c.body).select_from(keys)
     return connection.execute(statement.join(table, of_event), bind_keys(name, identities)).all()
 

@@ -18,7 +18,7 @@ from event_stream.stream import Stream
 from projections.settings import DatabaseSettings
 from projections.store import reader_engine, writer_engine
 from tests.support.processes import Start, environ_of, start_module
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import PostgresServer, RedisServer, left_over
 from workers.queue import drain_queue
 from workers.runtime import Runtime, redis_client
 
@@ -40,6 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     node.workerinput["hypothesis_seed"] = node.config.getoption("--hypothesis-seed")
+
+
+def pytest_sessionfinish() -> None:
+    left_over.close()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from event_stream import Producer
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream, stream_key
+from event_stream.stream import PARTITIONS_KEY, Stream, stream_key
 from event_stream.types import partition_of
 from tests.support.driving import append, drain_all
 from tests.support.events import TENANT, event
@@ -84,6 +84,26 @@ def test_a_redis_full_of_what_waits_is_drained_and_trimmed_without_anybody_being
     assert_law(runtime)
     dispatcher.sweep()
     assert runtime.stream.projected([HOME])[HOME].entries == 500
+
+
+@on_one_database
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_dispatcher_starts_while_redis_is_full_as_nobody_else_would_empty_it(
+    runtime: Runtime, redis_server: RedisServer, announced: bool
+) -> None:
+    if not announced:
+        runtime.stream.redis.delete(PARTITIONS_KEY)
+    append(runtime, *(events := [event() for _ in range(10)]))
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        runtime.check()
+        with pytest.raises(OutOfMemoryError):
+            Dispatcher(runtime).sweep()
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    assert_counted_once(runtime, events)
+    Dispatcher(runtime).sweep()
+    assert runtime.stream.redis.exists(PARTITIONS_KEY)
 
 
 @on_one_database

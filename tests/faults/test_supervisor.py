@@ -2,13 +2,19 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cli import supervisor as supervising
+from cli import up
 from cli.supervisor import Child, Supervisor
-from tests.support.servers import wait_until
+from tests.support.servers import RedisServer, wait_until
+from workers.progress import STALLED_AFTER_S
+from workers.runtime import Runtime
+from workers.status import read_workers
+from workers.worker import worker
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -62,3 +68,51 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
     assert other.pid is not None
     child.command = SLEEPER
     wait_until(lambda: is_replaced(supervisor, child, None), "it is started")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_nobody_is_killed_for_a_silence_that_is_redis_own(
+    supervisor: Supervisor,
+    runtime: Runtime,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(up, "START_TIMEOUT_S", 0.0)
+    now = [0.0]
+    ear = up.Ear(runtime.queue.connection, clock=lambda: now[0])
+    supervisor.add(child := Child("dispatcher", SLEEPER, {}))
+    before = redis_server.refusals("OOM")
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        up._kill_stalled(supervisor, runtime, ear)
+        assert redis_server.refusals("OOM") == before + 1
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    now[0] = STALLED_AFTER_S  # Redis takes signs of life again; those of before were not heard
+    up._kill_stalled(supervisor, runtime, ear)
+    assert "process.stalled" not in "".join(capfd.readouterr())
+    now[0] += 1
+    up._kill_stalled(supervisor, runtime, ear)
+    wait_until(lambda: child.pid is None, "it is killed")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_nobody_is_killed_for_the_silence_of_one_who_had_the_same_number_before(
+    supervisor: Supervisor, runtime: Runtime, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As after a container was killed and started again: names of processes repeat, up to the random end."""
+    supervisor.add(child := Child("worker", SLEEPER, {}))
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    for end, beat in (("a", None), ("b", hour_ago)):
+        working = worker(runtime)
+        working.pid, working.name = child.pid, f"worker.{child.pid}.{end}"
+        working.register_birth()  # type: ignore[no-untyped-call]
+        if beat is not None:
+            runtime.queue.connection.hset(working.key, "last_heartbeat", beat)
+    up._kill_stalled(supervisor, runtime, up.Ear(runtime.queue.connection))
+    assert sorted(each.idle_s > 3000 for each in read_workers(runtime) if each.pid == child.pid) == [False, True]
+    assert "process.stalled" not in "".join(capfd.readouterr())
+    runtime.queue.connection.delete(f"rq:worker:worker.{child.pid}.a")
+    up._kill_stalled(supervisor, runtime, up.Ear(runtime.queue.connection))
+    wait_until(lambda: child.pid is None, "it is killed when it is silent itself")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from event_stream.envelope import Reason, time_text
+from event_stream.envelope import Reason, equal_json, time_text
 from event_stream.stream import Position
 from event_stream.types import WatchdogToggled, partition_of
 from projections import checkpoint, dead_letters, event_log, project
@@ -103,6 +103,29 @@ def test_the_same_identity_with_other_content_is_parked_and_the_first_wins(runti
     assert open_reasons(runtime) == ["id_conflict", "id_conflict"]
     assert dump(runtime.reader)["project"][0][8] == "first"
     assert first["id"] in letters(runtime)[0].detail
+
+
+@pytest.mark.parametrize(("bad", "repeats"), [({}, 1), ({"type": "analysis.created.v2"}, 0)])
+def test_letters_of_one_accepted_identity_cost_no_more_the_more_there_are(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any], repeats: int
+) -> None:
+    """As of a producer that gives all its events one id."""
+    first = event()
+    append(runtime, first, *(first | {"source": f"/{number}"} | bad for number in range(50)))
+    drain_all(runtime)
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(one)
+        return equal_json(one, other)
+
+    monkeypatch.setattr("projections.dead_letters.equal_json", compare)
+    append(runtime, first | {"source": "/last"} | bad, *[first] * repeats)
+    drain_all(runtime)
+    assert compared == []
+    counted = totals(runtime)
+    assert (counted["applied"], counted["duplicates"], counted["parked"]) == (1, repeats, 51)
+    assert {letter.state for letter in letters(runtime)} == {"open"}
 
 
 def test_the_same_id_of_another_tenant_is_another_event(runtime: Runtime) -> None:

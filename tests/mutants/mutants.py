@@ -547,7 +547,7 @@ RECOVERS = (
         "a letter never closes",
         "1.4",
         "projections/apply.py",
-        "    dead_letters.close_applied(connection, _applied(connection, accepted, letters))\n",
+        "    dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))\n",
         "",
         (f"{_DRAIN}a_letter_closes_in_the_transaction_that_applies_its_event",),
     ),

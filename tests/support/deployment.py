@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from cli.embedded import free_port
-from tests.support.servers import wait_until
+from tests.support.servers import left_over, wait_until
 
 PROJECTOR = str(Path(sys.executable).parent / "projector")
 
@@ -33,6 +33,7 @@ class Deployment:
         self.lines: list[str] = []
         self.log = directory.with_suffix(".log")
         self.process: subprocess.Popen[str] | None = None
+        left_over.callback(self.remove)
 
     def start(self) -> None:
         with self.log.open("a") as log:

