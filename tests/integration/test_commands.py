@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from api_stub.openapi import document
 from cli.embedded import free_port
+from projections import schema
 from projections.store import reader_engine, writer_engine
 from tests.support.driving import append, append_raw, checkpoints, drain_all, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event
@@ -275,7 +276,7 @@ def test_the_document_is_printed(run: Run) -> None:
 
 
 def test_migrate_says_where_the_schema_is(run: Run) -> None:
-    assert run("migrate") == "schema is at revision 0002, 4 partitions\n"
+    assert run("migrate") == f"schema is at revision {schema.REVISION}, 4 partitions\n"
 
 
 @pytest.fixture
