@@ -412,6 +412,7 @@ def test_missing_migrations_are_a_danger(alive: Runtime, environ: Environ, tmp_p
         == f"the schema is missing, needed is {schema.REVISION}"
     )
     upgrade(engine, "0001")
+    engine.dispose()
     found = finding(environ | {"DATABASE_URL": url}, "schema-behind")
     assert (found.found, found.severity) == (f"the schema is 0001, needed is {schema.REVISION}", "danger")
     assert "projector migrate" in found.remedy
