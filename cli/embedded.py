@@ -1,5 +1,7 @@
 """The embedded Valkey server: its configuration, made so that `kill -9` loses nothing."""
 
+import errno
+import random
 import secrets
 import socket
 from dataclasses import dataclass
@@ -49,7 +51,18 @@ class EmbeddedValkey:
 
 
 def free_port(host: str) -> int:
-    """Return a port of `host` that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a port of `host` that nobody listens on now; raises `OSError` where none is found.
+
+    Never one of those that the system hands out to outgoing connections (Linux: from 32768): such a one could take the
+    port before its server starts, or while it starts again.
+    """
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise OSError(errno.EADDRINUSE, f"found no free port on {host}")

@@ -213,7 +213,7 @@ def test_an_old_server_is_named_and_its_streams_are_not_asked(
 
 @only_sqlite
 def test_a_cluster_is_found(environ: Environ) -> None:
-    server = RedisServer("--cluster-enabled", "yes")
+    server = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port("127.0.0.1")))
     server.start()
     try:
         found = examined(environ | {"REDIS_URL": server.url})

@@ -59,6 +59,8 @@ class RedisServer:
         )
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the Redis server ended with exit code {self.process.returncode}"
         client = redis.Redis(port=self.port)
         try:
             return bool(client.ping())
@@ -166,6 +168,8 @@ class PostgresServer:
         wait_until(self._answers, "PostgreSQL answers")
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"PostgreSQL ended with exit code {self.process.returncode}"
         try:
             psycopg.connect(self.url(), connect_timeout=2).close()
         except psycopg.Error:
