@@ -37,18 +37,23 @@ _NAMES = [row.name for row in ROWS]
 def main(rows: tuple[str, ...], size: str, json_file: Path, svg_file: Path) -> None:
     """Measure the ROWs, all by default, and hold them against their goals."""
     chosen = [row for row in ROWS if row.name in (rows or _NAMES)]
+    results: list[Result] = []
     with place.opened(SIZES[size]) as where:
         described = machine.describe(where)
-        results = [result for row in chosen if (result := _measured(row, where)) is not None]
+        caption = f"{described['date']}, {described['cores']} cores, {described['cpu']}, size {size}"
+        for row in chosen:
+            if (result := _measured(row, where)) is not None:
+                results.append(result)
+            # After each row, so that what took minutes is there even if the next one is interrupted.
+            _write(json_file, json.dumps(report.document(described, size, results), indent=2) + "\n")
+            _write(svg_file, draw(results, caption))
     report.show(described, results)
-    caption = f"{described['date']}, {described['cores']} cores, {described['cpu']}, size {size}"
-    for file, text in (
-        (json_file, json.dumps(report.document(described, size, results), indent=2) + "\n"),
-        (svg_file, draw(results, caption)),
-    ):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
     sys.exit(len(results) < len(chosen))
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
 
 
 def _measured(row: Row, where: Place) -> Result | None:

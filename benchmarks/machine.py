@@ -31,7 +31,7 @@ def describe(place: Place) -> dict[str, Any]:
         "packages": {name: version(name) for name in ("psycopg", "pydantic", "redis", "rq", "sqlalchemy", "uvicorn")},
         "fsync_ms": round(_fsync_ms(place.directory), 3),
         "load_average": [round(load, 2) for load in psutil.getloadavg()],
-        "cores_busy_with_others": round(busy_cores(2.0), 2),
+        "cores_busy_with_others": round(busy_cores(1.0), 2),
     }
 
 
