@@ -5,6 +5,7 @@ means something, and a figure alone little.
 """
 
 import json
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -30,13 +31,14 @@ _NAMES = [row.name for row in ROWS]
 @click.command()
 @click.argument("rows", nargs=-1, type=click.Choice(_NAMES))
 @click.option("--quick", "size", flag_value="quick", help="Small numbers: does it still work?")
-@click.option("--large", "size", flag_value="large", help="Ten million rows in the log of `full-log`.")
+@click.option("--large", "size", flag_value="large", help="The longest logs and backlog: ten million rows.")
 @click.option("--standard", "size", flag_value="standard", default="standard", help="The default.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default="var/benchmarks.json", show_default=True)
 @click.option("--svg", "svg_file", type=click.Path(path_type=Path), default="var/benchmarks.svg", show_default=True)
 def main(rows: tuple[str, ...], size: str, json_file: Path, svg_file: Path) -> None:
     """Measure the ROWs, all by default, and hold them against their goals."""
     chosen = [row for row in ROWS if row.name in (rows or _NAMES)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the servers go with us
     results: list[Result] = []
     with place.opened(SIZES[size]) as where:
         described = machine.describe(where)

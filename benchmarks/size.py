@@ -11,13 +11,13 @@ class Size:
     events: int = 150_000
     jobs: int = 1_000
     log_rows: int = 1_000_000
-    history: tuple[int, int] = (10_000, 5_000_000)
+    history: tuple[int, int] = (10_000, 1_000_000)
     many_projects: int = 100_000
     requests: int = 10_000
     queries: int = 200
     appended: int = 50_000
     waits: int = 100
-    backlog: int = 1_000_000
+    backlog: int = 300_000
 
 
 STANDARD = Size()
@@ -36,5 +36,5 @@ SIZES = {
         backlog=9_000,
     ),
     "standard": STANDARD,
-    "large": replace(STANDARD, log_rows=10_000_000),
+    "large": replace(STANDARD, log_rows=10_000_000, history=(10_000, 5_000_000), backlog=1_000_000),
 }

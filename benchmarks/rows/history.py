@@ -56,7 +56,7 @@ def _activity(place: Place, asked: Api, history: History) -> Measure:
 
 row = Row(
     "history",
-    "both reads with five million events in the log, and with 10,000",
+    "both reads with a million events in the log (--large: five million), and with 10,000",
     (
         Goal("requests/s", "stats, long log", "stats, short log", at_least=0.95),
         Goal("requests/s", "activity, long log", "activity, short log", at_least=0.95),
