@@ -66,6 +66,9 @@ class _System:
         made = event(
             "watchdog.evaluated.v1", {"summary": summary}, tenantid=_TENANT, time=time_text(time.time_ns() // 1000)
         )
+        # Connected anew, as the API closes what was idle for seconds, but before the clock runs.
+        self._http.close()
+        self._http.connect()
         began = time.perf_counter()
         # Asked only once it should be there: a reader that asks all the time would compete for the cores.
         self._await_projected(self._producer.append(made))
