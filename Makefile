@@ -30,8 +30,8 @@ format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev ## events per second and requests per second on this machine
-	$(BIN)/python -m benchmarks
+bench: .venv/dev ## how fast, as ratios to references of the same run; BENCH="--quick", or names of rows
+	$(BIN)/python -m benchmarks $(BENCH)
 
 chaos: .venv/dev ## 200 runs of real processes and servers, killed and paused by chance; which promises held (minutes)
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -1,1 +1,1 @@
-"""Measurements, never assertions: `make bench`."""
+"""Measurements, never assertions: `make bench`. docs/benchmarks.md says what each row means."""

@@ -1,32 +1,117 @@
-"""A load generator: GET requests over persistent connections, as lean as Python allows."""
+"""The load generator: GET requests over connections that stay open, as lean as Python allows, in a process of its own.
+
+`python -m benchmarks.load <port> <connections> < requests.json` prints what it saw as JSON.
+"""
 
 import asyncio
+import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import uvloop
+
+from benchmarks.results import percentile
+from benchmarks.row import Figures
+from benchmarks.running import figures_of
 
 Request = tuple[str, Mapping[str, str]]
 
+CONNECTIONS = 32
+_WARM_UP = 0.1
 
-async def fetch_all(port: int, requests: Sequence[Request], connections: int) -> tuple[int, float]:
-    """Send requests over so many connections at once; returns how many were answered with 200, and the seconds."""
-    waiting = iter(requests)
+
+def put_load(port: int, requests: Sequence[Request], connections: int = CONNECTIONS) -> Figures:
+    """Send requests to this machine's port; returns requests per second and the latencies' percentiles.
+
+    The first tenth warms everything up and is not counted. Raises MeasureError if any answer is not a 200.
+    """
+    return figures_of("benchmarks.load", port, connections, stdin=json.dumps(requests))
+
+
+class _Client(asyncio.Protocol):
+    """One connection that asks, waits for the whole answer, and asks again."""
+
+    def __init__(self, requests: Iterator[bytes], latencies_s: list[float]) -> None:
+        self.requests = requests
+        self.latencies_s = latencies_s
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.missing = -1
+        self.head = b""
+        self.asked_at = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        if self.missing < 0:
+            self.head += data
+            head, end, rest = self.head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if not head.startswith(b"HTTP/1.1 200"):
+                self._end(RuntimeError(self.head.decode()))
+                return
+            self.missing = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) - len(rest)
+        else:
+            self.missing -= len(data)
+        if self.missing == 0:
+            self.latencies_s.append(time.perf_counter() - self.asked_at)
+            self._ask()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._end(RuntimeError("the server closed the connection"))
+
+    def _ask(self) -> None:
+        request = next(self.requests, None)
+        if request is None:
+            self._end(None)
+            return
+        self.missing, self.head, self.asked_at = -1, b"", time.perf_counter()
+        self.transport.write(request)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
+        self.transport.close()
+
+
+async def _fetch_all(port: int, requests: Sequence[bytes], connections: int) -> list[float]:
+    """Send requests; returns how long each took, in seconds."""
+    waiting, latencies_s, loop = iter(requests), list[float](), asyncio.get_running_loop()
+    clients = [
+        (await loop.create_connection(lambda: _Client(waiting, latencies_s), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
+    await asyncio.gather(*(client.ended for client in clients))
+    return latencies_s
+
+
+def _raw(path: str, headers: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\n{lines}\r\n".encode()
+
+
+def main(port: int, connections: int) -> None:
+    requests = [_raw(path, headers) for path, headers in json.load(sys.stdin)]
+    warm_up = int(len(requests) * _WARM_UP)
+    uvloop.run(_fetch_all(port, requests[:warm_up], connections))
     started = time.perf_counter()
-    answered = await asyncio.gather(*(_client(port, waiting) for _ in range(connections)))
-    return sum(answered), time.perf_counter() - started
+    latencies_s = uvloop.run(_fetch_all(port, requests[warm_up:], connections))
+    took_s = time.perf_counter() - started
+    figures = {
+        "requests/s": len(latencies_s) / took_s,
+        "p50 ms": percentile(latencies_s, 50) * 1000,
+        "p99 ms": percentile(latencies_s, 99) * 1000,
+    }
+    print(json.dumps(figures))
 
 
-async def _client(port: int, requests: Iterator[Request]) -> int:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return 0
-    ok = 0
-    for path, headers in requests:
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        await reader.readexactly(length)
-        ok += head.startswith(b"HTTP/1.1 200")
-    writer.close()
-    return ok
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

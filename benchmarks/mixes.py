@@ -1,0 +1,45 @@
+"""The events that backlogs are made of: the standard mix, one hot project, very many projects."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+from event_stream.types import partition_of
+from tests.support.events import body, mixed
+
+PARTITIONS = 8
+TENANTS = 20
+PROJECTS_EACH = 50
+_ID_AT = len('{"specversion": "1.0", "id": "')
+
+Entry = tuple[int, bytes]
+
+
+def standard(count: int) -> Iterator[dict[str, Any]]:
+    """Yield events of all types over 20 tenants with 50 projects each."""
+    return mixed(count, TENANTS, PROJECTS_EACH)
+
+
+def hot(count: int) -> Iterator[dict[str, Any]]:
+    """Yield the standard mix, but every second event of one and the same project."""
+    for number, each in enumerate(standard(count)):
+        yield each | {"tenantid": "ten_0", "projectid": str(UUID(int=1, version=4))} if number % 2 else each
+
+
+def spread(count: int, projects: int) -> Iterator[dict[str, Any]]:
+    """Yield the standard mix, but over so many projects, each touched as often as the others."""
+    for number, each in enumerate(standard(count)):
+        project = number % projects
+        tenant, project_id = f"ten_{project % TENANTS}", str(UUID(int=project + 1, version=4))
+        yield each | {"tenantid": tenant, "projectid": project_id}
+
+
+def entries(events: Iterator[dict[str, Any]]) -> list[Entry]:
+    """Return events as stream entries: partition and bytes."""
+    return [(partition_of(each["tenantid"], PARTITIONS), body(each)) for each in events]
+
+
+def renumbered(made: list[Entry], generation: int) -> list[Entry]:
+    """Return the same entries with other ids, so that none of them is a repeat."""
+    start, end = _ID_AT, _ID_AT + 8
+    return [(partition, raw[:start] + f"{generation:08x}".encode() + raw[end:]) for partition, raw in made]

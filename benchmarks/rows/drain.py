@@ -1,0 +1,46 @@
+"""Draining a backlog on PostgreSQL, by one worker and by two."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.draining import drain
+from benchmarks.place import Place
+from benchmarks.references.afternoon import afternoon
+from benchmarks.references.job_per_event import job_per_event
+from benchmarks.references.limit_log import limit_log
+from benchmarks.row import Contestants, Goal, Row
+
+
+@contextmanager
+def _one_worker(place: Place) -> Iterator[Contestants]:
+    backlog = place.standard_mix
+    yield {
+        "one worker": drain(place, backlog),
+        "limit-log": limit_log(place, backlog),
+        "afternoon": afternoon(place, backlog),
+        "job-per-event": job_per_event(place, backlog),
+    }
+
+
+@contextmanager
+def _two_workers(place: Place) -> Iterator[Contestants]:
+    backlog = place.standard_mix
+    yield {"two workers": drain(place, backlog, workers=2), "one worker": drain(place, backlog)}
+
+
+one_worker = Row(
+    "drain",
+    "a backlog, one worker, PostgreSQL, 1,000 projects of 20 tenants",
+    (
+        Goal("events/s", "one worker", "limit-log", at_least=0.5, stretch=0.6),
+        Goal("events/s", "one worker", "job-per-event", at_least=200),
+        Goal("events/s", "one worker", "afternoon", at_least=2, stretch=2.5),
+    ),
+    _one_worker,
+)
+two_workers = Row(
+    "two-workers",
+    "the same backlog, two workers",
+    (Goal("events/s", "two workers", "one worker", at_least=1.4),),
+    _two_workers,
+)
