@@ -14,7 +14,7 @@ from hmac import compare_digest
 
 from sqlalchemy import BigInteger, Column, Connection, Table, insert, select, update
 
-from projections import store
+from projections import bulk
 from projections.store import KeyText, Row, metadata
 
 PERMISSIONS = ("config:read", "config:write", "analysis:read", "analysis:create")
@@ -99,7 +99,7 @@ def create(
 
 def find_many(connection: Connection, key_ids: Sequence[str]) -> dict[str, ApiKey]:
     """Return the keys with these ids, by id; an id without a key is left out."""
-    rows = store.find(connection, table, list(table.columns), [(key_id,) for key_id in key_ids])
+    rows = bulk.find(connection, table, list(table.columns), [(key_id,) for key_id in key_ids])
     return {row[0]: _loaded(row) for row in rows}
 
 

@@ -16,8 +16,8 @@ from projections.activity import ENTRIES_KEPT
 from projections.activity import table as activity
 from projections.analysis_trend import DAY_US, by_day_from_json
 from projections.analysis_trend import table as analysis_trend
+from projections.bulk import bind_keys, key_rows
 from projections.project import table as project
-from projections.store import bind_keys, key_rows
 from projections.tenant import table as tenant
 
 WINDOW_DAYS = 30

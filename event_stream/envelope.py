@@ -70,8 +70,8 @@ def time_us_of(text: object) -> int:
 
 def time_text(time_us: int) -> str:
     """Return microseconds since 1970 UTC as RFC 3339 with `Z`; a fraction only if not zero, without trailing zeros."""
-    text = (_EPOCH + min(time_us, _LATEST_US) * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
-    return f"{text}Z"
+    text = (_EPOCH + timedelta(microseconds=min(time_us, _LATEST_US))).isoformat().removesuffix("+00:00")
+    return (text.rstrip("0") if "." in text else text) + "Z"
 
 
 class Envelope(BaseModel):
@@ -87,6 +87,16 @@ class Envelope(BaseModel):
     tenantid: Annotated[str, Field(pattern=TENANT_PATTERN)]
     projectid: Any = None
     data: dict[str, Any]
+
+
+def is_plain(body: bytes) -> bool:
+    """Return whether bytes are so short and plain that, if they are JSON at all, they break no rule about its form."""
+    return (
+        len(body) <= BODY_BYTES_MAX
+        and not _may_break_a_rule_of_form(body)
+        and b"NaN" not in body
+        and b"Infinity" not in body
+    )
 
 
 def parse(body: bytes) -> Envelope:
@@ -156,10 +166,14 @@ def _json_value(body: bytes) -> Any:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidEventError(Reason.NOT_JSON, str(error)) from None
-    # Both rules can only be broken where these bytes show it, which spares nearly every event the walk.
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX or b"\\u0000" in body:
+    if _may_break_a_rule_of_form(body):
         _check_tree(value)
     return value
+
+
+def _may_break_a_rule_of_form(body: bytes) -> bool:
+    """Return whether there are so many brackets, or an escape such, that nearly every event is spared a closer look."""
+    return body.count(b"{") + body.count(b"[") > DEPTH_MAX or b"\\u0000" in body
 
 
 def _check_tree(value: Any) -> None:

@@ -61,7 +61,7 @@ class Position(NamedTuple):
     @classmethod
     def parse(cls, text: str | bytes) -> Self:
         """Return the position that `<ms>-<seq>` names; raises ValueError for anything else."""
-        ms, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        ms, _, seq = text.partition(b"-") if isinstance(text, bytes) else text.partition("-")
         return cls(int(ms), int(seq))
 
     def __str__(self) -> str:
@@ -81,8 +81,7 @@ class Appended(NamedTuple):
         return f"{self.partition}-{self.position}"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a stream as it lies there, before anybody has judged it."""
 
     position: Position

@@ -1,11 +1,10 @@
 """Monitoring activity: the newest watchdog evaluations of each project, each rendered once as the reader gets it."""
 
-from pydantic_core import to_json
 from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.envelope import time_text
 from event_stream.types import Event, WatchdogEvaluated
-from projections.projection import Feed
+from projections.projection import Feed, project_key
 from projections.store import KeyText, Row, metadata
 
 ENTRIES_KEPT = 100
@@ -21,20 +20,18 @@ table = Table(
 )
 
 
-def entry(event: Event) -> Row | None:
+def entry(event: Event) -> Row:
     """Return the row of an evaluation: its key, and the JSON object of CONTRACT 2.3."""
-    match event.data:
-        case WatchdogEvaluated() as data if event.project_id:
-            fields = {"timestamp": time_text(event.time_us), **data.model_dump(by_alias=True)}
-            return (event.tenant_id, event.project_id, event.time_us, event.id, to_json(fields).decode())
-        case _:
-            return None
+    members = event.data.model_dump_json(by_alias=True).removeprefix("{")
+    rendered = f'{{"timestamp":"{time_text(event.time_us)}",{members}'
+    return (*project_key(event), event.time_us, event.id, rendered)
 
 
 projection = Feed(
     "activity",
     version=1,
     table=table,
+    reads=frozenset({WatchdogEvaluated}),
     group=(table.c.tenant_id, table.c.project_id),
     order=(table.c.time_us, table.c.event_id),
     keep=ENTRIES_KEPT,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.types import AnalysisCreated, Event
-from projections.projection import Key, Rollup
+from projections.projection import Key, Rollup, project_key
 from projections.store import KeyText, Row, metadata
 
 DAY_US = 86_400_000_000
@@ -36,25 +36,16 @@ table = Table(
 )
 
 
-def keys(event: Event) -> tuple[Key, ...]:
-    """Only analyses."""
-    match event.data:
-        case AnalysisCreated() if event.project_id:
-            return ((event.tenant_id, event.project_id),)
-        case _:
-            return ()
-
-
 def fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
     """Return the row after the event, whatever the order in which events come.
 
     What is kept hangs on the newest day seen, never on a clock; so a day that is kept in the end was never dropped.
     """
     day = event.time_us // DAY_US
-    oldest = max(day, *row.by_day) - DAYS_KEPT + 1 if row.by_day else day - DAYS_KEPT + 1
-    by_day = {kept: count for kept, count in row.by_day.items() if kept >= oldest}
-    if day >= oldest:
-        by_day[day] = by_day.get(day, 0) + 1
+    by_day = {**row.by_day, day: row.by_day.get(day, 0) + 1}
+    if len(by_day) > len(row.by_day):  # a day that was not there before: the newest may have moved, or it is too old
+        oldest = max(by_day) - DAYS_KEPT + 1
+        by_day = {kept: count for kept, count in by_day.items() if kept >= oldest}
     return AnalysisTrend(row.tenant_id, row.project_id, row.total + 1, by_day)
 
 
@@ -77,4 +68,14 @@ def _dump(row: AnalysisTrend) -> Row:
     return (row.tenant_id, row.project_id, row.total, json.dumps(sorted(row.by_day.items()), separators=(",", ":")))
 
 
-projection = Rollup("analysis_trend", version=1, table=table, keys=keys, new=_new, fold=fold, load=_load, dump=_dump)
+projection = Rollup(
+    "analysis_trend",
+    version=1,
+    table=table,
+    reads=frozenset({AnalysisCreated}),
+    key=project_key,
+    new=_new,
+    fold=fold,
+    load=_load,
+    dump=_dump,
+)

@@ -9,7 +9,8 @@ from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, Tab
 from event_stream.envelope import equal_json
 from event_stream.stream import Position
 from event_stream.types import Event, Identity
-from projections.store import KeyText, find, insert_rows, metadata
+from projections.bulk import find, insert_rows
+from projections.store import KeyText, metadata
 
 table = Table(
     "event_log",

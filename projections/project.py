@@ -18,7 +18,7 @@ from event_stream.types import (
     WatchdogToggled,
 )
 from projections.facts import Fact, Members, Stamp
-from projections.projection import Key, Rollup
+from projections.projection import Key, Rollup, project_key
 from projections.store import KeyText, Row, metadata
 
 
@@ -71,27 +71,6 @@ Index(
     postgresql_where=table.c.present,
     sqlite_where=table.c.present == 1,  # as queries spell it there: SQLite compares the terms, not their meaning
 )
-
-
-_ABOUT_A_PROJECT = (
-    ProjectCreated,
-    ProjectUpdated,
-    ProjectDeleted,
-    WatchdogToggled,
-    LogSourceAdded,
-    LogSourceRemoved,
-    RepoConnected,
-    RepoDisconnected,
-    NotificationChannelAdded,
-    NotificationChannelRemoved,
-)
-
-
-def keys(event: Event) -> tuple[Key, ...]:
-    """Every event about a project but those that happen all day long."""
-    if event.project_id and isinstance(event.data, _ABOUT_A_PROJECT):
-        return ((event.tenant_id, event.project_id),)
-    return ()
 
 
 def fold(row: Project, event: Event) -> Project:
@@ -158,4 +137,27 @@ def _dump(row: Project) -> Row:
     )
 
 
-projection = Rollup("project", version=1, table=table, keys=keys, new=_new, fold=fold, load=_load, dump=_dump)
+projection = Rollup(
+    "project",
+    version=1,
+    table=table,
+    reads=frozenset(
+        {
+            ProjectCreated,
+            ProjectUpdated,
+            ProjectDeleted,
+            WatchdogToggled,
+            LogSourceAdded,
+            LogSourceRemoved,
+            RepoConnected,
+            RepoDisconnected,
+            NotificationChannelAdded,
+            NotificationChannelRemoved,
+        }
+    ),
+    key=project_key,
+    new=_new,
+    fold=fold,
+    load=_load,
+    dump=_dump,
+)

@@ -2,7 +2,7 @@
 
 There are two kinds. A `Rollup` folds events into one row a key. A `Feed` keeps the newest entries of a group.
 Both are order-free: the rows depend on the set of events alone, so a late event, a replay or a rebuild gives the same
-bytes. No clock, no randomness, no I/O and no logging in `keys`, `fold` or `entry`: a rebuild calls them for all of
+bytes. No clock, no randomness, no I/O and no logging in `key`, `fold` or `entry`: a rebuild calls them for all of
 history. A change of meaning raises `version`.
 """
 
@@ -11,15 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import Column, Connection, Table, bindparam, delete, select, tuple_
+from sqlalchemy import Column, Connection, Table
 
-from event_stream.types import Event
+from event_stream.types import Data, Event
+from projections.bulk import find, insert_rows, keep_newest, upsert_rows
 from projections.errors import ProjectionsError
-from projections.store import Row, find, insert_rows, upsert_rows
+from projections.store import Row
 
 R = TypeVar("R")
 
 Key: TypeAlias = tuple[str, ...]
+Kinds: TypeAlias = frozenset[type[Data]]
+"""The kinds of events that a projection reads; the others are none of its business."""
 
 
 class FoldError(ProjectionsError):
@@ -48,6 +51,10 @@ class Projection(Protocol):
     def table(self) -> Table:
         """The read model it fills."""
 
+    @property
+    def reads(self) -> Kinds:
+        """The kinds of events that change it."""
+
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
         """Bring the read model from before `events` to after them; raises FoldError."""
 
@@ -56,14 +63,15 @@ class Projection(Protocol):
 class Rollup(Generic[R]):
     """A projection with one row a key.
 
-    `keys` names the rows that an event touches, () for none of our business; `fold` returns such a row after the event;
-    `load` and `dump` turn it from and into the table's columns, in their order, the key first.
+    `key` names the row that an event touches, `fold` returns that row after the event; `load` and `dump` turn it from
+    and into the table's columns, in their order, the key first.
     """
 
     name: str
     version: int
     table: Table
-    keys: Callable[[Event], tuple[Key, ...]]
+    reads: Kinds
+    key: Callable[[Event], Key]
     new: Callable[[Key], R]
     fold: Callable[[R, Event], R]
     load: Callable[[Row], R]
@@ -81,12 +89,11 @@ class Rollup(Generic[R]):
     def _by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
         touched: defaultdict[Key, list[Event]] = defaultdict(list)
         for event in events:
-            try:
-                keys = self.keys(event)
-            except Exception as error:
-                raise FoldError(self.name, event, error) from error
-            for key in keys:
-                touched[key].append(event)
+            if type(event.data) in self.reads:
+                try:
+                    touched[self.key(event)].append(event)
+                except Exception as error:
+                    raise FoldError(self.name, event, error) from error
         return touched
 
     def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row | None:
@@ -106,42 +113,38 @@ class Rollup(Generic[R]):
 class Feed:
     """A projection that keeps the newest `keep` entries of each group.
 
-    `entry` returns an event's row, or None for none of our business. The table's primary key is the group's columns
-    followed by those of the order.
+    `entry` returns an event's row. The table's primary key is the group's columns followed by those of the order.
     """
 
     name: str
     version: int
     table: Table
+    reads: Kinds
     group: tuple[Column[Any], ...]
     order: tuple[Column[Any], ...]
     keep: int
-    entry: Callable[[Event], Row | None]
+    entry: Callable[[Event], Row]
 
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
         """Add the entries of new events, then remove what is older than the newest `keep` of each touched group."""
-        rows = [row for event in events if (row := self._entry(event)) is not None]
-        if not rows:
-            return
-        insert_rows(connection, self.table, rows)
-        width = len(self.group)
-        groups = sorted({row[:width] for row in rows})
-        names = [f"group_{column.name}" for column in self.group]
-        connection.execute(self._prune_statement(), [dict(zip(names, group, strict=True)) for group in groups])
+        by_group: defaultdict[Row, list[Row]] = defaultdict(list)
+        for event in events:
+            if type(event.data) in self.reads:
+                row = self._entry(event)
+                by_group[row[: len(self.group)]].append(row)
+        # Of more than are kept, the oldest need not even be written; the primary key sorts them by their order.
+        newest = [row for rows in by_group.values() for row in sorted(rows)[-self.keep :]]
+        insert_rows(connection, self.table, newest)
+        keep_newest(connection, self.table, self.group, self.order, self.keep, sorted(by_group))
 
-    def _entry(self, event: Event) -> Row | None:
+    def _entry(self, event: Event) -> Row:
         try:
             return self.entry(event)
         except Exception as error:
             raise FoldError(self.name, event, error) from error
 
-    def _prune_statement(self) -> Any:
-        of_group = [column == bindparam(f"group_{column.name}") for column in self.group]
-        oldest_kept = (
-            select(*self.order)
-            .where(*of_group)
-            .order_by(*(column.desc() for column in self.order))
-            .offset(self.keep - 1)
-            .limit(1)
-        )
-        return delete(self.table).where(*of_group, tuple_(*self.order) < oldest_kept.scalar_subquery())
+
+def project_key(event: Event) -> Key:
+    """Return the key of the project that an event is about."""
+    assert event.project_id is not None
+    return (event.tenant_id, event.project_id)

@@ -1,35 +1,19 @@
-"""The database: engines, metadata, and the ways to look up and to write in bulk on PostgreSQL and SQLite."""
+"""The database: engines, metadata, column types."""
 
-import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
-    Column,
-    Connection,
     Dialect,
     Engine,
-    FromClause,
-    Integer,
-    LargeBinary,
     MetaData,
-    Select,
-    Table,
     Text,
-    bindparam,
     create_engine,
     event,
-    func,
     make_url,
-    select,
-    text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator
 
 from projections.connection import BoundedConnection
 
@@ -79,13 +63,6 @@ _POSTGRESQL_CLIENT = {
     "tcp_user_timeout": 10_000,  # ms
 }
 _SQLITE_BUSY_TIMEOUT_S = 5
-_COPY_TYPES: dict[type[TypeEngine[Any]], str] = {
-    BigInteger: "int8",
-    Boolean: "bool",
-    Integer: "int4",
-    LargeBinary: "bytea",
-    Text: "text",
-}
 
 
 def writer_engine(database_url: str) -> Engine:
@@ -141,108 +118,3 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def dialect_insert(connection: Connection, table: Table) -> Any:
-    """Return an INSERT that knows ON CONFLICT, which both databases spell alike and SQLAlchemy does not share."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return insert(table)
-
-
-def key_rows(dialect_name: str, columns: Sequence[Column[Any]]) -> FromClause:
-    """Return bound keys as a table `k` with one column for each of `columns`, in their order.
-
-    Execute with `bind_keys`. One statement then answers any number of keys, and its text stays the same.
-    """
-    names = [f"k{index}" for index in range(len(columns))]
-    if dialect_name == "postgresql":
-        arrays = [bindparam(name, type_=ARRAY(column.type)) for name, column in zip(names, columns, strict=True)]
-        return func.unnest(*arrays).table_valued(*names, name="k").render_derived()
-    rows = func.json_each(bindparam("keys", type_=Text)).table_valued("value", name="each_key")
-    return select(
-        *(func.json_extract(rows.c.value, f"$[{index}]").label(name) for index, name in enumerate(names))
-    ).subquery("k")
-
-
-def bind_keys(dialect_name: str, keys: Sequence[Row]) -> dict[str, Any]:
-    """Return the parameters that `key_rows` waits for."""
-    if dialect_name == "postgresql":
-        return {f"k{index}": list(values) for index, values in enumerate(zip(*keys, strict=True))}
-    return {"keys": json.dumps(keys)}
-
-
-def find(connection: Connection, table: Table, columns: Sequence[Column[Any]], keys: Sequence[Row]) -> list[Row]:
-    """Return `columns` of the rows of `table` whose primary key is among `keys`, in no order."""
-    if not keys:
-        return []
-    name = connection.dialect.name
-    return [tuple(row) for row in connection.execute(_find_statement(name, table, columns), bind_keys(name, keys))]
-
-
-def _find_statement(dialect_name: str, table: Table, columns: Sequence[Column[Any]]) -> Select[Any]:
-    primary_key = list(table.primary_key.columns)
-    keys = key_rows(dialect_name, primary_key)
-    matches = [column == key for column, key in zip(primary_key, keys.c, strict=True)]
-    return select(*columns).select_from(keys).join(table, _all(matches))
-
-
-def _all(conditions: Sequence[Any]) -> Any:
-    first, *others = conditions
-    for condition in others:
-        first &= condition
-    return first
-
-
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert rows given in the order of the table's columns; none of them may exist."""
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        _copy(connection, table, table.name, rows)
-        return
-    marks = ", ".join("?" * len(table.columns))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} VALUES ({marks})", list(rows))
-
-
-def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Insert or replace rows given in the order of the table's columns, in the order of their keys."""
-    width = len(table.primary_key.columns)
-    ordered = sorted(rows, key=lambda row: row[:width])
-    if not ordered:
-        return
-    if connection.dialect.name == "postgresql":
-        # A staged COPY costs a fifth of an INSERT per row; the stage empties itself at the end of the transaction.
-        stage = f"stage_{table.name}"
-        connection.execute(text(f"CREATE TEMP TABLE IF NOT EXISTS {stage} (LIKE {table.name}) ON COMMIT DELETE ROWS"))
-        _copy(connection, table, stage, ordered)
-        connection.execute(text(f"{_upsert_prefix(table)} SELECT {_names(table)} FROM {stage} {_on_conflict(table)}"))
-        return
-    marks = ", ".join("?" * len(table.columns))
-    connection.exec_driver_sql(f"{_upsert_prefix(table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
-
-
-def _copy(connection: Connection, table: Table, target: str, rows: Sequence[Row]) -> None:
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY {target} ({_names(table)}) FROM STDIN (FORMAT BINARY)") as copy:
-        copy.set_types([_copy_type(column) for column in table.columns])
-        for row in rows:
-            copy.write_row(row)
-
-
-def _copy_type(column: Column[Any]) -> str:
-    return next(_COPY_TYPES[kind] for kind in type(column.type).__mro__ if kind in _COPY_TYPES)
-
-
-def _names(table: Table) -> str:
-    return ", ".join(column.name for column in table.columns)
-
-
-def _upsert_prefix(table: Table) -> str:
-    return f"INSERT INTO {table.name} ({_names(table)})"
-
-
-def _on_conflict(table: Table) -> str:
-    primary_key = ", ".join(column.name for column in table.primary_key.columns)
-    others = [column.name for column in table.columns if not column.primary_key]
-    changes = ", ".join(f"{name} = excluded.{name}" for name in others)
-    return f"ON CONFLICT ({primary_key}) DO UPDATE SET {changes}"

@@ -27,13 +27,9 @@ table = Table(
 )
 
 
-def keys(event: Event) -> tuple[Key, ...]:
-    """Only the events about support desks."""
-    match event.data:
-        case SupportDeskBound() | SupportDeskUnbound():
-            return ((event.tenant_id,),)
-        case _:
-            return ()
+def key(event: Event) -> Key:
+    """Return the key of an event's tenant."""
+    return (event.tenant_id,)
 
 
 def fold(row: Tenant, event: Event) -> Tenant:
@@ -61,4 +57,14 @@ def _dump(row: Tenant) -> Row:
     return (row.tenant_id, row.support_desks.count, row.support_desks.to_json())
 
 
-projection = Rollup("tenant", version=1, table=table, keys=keys, new=_new, fold=fold, load=_load, dump=_dump)
+projection = Rollup(
+    "tenant",
+    version=1,
+    table=table,
+    reads=frozenset({SupportDeskBound, SupportDeskUnbound}),
+    key=key,
+    new=_new,
+    fold=fold,
+    load=_load,
+    dump=_dump,
+)

@@ -17,7 +17,7 @@ from event_stream.types import WatchdogToggled, partition_of
 from projections import checkpoint, dead_letters, event_log, project
 from projections.apply import apply
 from projections.checkpoint import Checkpoint, StaleClaimError
-from projections.projection import FoldError
+from projections.projection import FoldError, project_key
 from projections.registry import PROJECTIONS
 from projections.store import writer_engine
 from tests.support.driving import (
@@ -428,7 +428,7 @@ def test_suspicion_never_passes_to_the_next_event(runtime: Runtime) -> None:
     assert totals(runtime)["applied"] == 3
 
 
-@pytest.mark.parametrize("part", ["keys", "load", "dump", "new"])
+@pytest.mark.parametrize("part", ["key", "load", "dump", "new"])
 def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: Runtime, part: str) -> None:
     append(runtime, event("project.created.v1"))
     drain_all(runtime)
@@ -437,9 +437,9 @@ def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: 
     append(runtime, event(), poison, event())
 
     def fails(*arguments: Any) -> Any:
-        if part != "keys" or arguments[0].id == poison["id"]:
+        if part != "key" or arguments[0].id == poison["id"]:
             raise KeyError("bug")
-        return project.keys(*arguments)
+        return project_key(*arguments)
 
     parts: dict[str, Any] = {part: fails}
     drain_all(with_projections(runtime, replace(project.projection, **parts), *PROJECTIONS[1:]))

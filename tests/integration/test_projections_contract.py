@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from event_stream.envelope import time_text
-from event_stream.types import TYPES, Event, decode
-from projections.projection import Feed, Projection, Rollup
+from event_stream.types import TYPES, Data, Event, decode
+from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.store import reader_engine, writer_engine
 from tests.support.driving import dump
@@ -132,11 +132,6 @@ def test_activity_never_holds_more_than_its_newest_hundred(writer: Engine, reade
         assert sorted((row[2], row[3]) for row in rows if row[1] == project) == newest
 
 
-@example(events=[])
-@given(event_sets())
-@settings(max_examples=50)
-def test_every_event_is_some_projections_business(events: list[Event]) -> None:
-    for each in events:
-        rollups = [p.name for p in PROJECTIONS if isinstance(p, Rollup) and p.keys(each)]
-        feeds = [p.name for p in PROJECTIONS if isinstance(p, Feed) and p.entry(each)]
-        assert len(rollups + feeds) == 1
+@pytest.mark.parametrize("kind", TYPES.values(), ids=TYPES)
+def test_every_type_of_event_is_one_projections_business(kind: type[Data]) -> None:
+    assert sum(kind in projection.reads for projection in PROJECTIONS) == 1

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Table
 
 from event_stream.envelope import time_text
-from event_stream.types import Event
+from event_stream.types import TYPES, Event
 from projections.projection import FoldError
 from tests.support.driving import checkpoints
 from tests.support.events import DATA, NOW_US, body
@@ -37,6 +37,7 @@ class Poisoned:
     """A projection with a bug: it fails on what one tenant sends at times."""
 
     name, version, table = "poisoned", 1, Table("poisoned", MetaData())
+    reads = frozenset(TYPES.values())
 
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
         for each in events:

@@ -293,14 +293,14 @@ CONVERGENT = (
         "day buckets are pruned by the clock",
         "G3",
         "projections/analysis_trend.py",
-        "    oldest = max(day, *row.by_day) - DAYS_KEPT + 1 if row.by_day else day - DAYS_KEPT + 1\n",
-        '    oldest = int(__import__("time").time()) // 86_400 - DAYS_KEPT + 1\n',
+        "oldest = max(by_day) - DAYS_KEPT + 1",
+        'oldest = int(__import__("time").time()) // 86_400 - DAYS_KEPT + 1',
         (f"{_FOLDS}day_buckets_keep_what_is_near_the_newest_day_and_the_total_keeps_all",),
     ),
     Mutant(
         "an upsert keeps the row that was there",
         "G3",
-        "projections/store.py",
+        "projections/bulk.py",
         'return f"ON CONFLICT ({primary_key}) DO UPDATE SET {changes}"',
         'return f"ON CONFLICT ({primary_key}) DO NOTHING" if changes else ""',
         (f"{_CONTRACT}a_thousand_mixed_events_shuffled_give_the_same_bytes",),
@@ -396,9 +396,9 @@ ISOLATION = (
     Mutant(
         "one project's flood pushes out the others' activity",
         "G5",
-        "projections/projection.py",
-        "delete(self.table).where(*of_group, tuple_(",
-        "delete(self.table).where(tuple_(",
+        "projections/bulk.py",
+        "delete(table).where(*of_group, tuple_(",
+        "delete(table).where(tuple_(",
         (f"{_CONTRACT}activity_never_holds_more_than_its_newest_hundred",),
     ),
     Mutant(
@@ -637,9 +637,9 @@ BOUNDED = (
     Mutant(
         "old activity is never removed",
         "G8",
-        "projections/projection.py",
-        ".offset(self.keep - 1)",
-        ".offset(self.keep * 1000)",
+        "projections/bulk.py",
+        ".offset(keep - 1).limit(1).lateral(",
+        ".offset(keep * 1000).limit(1).lateral(",
         (f"{_CONTRACT}activity_never_holds_more_than_its_newest_hundred",),
     ),
     Mutant(

@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from event_stream import types
 from event_stream.envelope import InvalidEventError, Reason, claimed_identity, equal_json, time_text, time_us_of
 from event_stream.types import TENANT_LEVEL, TYPES, Arrival, decode, partition_of
-from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event
+from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
 
 HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)
 
@@ -382,6 +383,82 @@ def test_any_bytes_are_judged_and_never_crash(raw: bytes) -> None:
     with pytest.raises(InvalidEventError):
         decode(raw, HERE)
     claimed_identity(raw)
+
+
+# JSON, and what is not quite JSON: each somewhere in an event.
+fragments = st.sampled_from(
+    [
+        *(
+            b"9" * 5000,
+            b"1e400",
+            b"-1e400",
+            b"1E+99999999999",
+            b"-0",
+            b"0e0",
+            b"01",
+            b"1.",
+            b"+1",
+            b"NaN",
+            b"-Infinity",
+        ),
+        *(
+            b'"\\ud800"',
+            b'"\\u0000"',
+            b'"\\u00e9"',
+            b'"NaN"',
+            b'"\xff"',
+            b'"\x01"',
+            b'"\\/"',
+            b'"\\x"',
+            b'""',
+            b"null",
+            b"true",
+        ),
+        *(
+            b"[1,]",
+            b"{}",
+            b'{"a":1,"a":2}',
+            b"[" * 63 + b"]" * 63,
+            b"[" * 64 + b"]" * 64,
+            b'{"a":' * 150 + b"1" + b"}" * 150,
+        ),
+        *(b'"' + b"x" * length + b'"' for length in (64, 65, 255, 256, 1001, 65_536)),
+    ]
+)
+
+
+@given(
+    st.sampled_from(list(TYPES)),
+    st.sampled_from(
+        ["x", "id", "source", "type", "time", "tenantid", "projectid", "specversion", "data", "name", "slug"]
+    ),
+    fragments | values.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(["first", "last", "in data"]),
+)
+@example("project.created.v1", "x", b"NaN", "in data")
+@example("project.created.v1", "x", b"Infinity", "last")
+@example("project.created.v1", "x", b'"\\u0000"', "in data")
+@example("project.created.v1", "x", b"[" * 64 + b"]" * 64, "last")
+@example("project.created.v1", "x", b'"' + b"x" * 65_536 + b'"', "last")
+@example("support_desk.bound.v1", "projectid", b"7", "last")
+def test_one_pass_over_an_event_finds_what_its_rules_find_one_by_one(
+    type_: str, member: str, value: bytes, where: str
+) -> None:
+    raw, added = body(event(type_)), b'"' + member.encode() + b'": ' + value
+    made = {
+        "first": b"{" + added + b", " + raw[1:],
+        "last": raw[:-1] + b", " + added + b"}",
+        "in data": raw.replace(b'"data": {', b'"data": {' + added + (b", " if DATA[type_] else b"")),
+    }[where]
+    at_once = types._valid_at_once(made)
+    if at_once is not None:
+        assert at_once == types._judged(made, None)
+
+
+def test_a_valid_event_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [body(each) for each in mixed(500)]
+    monkeypatch.delattr(types, "_judged")
+    assert all(decode(raw) for raw in made)
 
 
 def test_a_refused_body_still_tells_whose_it_is() -> None:
