@@ -91,12 +91,7 @@ class Envelope(BaseModel):
 
 def is_plain(body: bytes) -> bool:
     """Return whether bytes are so short and plain that, if they are JSON at all, they break no rule about its form."""
-    return (
-        len(body) <= BODY_BYTES_MAX
-        and not _may_break_a_rule_of_form(body)
-        and b"NaN" not in body
-        and b"Infinity" not in body
-    )
+    return not (len(body) > BODY_BYTES_MAX or _may_break_a_rule_of_form(body) or b"NaN" in body or b"Infinity" in body)
 
 
 def parse(body: bytes) -> Envelope:

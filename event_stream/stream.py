@@ -95,7 +95,7 @@ class Entry(NamedTuple):
     @property
     def size(self) -> int:
         """How many bytes its fields hold."""
-        return sum(len(name) + len(value) for name, value in self.fields.items())
+        return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
 
     def digest(self) -> bytes:
         """Return 32 bytes that tell this entry from any other that ever gets the same position."""

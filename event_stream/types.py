@@ -1,6 +1,5 @@
 """Every event type and its data (CONTRACT 1.3), and `decode`: bytes to an Event, or the reason why not."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, Union
 from zlib import crc32
 
@@ -152,8 +151,7 @@ class Event(NamedTuple):
         return (self.time_us, self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """Where and when an entry arrived, which some of the rules depend on; `at_ms` is the entry's own id."""
 
     partition: int

@@ -1,9 +1,10 @@
 """Analyses per day: one hot row a project, with a count for each of the newest days and the total ever."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.types import AnalysisCreated, Event
@@ -15,14 +16,13 @@ DAY_US = 86_400_000_000
 DAYS_KEPT = 32
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisTrend:
+class AnalysisTrend(NamedTuple):
     """Counts by day, a day being a number of days since 1970 UTC; only those near the newest day are kept."""
 
     tenant_id: str
     project_id: str
     total: int = 0
-    by_day: Mapping[int, int] = field(default_factory=dict)
+    by_day: Mapping[int, int] = MappingProxyType({})
 
 
 table = Table(
@@ -51,7 +51,7 @@ def fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
 
 def by_day_from_json(text: str) -> dict[int, int]:
     """Return the counts that a row's `by_day` column holds, ascending by day."""
-    return dict(json.loads(text))
+    return dict(from_json(text))
 
 
 def _new(key: Key) -> AnalysisTrend:
@@ -65,7 +65,7 @@ def _load(columns: Row) -> AnalysisTrend:
 
 
 def _dump(row: AnalysisTrend) -> Row:
-    return (row.tenant_id, row.project_id, row.total, json.dumps(sorted(row.by_day.items()), separators=(",", ":")))
+    return (row.tenant_id, row.project_id, row.total, to_json(sorted(row.by_day.items())).decode())
 
 
 projection = Rollup(

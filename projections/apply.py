@@ -57,7 +57,8 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
         projection.project(connection, accepted.new)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
-    dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
+    if dead_letters.any_open(connection):
+        dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
     after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
     checkpoint.advance(connection, after)
     return after

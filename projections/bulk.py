@@ -22,6 +22,7 @@ from sqlalchemy import (
     delete,
     func,
     select,
+    true,
     tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -171,9 +172,12 @@ def _keep_newest_of_all(
     ordered = [other.c[column.name] for column in order]
     of_group = [other.c[column.name] == key for column, key in zip(group, keys.c, strict=True)]
     newest = select(*ordered).where(*of_group).order_by(*(column.desc() for column in ordered))
-    oldest_kept = newest.offset(keep - 1).limit(1).lateral("oldest_kept")
-    in_group = [column == key for column, key in zip(group, keys.c, strict=True)]
-    return delete(table).where(*in_group, tuple_(*order) < tuple_(*oldest_kept.c))
+    oldest_kept = newest.offset(keep - 1).limit(1).lateral()
+    # Materialized, or the planner may look for a group's oldest kept row once for each of its rows.
+    found = select(*keys.c, *oldest_kept.c).select_from(keys).join(oldest_kept, true())
+    kept = found.cte("oldest_kept").prefix_with("MATERIALIZED")
+    in_group = [column == key for column, key in zip(group, kept.c, strict=False)]
+    return delete(table).where(*in_group, tuple_(*order) < tuple_(*list(kept.c)[len(group) :]))
 
 
 def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> None:

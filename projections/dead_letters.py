@@ -53,6 +53,7 @@ is_open = table.c.state == OPEN
 # Not what lost its identity to another event, for ever: of those one identity may have any number.
 may_close = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
+_ANY_OPEN = select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,14 @@ def park(connection: Connection, letters: Sequence[Letter]) -> None:
     connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
 
 
+def any_open(connection: Connection) -> bool:
+    """Return whether there is any open letter that names an event."""
+    return connection.scalar(_ANY_OPEN) is not None
+
+
 def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
     """Close the open letters whose event is among `applied`, bodies of events that are in the log, by identity."""
-    any_open = select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1)
-    if not applied or connection.scalar(any_open) is None:
+    if not applied:
         return
     closed = [
         letter_id

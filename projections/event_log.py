@@ -70,9 +70,10 @@ def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Acce
     accepted = Accepted([], [], [])
     for received in batch:
         event = received.event
-        body = known.get(event.identity)
+        identity = event.identity
+        body = known.get(identity)
         if body is None:
-            known[event.identity] = event.body
+            known[identity] = event.body
             accepted.new.append(event)
         elif equal_json(body, event.body):
             accepted.duplicates.append(event)

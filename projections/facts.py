@@ -1,9 +1,10 @@
 """Facts that can disagree: single values and memberships, each decided by its latest event (CONTRACT 2.2)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, Self, TypeAlias, TypeVar
+
+from pydantic_core import from_json, to_json
 
 T = TypeVar("T")
 
@@ -13,8 +14,7 @@ Stamp: TypeAlias = tuple[int, str]
 NEVER: Stamp = (-1, "")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact(Generic[T]):
+class Fact(NamedTuple, Generic[T]):
     """A single value and the stamp of the event that set it; `NEVER` while no event has."""
 
     value: T
@@ -44,10 +44,9 @@ class Members:
 
     def to_json(self) -> str:
         """Return `{"<id>": [present, time_us, "<event id>"]}`, the same bytes for equal members."""
-        plain = {member: [fact.value, *fact.stamp] for member, fact in self.by_id.items()}
-        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        return to_json({member: (fact.value, *fact.stamp) for member, fact in sorted(self.by_id.items())}).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the members that `to_json` wrote."""
-        return cls({member: Fact(value, (time_us, id_)) for member, (value, time_us, id_) in json.loads(text).items()})
+        return cls({member: Fact(value, (time_us, id_)) for member, (value, time_us, id_) in from_json(text).items()})

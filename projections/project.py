@@ -1,6 +1,6 @@
 """Projects: one row each, with what is configured on it. Changes at human speed."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text
 
@@ -22,8 +22,7 @@ from projections.projection import Key, Rollup, project_key
 from projections.store import KeyText, Row, metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(NamedTuple):
     """A project as its events left it; it exists if the latest created or deleted event is a created."""
 
     tenant_id: str
@@ -78,13 +77,13 @@ def fold(row: Project, event: Event) -> Project:
     stamp = event.stamp
     match event.data:
         case ProjectCreated(slug=slug, name=name):
-            return replace(_named(row, slug, name, stamp), present=row.present.set(True, stamp))
+            return _named(row, slug, name, stamp)._replace(present=row.present.set(True, stamp))
         case ProjectUpdated(slug=slug, name=name):
             return _named(row, slug, name, stamp)
         case ProjectDeleted():
-            return replace(row, present=row.present.set(False, stamp))
+            return row._replace(present=row.present.set(False, stamp))
         case WatchdogToggled(enabled=enabled):
-            return replace(row, watchdog=row.watchdog.set(enabled, stamp))
+            return row._replace(watchdog=row.watchdog.set(enabled, stamp))
         case _:
             return _with_member(row, event)
 
@@ -93,19 +92,18 @@ def _with_member(row: Project, event: Event) -> Project:
     present = isinstance(event.data, LogSourceAdded | RepoConnected | NotificationChannelAdded)
     match event.data:
         case LogSourceAdded(log_source_id=member) | LogSourceRemoved(log_source_id=member):
-            return replace(row, log_sources=row.log_sources.set(member, present, event.stamp))
+            return row._replace(log_sources=row.log_sources.set(member, present, event.stamp))
         case RepoConnected(repo_id=member) | RepoDisconnected(repo_id=member):
-            return replace(row, repos=row.repos.set(member, present, event.stamp))
+            return row._replace(repos=row.repos.set(member, present, event.stamp))
         case NotificationChannelAdded(channel_id=member) | NotificationChannelRemoved(channel_id=member):
             channels = row.notification_channels.set(member, present, event.stamp)
-            return replace(row, notification_channels=channels)
+            return row._replace(notification_channels=channels)
         case _:
             return row
 
 
 def _named(row: Project, slug: str | None, name: str | None, stamp: Stamp) -> Project:
-    return replace(
-        row,
+    return row._replace(
         slug=row.slug if slug is None else row.slug.set(slug, stamp),
         name=row.name if name is None else row.name.set(name, stamp),
     )

@@ -1,6 +1,6 @@
 """Tenants: one row each, with the support desks bound to it."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import Column, Integer, Table, Text
 
@@ -10,8 +10,7 @@ from projections.projection import Key, Rollup
 from projections.store import KeyText, Row, metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Tenant:
+class Tenant(NamedTuple):
     """A tenant's support desks."""
 
     tenant_id: str
@@ -36,9 +35,9 @@ def fold(row: Tenant, event: Event) -> Tenant:
     """Return the row after the event, whatever the order in which events come."""
     match event.data:
         case SupportDeskBound(binding_id=member):
-            return replace(row, support_desks=row.support_desks.set(member, True, event.stamp))
+            return row._replace(support_desks=row.support_desks.set(member, True, event.stamp))
         case SupportDeskUnbound(binding_id=member):
-            return replace(row, support_desks=row.support_desks.set(member, False, event.stamp))
+            return row._replace(support_desks=row.support_desks.set(member, False, event.stamp))
         case _:
             return row
 

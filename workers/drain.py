@@ -114,13 +114,13 @@ class Drainer:
         received: list[Received] = []
         letters: list[Letter] = []
         settings = self.runtime.settings
-        arrival = partial(Arrival, self.partition, settings.partitions, max_clock_skew_s=settings.max_clock_skew_s)
         for entry in entries:
             body = entry.body
             try:
                 if body is None:
                     raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
-                event = decode(body, arrival(at_ms=entry.position.ms))
+                arrival = Arrival(self.partition, settings.partitions, entry.position.ms, settings.max_clock_skew_s)
+                event = decode(body, arrival)
                 if self.pace.gives_up_on(epoch, entry.position):
                     raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
                 received.append(Received(entry.position, event))

@@ -11,6 +11,7 @@ from projections.projection import FoldError
 # One, so that a worker that was killed for its memory, and knows nothing of it, does not try the same again for ever.
 ENTRIES_FIRST = 1
 ENTRIES_MAX = 2_000
+FASTER = 8
 BYTES_MAX = 8 * 1024 * 1024
 FAILURES_ALONE_MAX = 2
 NARROWING_STEPS_MAX = 16  # from ENTRIES_MAX down to one, and that one alone, and some to spare
@@ -32,7 +33,7 @@ class Pace:
         """A batch is done: read more next time, but not so much that it breaks the byte budget."""
         self.failed_in_a_row = 0
         fitting = max(1, BYTES_MAX * entries // max(1, batch_bytes))
-        self.count = min(self.count * 2, fitting, ENTRIES_MAX)
+        self.count = min(self.count * FASTER, fitting, ENTRIES_MAX)
 
     def slow_down(self) -> None:
         """A batch failed, and nothing in it is to blame: read half as much next time."""

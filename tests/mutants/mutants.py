@@ -309,8 +309,8 @@ CONVERGENT = (
         "the future begins when a worker looks",
         "G3",
         "workers/drain.py",
-        "arrival(at_ms=entry.position.ms)",
-        "arrival(at_ms=int(time.time() * 1000))",
+        "entry.position.ms, settings.max_clock_skew_s",
+        "int(time.time() * 1000), settings.max_clock_skew_s",
         (f"{_DRAIN}what_is_the_future_is_decided_by_the_entrys_own_id_not_by_who_reads_it_when",),
     ),
 )
@@ -547,8 +547,8 @@ RECOVERS = (
         "a letter never closes",
         "1.4",
         "projections/apply.py",
-        "    dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))\n",
-        "",
+        "dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))",
+        "pass",
         (f"{_DRAIN}a_letter_closes_in_the_transaction_that_applies_its_event",),
     ),
     Mutant(
@@ -622,8 +622,8 @@ BOUNDED = (
         "a batch may hold any number of bytes",
         "G8",
         "workers/pace.py",
-        "self.count = min(self.count * 2, fitting, ENTRIES_MAX)",
-        "self.count = min(self.count * 2, ENTRIES_MAX)",
+        "self.count = min(self.count * FASTER, fitting, ENTRIES_MAX)",
+        "self.count = min(self.count * FASTER, ENTRIES_MAX)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
     ),
     Mutant(
