@@ -3,24 +3,20 @@
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
-from json import dumps
+from functools import cache
 
 import structlog
 from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
 
-from event_stream.envelope import InvalidEventError, Reason
-from event_stream.stream import START, End, Entry, Progress, Reading
-from event_stream.types import Arrival, decode, partition_of
+from event_stream.stream import End, Progress
 from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError
-from projections.dead_letters import Letter
-from projections.event_log import Received
 from projections.faults import Fault, describe, fault_of
 from workers import breaker
 from workers.breaker import PROBE_S, Breaker
+from workers.intake import Intake
 from workers.pace import NARROWING_STEPS_MAX, Pace
 from workers.progress import Failure, note_failure, note_progress
 from workers.queue import Lease
@@ -41,29 +37,36 @@ class Drainer:
     breaker: Breaker = field(default_factory=Breaker)
     at: Checkpoint | None = None
     tried: Batch | None = None
+    intake: Intake = field(init=False)
 
-    def step(self) -> bool:
+    def __post_init__(self) -> None:
+        self.intake = Intake(self.runtime, self.partition, self.pace)
+
+    def step(self, *, look_ahead: bool = False) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
 
-        Raises StaleClaimError, or what the database, Redis or a fold raise; nothing has changed then.
+        With `look_ahead` the batch after it is read meanwhile. Raises StaleClaimError, or what the database, Redis or
+        a fold raise; nothing has changed then.
         """
-        expected = self.at or self._checkpoint()
+        expected = self.at or self.checkpoint()
         self.at = self.tried = None  # what follows may fail, and then only the database knows
-        reading, start = self._read(expected)
-        batch = self.tried = self._batch(expected, start, reading)
+        batch = self.tried = self.intake.take(expected)
         if batch is None:
             return True
+        faster = self.pace.count_after(batch.reading)
+        if look_ahead:
+            self.intake.look_ahead(batch, faster)
         after = apply(self.runtime.writer, self.runtime.projections, batch)
         self._tell(after)
         self.breaker.applied({received.event.tenant_id for received in batch.received})
-        self.pace.speed_up(sum(entry.size for entry in reading.entries), max(1, after.read - start.read))
+        self.pace.speed_up(faster)
         _report(expected, after)
         self.at = after
         return batch.reading.reaches_end
 
     def has_more(self) -> bool:
         """Return whether the stream has moved past the checkpoint."""
-        return needs_drain(self._checkpoint(), self.runtime.stream.ends()[self.partition])
+        return needs_drain(self.checkpoint(), self.runtime.stream.ends()[self.partition])
 
     def blame(self, error: Exception) -> bool:
         """Note that the batch failed through what is in it; returns whether so much fails that it must be us."""
@@ -86,48 +89,10 @@ class Drainer:
             self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
             note_progress(self.runtime.queue.connection, self.partition)
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
+        """Return where the database is, without locking it."""
         with self.runtime.reader.connect() as connection:
             return checkpoint.read(connection, self.partition)
-
-    def _read(self, expected: Checkpoint) -> tuple[Reading, Checkpoint]:
-        """Return the entries behind a checkpoint, and the checkpoint they are behind: `expected`, or a new epoch."""
-        read_from = partial(self.runtime.stream.read_from, self.partition)
-        # One more than the batch, as the first is the checkpoint's own entry.
-        reading = read_from(expected.position, self.pace.count + 1, expected.seen.position)
-        start = expected
-        if reading.end.position is not None and not (start.is_at(reading.entries) or start.has_seen(reading.other)):
-            start = expected.new_epoch(reading.end)
-            reading = read_from(START, self.pace.count)
-        return reading.after(start.position, self.pace.count), start
-
-    def _batch(self, expected: Checkpoint, start: Checkpoint, reading: Reading) -> Batch | None:
-        """Return what to apply, or None where there is nothing to do."""
-        if not reading.entries and start.settled(reading.end) == expected:
-            return None
-        received, letters = self._judge(start.epoch, reading.entries)
-        partitions = self.runtime.settings.partitions
-        homes = {partition_of(letter.identity[0], partitions) for letter in letters if letter.identity}
-        return Batch(expected, start, reading, received, letters, frozenset(homes - {self.partition}))
-
-    def _judge(self, epoch: int, entries: list[Entry]) -> tuple[list[Received], list[Letter]]:
-        received: list[Received] = []
-        letters: list[Letter] = []
-        settings = self.runtime.settings
-        for entry in entries:
-            body = entry.body
-            try:
-                if body is None:
-                    raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
-                arrival = Arrival(self.partition, settings.partitions, entry.position.ms, settings.max_clock_skew_s)
-                event = decode(body, arrival)
-                if self.pace.gives_up_on(epoch, entry.position):
-                    raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
-                received.append(Received(entry.position, event))
-            except InvalidEventError as error:
-                shown = _shown(entry) if body is None else body
-                letters.append(Letter.from_error(self.partition, entry.position, shown, error))
-        return received, letters
 
 
 def drain(partition: int, token: str) -> None:
@@ -151,7 +116,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     # In this order, so that a step is made even where entering takes as long as the budget.
     while time.monotonic() < deadline and lease.enter():
         try:
-            dry = drainer.step()
+            dry = drainer.step(look_ahead=True)
         except StaleClaimError as error:
             log.info("drain.overtaken", partition=drainer.partition, error=str(error))
             continue
@@ -220,13 +185,3 @@ def _report(before: Checkpoint, after: Checkpoint) -> None:
         log.error("stream.lost_entries", partition=after.partition, entries=after.lost - before.lost)
     if after.parked != before.parked:
         log.warning("drain.parked", partition=after.partition, entries=after.parked - before.parked)
-
-
-def _shown(entry: Entry) -> bytes:
-    """Return an entry without the field `event` as JSON, so that a person can see what it was."""
-    fields = {_text(name): _text(value) for name, value in entry.fields.items()}
-    return dumps(fields, sort_keys=True).encode()
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from event_stream.stream import Position
+from event_stream.stream import Position, Reading
 from projections.apply import Batch
 from projections.faults import describe
 from projections.projection import FoldError
@@ -29,11 +29,16 @@ class Pace:
     why: str = ""
     failed_in_a_row: int = 0
 
-    def speed_up(self, batch_bytes: int, entries: int) -> None:
-        """A batch is done: read more next time, but not so much that it breaks the byte budget."""
+    def count_after(self, done: Reading) -> int:
+        """Return how many to read once a batch is done: more, but not so many that they break the byte budget."""
+        entries = max(1, len(done.entries))
+        fitting = max(1, BYTES_MAX * entries // max(1, sum(entry.size for entry in done.entries)))
+        return min(self.count * FASTER, fitting, ENTRIES_MAX)
+
+    def speed_up(self, count: int) -> None:
+        """A batch is done: read so many next time."""
         self.failed_in_a_row = 0
-        fitting = max(1, BYTES_MAX * entries // max(1, batch_bytes))
-        self.count = min(self.count * FASTER, fitting, ENTRIES_MAX)
+        self.count = count
 
     def slow_down(self) -> None:
         """A batch failed, and nothing in it is to blame: read half as much next time."""

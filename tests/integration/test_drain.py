@@ -1,18 +1,20 @@
 """The drain, on both databases: each event counts once, nothing bad stops its neighbours, nothing is lost unseen."""
 
+import itertools
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.envelope import Reason, equal_json, time_text
-from event_stream.stream import Position
+from event_stream.stream import End, Entry, Position, Reading, Stream
 from event_stream.types import WatchdogToggled, partition_of
 from projections import checkpoint, dead_letters, event_log, project
 from projections.apply import apply
@@ -270,9 +272,7 @@ def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pyt
 def test_the_checkpoint_is_compared_under_the_lock(runtime: Runtime) -> None:
     append(runtime, event())
     slow = Drainer(runtime, HOME)
-    at = slow._checkpoint()
-    reading, start = slow._read(at)
-    batch = slow._batch(at, start, reading)
+    batch = slow.intake.take(slow.checkpoint())
     assert batch is not None
     drain_all(runtime)
     with pytest.raises(StaleClaimError):
@@ -289,8 +289,8 @@ def test_the_same_position_of_another_epoch_is_another_place(runtime: Runtime) -
             drain_all(runtime)
             runtime.stream.redis.xadd(key, {"event": body(event())})
             slow = Drainer(runtime, HOME)
-            at = slow._checkpoint()
-            batch = slow._batch(at, at, slow._read(at)[0])
+            at = slow.checkpoint()
+            batch = slow.intake.take(at)
     drain_all(runtime)
     before = checkpoints(runtime)[HOME]
     assert (before.epoch, before.position) == (1, at.position)
@@ -780,9 +780,7 @@ def test_of_two_who_settle_a_loss_at_the_same_place_one_is_too_late(runtime: Run
     slow, fast = Drainer(runtime, HOME), Drainer(runtime, HOME)
     append(runtime, event())
     runtime.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
-    at = checkpoints(runtime)[HOME]
-    reading, start = slow._read(at)
-    prepared = slow._batch(at, start, reading)
+    prepared = slow.intake.take(checkpoints(runtime)[HOME])
     assert prepared is not None
     append(runtime, event())
     runtime.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
@@ -835,8 +833,8 @@ def test_a_drain_without_the_lease_does_nothing(runtime: Runtime) -> None:
 
 def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runtime) -> None:
     class Robbed(Drainer):
-        def step(self) -> bool:
-            dry = super().step()
+        def step(self, *, look_ahead: bool = False) -> bool:
+            dry = super().step(look_ahead=look_ahead)
             runtime.queue.connection.set(f"projector:lease:{{{HOME}}}", "a stranger's")
             return dry
 
@@ -846,14 +844,91 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
     assert runtime.queue.connection.get(f"projector:lease:{{{HOME}}}") == b"a stranger's"
 
 
-@given(st.integers(1, 10**7), st.integers(1, 2000))
+def looking_ahead(runtime: Runtime) -> Drainer:
+    """Return a drain that has applied one of many events and has read the next ones already."""
+    append(runtime, *(event() for _ in range(30)))
+    drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+    assert not drainer.step(look_ahead=True)
+    assert drainer.intake._ahead is not None
+    drainer.intake._ahead.result()
+    return drainer
+
+
+def test_what_was_read_ahead_is_applied_next_and_read_only_once(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drainer = looking_ahead(runtime)
+    monkeypatch.delattr(Stream, "read_from")
+    drainer.step()
+    assert totals(runtime) == {"read": 9, "applied": 9, "duplicates": 0, "parked": 0, "lost": 0}
+
+
+def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
+    drainer = looking_ahead(runtime)
+    Drainer(runtime, HOME, pace=Pace(count=3)).step()
+    with pytest.raises(StaleClaimError):
+        drainer.step(look_ahead=True)
+    while not drainer.step(look_ahead=True):
+        pass
+    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+
+
+def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drainer = looking_ahead(runtime)
+    with monkeypatch.context() as patch:
+        patch.delattr(checkpoint, "advance")
+        with pytest.raises(AttributeError):
+            drainer.step(look_ahead=True)
+    while not drainer.step(look_ahead=True):
+        pass
+    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+
+
+def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch(runtime: Runtime) -> None:
+    drainer = looking_ahead(runtime)
+    runtime.stream.redis.delete(f"events:{{{HOME}}}")
+    append(runtime, *(event() for _ in range(5)))
+    while not drainer.step(look_ahead=True):
+        pass
+    assert_all_is_read(runtime)
+    assert totals(runtime) == {"read": 14, "applied": 14, "duplicates": 0, "parked": 0, "lost": 21}
+    assert checkpoints(runtime)[HOME].epoch == 1
+
+
+def test_an_outage_met_while_reading_ahead_is_met_by_the_step_that_needs_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(runtime, *(event() for _ in range(30)))
+    drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+    drainer.step()
+    read_from, calls = Stream.read_from, itertools.count(1)
+
+    def failing_once(*arguments: Any, **options: Any) -> Reading:
+        if next(calls) == 2:
+            raise redis.ConnectionError("gone")
+        return read_from(*arguments, **options)
+
+    monkeypatch.setattr(Stream, "read_from", failing_once)
+    drainer.step(look_ahead=True)
+    with pytest.raises(redis.ConnectionError, match="gone"):
+        drainer.step(look_ahead=True)
+    while not drainer.step(look_ahead=True):
+        pass
+    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+
+
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_batch_sizes_stay_within_their_bounds(batch_bytes: int, entries: int) -> None:
+def test_batch_sizes_stay_within_their_bounds(sizes: list[int]) -> None:
     pace_ = Pace()
+    shared = bytes(10**7)
+    entries = [Entry(Position(number, 0), {b"event": shared[:size]}) for number, size in enumerate(sizes)]
     for _ in range(12):
-        pace_.speed_up(batch_bytes, entries)
+        pace_.speed_up(pace_.count_after(Reading(entries, End(None, 0, 0))))
         assert 1 <= pace_.count <= pace.ENTRIES_MAX
-    assert pace_.count * batch_bytes // entries <= pace.BYTES_MAX or pace_.count == 1
+    assert pace_.count * sum(sizes) // len(sizes) <= pace.BYTES_MAX or pace_.count == 1
 
 
 def test_a_writer_holds_sqlites_lock_from_the_start_of_its_transaction(sqlite_url: str) -> None:

@@ -49,6 +49,14 @@ NOTHING_LOST = (
         (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind[postgresql]",),
     ),
     Mutant(
+        "what was read ahead is applied wherever the checkpoint is",
+        "G1",
+        "workers/intake.py",
+        "if ahead is None or ahead.place != _place_of(expected):",
+        "if ahead is None:",
+        (f"{_DRAIN}what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails",),
+    ),
+    Mutant(
         "the hint is published before the commit",
         "G1",
         "workers/drain.py",
@@ -308,9 +316,9 @@ CONVERGENT = (
     Mutant(
         "the future begins when a worker looks",
         "G3",
-        "workers/drain.py",
+        "workers/intake.py",
         "entry.position.ms, settings.max_clock_skew_s",
-        "int(time.time() * 1000), settings.max_clock_skew_s",
+        'int(__import__("time").time() * 1000), settings.max_clock_skew_s',
         (f"{_DRAIN}what_is_the_future_is_decided_by_the_entrys_own_id_not_by_who_reads_it_when",),
     ),
 )
@@ -622,8 +630,8 @@ BOUNDED = (
         "a batch may hold any number of bytes",
         "G8",
         "workers/pace.py",
-        "self.count = min(self.count * FASTER, fitting, ENTRIES_MAX)",
-        "self.count = min(self.count * FASTER, ENTRIES_MAX)",
+        "return min(self.count * FASTER, fitting, ENTRIES_MAX)",
+        "return min(self.count * FASTER, ENTRIES_MAX)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
     ),
     Mutant(
