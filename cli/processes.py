@@ -21,6 +21,7 @@ from projections.settings import DatabaseSettings
 from projections.store import writer_engine
 from workers.dispatcher import Dispatcher
 from workers.runtime import Runtime, process_runtime
+from workers.worker import spare_the_collector
 from workers.worker import worker as rq_worker
 
 RETRY_S = 1.0
@@ -65,6 +66,7 @@ def worker() -> None:
     environment.load()
     _await_servers(Runtime.from_environ(os.environ), stopped=lambda: False)
     runtime = process_runtime()
+    spare_the_collector()
     rq_worker(runtime).work(logging_level="WARNING")
 
 

@@ -1,6 +1,6 @@
 """The event log: every accepted event, once, for ever. Its primary key is what makes a repeat harmless."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,9 +60,9 @@ def accept(connection: Connection, partition: int, batch: Sequence[Received], la
     return accepted
 
 
-def find_bodies(connection: Connection, identities: Iterable[Identity]) -> dict[Identity, bytes]:
+def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[Identity, bytes]:
     """Return the bodies of the events that are in the log, by identity."""
-    found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], sorted(set(identities)))
+    found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
     return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
 
 

@@ -9,6 +9,7 @@ history. A change of meaning raises `version`.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Column, Connection, Table
@@ -133,8 +134,8 @@ class Feed:
                 row = self._entry(event)
                 by_group[row[: len(self.group)]].append(row)
         # Of more than are kept, the oldest need not even be written; the primary key sorts them by their order.
-        newest = [row for rows in by_group.values() for row in sorted(rows)[-self.keep :]]
-        insert_rows(connection, self.table, newest)
+        newest = (rows if len(rows) <= self.keep else sorted(rows)[-self.keep :] for rows in by_group.values())
+        insert_rows(connection, self.table, list(chain.from_iterable(newest)))
         keep_newest(connection, self.table, self.group, self.order, self.keep, sorted(by_group))
 
     def _entry(self, event: Event) -> Row:

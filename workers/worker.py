@@ -1,5 +1,6 @@
 """The worker: one RQ SimpleWorker on our queue, with its connections warm."""
 
+import gc
 import os
 import socket
 from uuid import uuid4
@@ -12,6 +13,7 @@ from workers.runtime import Runtime
 
 # RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
 WORKER_TTL_S = 20
+ALLOCATIONS_PER_COLLECTION = 20_000
 
 
 class DrainWorker(SimpleWorker):
@@ -25,6 +27,16 @@ class DrainWorker(SimpleWorker):
             pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
             worker_registration.register(self, pipe)
             own.execute()
+
+
+def spare_the_collector() -> None:
+    """Let garbage collection leave out what is loaded, which stays, and come less often: a batch is freed as a whole.
+
+    It took a tenth of a drain's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(ALLOCATIONS_PER_COLLECTION)
 
 
 def worker(runtime: Runtime) -> DrainWorker:
