@@ -22,9 +22,10 @@ from projections.faults import Fault, describe, fault_of
 from workers import breaker
 from workers.breaker import PROBE_S, Breaker
 from workers.pace import NARROWING_STEPS_MAX, Pace
-from workers.progress import Failure, note_failure, note_progress
+from workers.progress import Failure, note_batch, note_failure
 from workers.queue import Lease
 from workers.runtime import Runtime, process_runtime
+from workers.tally import Committed
 
 BUDGET_S = 2.0
 
@@ -47,14 +48,16 @@ class Drainer:
 
         Raises StaleClaimError, or what the database, Redis or a fold raise; nothing has changed then.
         """
+        began_s = time.monotonic()
         expected = self.at or self._checkpoint()
         self.at = self.tried = None  # what follows may fail, and then only the database knows
         reading, start = self._read(expected)
         batch = self.tried = self._batch(expected, start, reading)
         if batch is None:
             return True
+        applying_s = time.monotonic()
         after = apply(self.runtime.writer, self.runtime.projections, batch)
-        self._tell(after)
+        self._tell(after, Committed.now(batch, after, began_s, applying_s))
         self.breaker.applied({received.event.tenant_id for received in batch.received})
         self.pace.speed_up(sum(entry.size for entry in reading.entries), max(1, after.read - start.read))
         _report(expected, after)
@@ -80,11 +83,11 @@ class Drainer:
             return True
         return False
 
-    def _tell(self, after: Checkpoint) -> None:
+    def _tell(self, after: Checkpoint, batch: Committed) -> None:
         """Let producers and operators see the progress; what Redis does not take now, the dispatcher mends."""
         with suppress(RedisError):
             self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
-            note_progress(self.runtime.queue.connection, self.partition)
+            note_batch(self.runtime.queue.connection, self.partition, batch)
 
     def _checkpoint(self) -> Checkpoint:
         with self.runtime.reader.connect() as connection:
