@@ -114,6 +114,7 @@ def _server(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
             host=host,
             port=port,
             access_log=False,
+            log_config=None,
             log_level="warning",
             lifespan="off",
             server_header=False,

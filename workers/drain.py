@@ -9,6 +9,7 @@ from json import dumps
 import structlog
 from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
+from structlog.contextvars import bound_contextvars
 
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.stream import START, End, Entry, Progress, Reading
@@ -141,7 +142,8 @@ def drain(partition: int, token: str) -> None:
 
 def drain_here(runtime: Runtime, partition: int, lease: Lease) -> None:
     """Apply what lies behind `partition`'s checkpoint, with what this process has learnt of it."""
-    run(Drainer(runtime, partition, _pace_of(partition), _process_breaker()), lease)
+    with bound_contextvars(drain=lease.token[:12], partition=partition):
+        run(Drainer(runtime, partition, _pace_of(partition), _process_breaker()), lease)
 
 
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
