@@ -25,7 +25,7 @@ class Coalescer(Generic[K, V]):
     """Turns single asks into queries of many.
 
     An ask joins the next query, never one already sent; so an answer is never older than its ask, and there is no cache
-    to invalidate. While `lanes` queries are under way, asks gather for the next.
+    to invalidate. While `lanes` queries are under way, asks gather for the next. `asked` counts asks, `sent` queries.
     """
 
     def __init__(self, query: Callable[[Sequence[K]], Mapping[K, V]], executor: Executor, lanes: int = 1) -> None:
@@ -34,12 +34,15 @@ class Coalescer(Generic[K, V]):
         self._free_lanes = lanes
         self._waiting: dict[K, Ask[V]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self.asked = 0
+        self.sent = 0
 
     async def get(self, key: K) -> V | None:
         """Return the answer for `key`, None if there is none.
 
         Raises what the query raises, or TimeoutError after WAIT_S.
         """
+        self.asked += 1
         ask = self._waiting.get(key)
         if ask is None:
             ask = self._waiting[key] = Ask(asyncio.get_running_loop().create_future())
@@ -58,6 +61,7 @@ class Coalescer(Generic[K, V]):
         while self._free_lanes and self._waiting:
             asks = {key: self._waiting.pop(key) for key in list(self._waiting)[:ASKS_MAX]}
             self._free_lanes -= 1
+            self.sent += 1
             task = asyncio.create_task(self._run(asks))
             self._running.add(task)
             task.add_done_callback(self._running.discard)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from api_stub import checks, errors, keys
 from api_stub.answers import DayCount, Stats, StatsAnswer
 from api_stub.coalesce import Coalescer
+from api_stub.keys import ApiKey
 from api_stub.reads import ActivityAsk, StatsAsk, StatsRow, read_activity, read_stats
 
 HOUR_US = 3_600_000_000
@@ -38,6 +39,7 @@ class Reads:
     """The handlers of the two reads; `clock` is what "now" means to both."""
 
     key_ring: checks.KeyRing
+    key_of: Coalescer[str, ApiKey]
     stats_of: Coalescer[StatsAsk, StatsRow]
     activity_of: Coalescer[ActivityAsk, str]
     clock: Callable[[], int] = now_us
@@ -48,10 +50,15 @@ class Reads:
         find_key = Coalescer(_query(engine, keys.find_many), executor)
         return cls(
             key_ring=checks.KeyRing(find_key.get, key_cache_s),
+            key_of=find_key,
             stats_of=Coalescer(_query(engine, read_stats), executor, LANES),
             activity_of=Coalescer(_query(engine, read_activity), executor, LANES),
             clock=clock,
         )
+
+    def coalescers(self) -> Mapping[str, Coalescer[Any, Any]]:
+        """Return by what is looked up the place where such lookups meet."""
+        return {"key": self.key_of, "stats": self.stats_of, "activity": self.activity_of}
 
     async def stats(self, request: Request) -> Response:
         """GET /v1/config/projects/{slug}/stats (CONTRACT 2.2)."""

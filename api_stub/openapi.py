@@ -59,6 +59,7 @@ def document() -> dict[str, Any]:
             "/healthz": {"get": _plain("health", "The process is alive.", failing=False)},
             "/readyz": {"get": _plain("readiness", "This process can answer reads.", failing=True)},
             "/healthz/projector": {"get": _plain("projectorHealth", "Events reach the read models.", failing=True)},
+            "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _plain("openapi", "This document.", failing=False)},
         },
         "components": {
@@ -116,6 +117,13 @@ def _plain(operation_id: str, summary: str, *, failing: bool) -> dict[str, Any]:
     if failing:
         responses["503"] = _json("No: `problems` names each check that fails.", {"type": "object"})
     return {"operationId": operation_id, "summary": summary, "responses": responses}
+
+
+def _metrics() -> dict[str, Any]:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    answer = {"description": "Every metric that can be read now; `projector_up` says what cannot.", "content": text}
+    summary = "What Prometheus scrapes, in its text format."
+    return {"operationId": "metrics", "summary": summary, "responses": {"200": answer}}
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

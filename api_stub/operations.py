@@ -1,6 +1,6 @@
 """The handlers for those who run the API (CONTRACT 2.5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -10,27 +10,47 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api_stub import errors
-from api_stub.coalesce import Coalescer
+from api_stub.coalesce import WAIT_S, Coalescer
 from api_stub.handlers import json_response
 from api_stub.openapi import document
 from projections import schema
 from projections.schema import SchemaTooOldError
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a check found: `obstacles` make it fail; `omissions` are worth knowing, and make nothing fail."""
+
+    obstacles: Sequence[str] = ()
+    omissions: Sequence[str] = ()
+
 
 @dataclass(frozen=True)
 class Operations:
-    """The handlers of the operations endpoints. Checks asked for at the same time share one run."""
+    """The handlers of the operations endpoints. Checks asked for at the same time share one run.
 
-    reading_problems: Coalescer[None, Sequence[str]]
-    projector_problems: Coalescer[None, Sequence[str]]
+    `scrape` returns what GET /metrics answers, as Prometheus's text; it must neither raise nor wait for long.
+    """
+
+    reading: Coalescer[None, Health]
+    projector_health: Coalescer[None, Health]
+    scrape: Callable[[], Awaitable[bytes]]
 
     @classmethod
-    def on(cls, engine: Engine, executor: Executor, projector_problems: Callable[[], Sequence[str]]) -> "Operations":
-        """Return the handlers over a database and a check of the projector."""
+    def on(
+        cls,
+        engine: Engine,
+        executor: Executor,
+        projector_health: Callable[[], Health],
+        scrape: Callable[[], Awaitable[bytes]],
+    ) -> "Operations":
+        """Return the handlers over a database, a check of the projector, and its metrics."""
         return cls(
-            Coalescer(lambda _: {None: _reading_problems(engine)}, executor),
-            Coalescer(lambda _: {None: projector_problems()}, executor),
+            Coalescer(lambda _: {None: _reading(engine)}, executor),
+            Coalescer(lambda _: {None: projector_health()}, executor),
+            scrape,
         )
 
     async def healthz(self, _request: Request) -> Response:
@@ -39,32 +59,37 @@ class Operations:
 
     async def readyz(self, _request: Request) -> Response:
         """GET /readyz: this process can answer reads."""
-        return _health(await self.reading_problems.get(None))
+        return await _health(self.reading)
 
     async def projector(self, _request: Request) -> Response:
         """GET /healthz/projector: events reach the read models."""
-        return _health(await self.projector_problems.get(None))
+        return await _health(self.projector_health)
 
     async def metrics(self, _request: Request) -> Response:
-        """GET /metrics: comes later."""
-        raise errors.not_implemented("Metrics are not available yet; see `projector status --json`.")
+        """GET /metrics: what Prometheus scrapes."""
+        return Response(await self.scrape(), media_type=METRICS_TYPE)
 
     async def openapi(self, _request: Request) -> Response:
         """GET /openapi.json."""
         return json_response(200, to_json(document()))
 
 
-def _reading_problems(engine: Engine) -> list[str]:
+def _reading(engine: Engine) -> Health:
     try:
         with engine.connect() as connection:
             schema.check(connection)
     except SchemaTooOldError as error:
-        return [str(error)]
+        return Health([str(error)])
     except SQLAlchemyError:
-        return ["the database cannot be reached"]
-    return []
+        return Health(["the database cannot be reached"])
+    return Health()
 
 
-def _health(problems: Sequence[str] | None) -> Response:
-    body = {"status": "failing" if problems else "ok", "problems": list(problems or ())}
-    return json_response(503 if problems else 200, to_json(body))
+async def _health(check: Coalescer[None, Health]) -> Response:
+    try:
+        found = await check.get(None) or Health()
+    except TimeoutError:
+        found = Health([f"no answer to this check within {WAIT_S:g} s"])
+    status = "failing" if found.obstacles else "degraded" if found.omissions else "ok"
+    body = {"status": status, "problems": [*found.obstacles, *found.omissions]}
+    return json_response(503 if found.obstacles else 200, to_json(body))

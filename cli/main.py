@@ -8,10 +8,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cli import append, contract, dead_letters, doctor, keys, processes, status, up
 from cli.later import LATER
-from cli.output import CliError, configure_logging
+from cli.output import CliError
 from event_stream.errors import EventStreamError
 from event_stream.settings import SettingsError
 from projections.errors import ProjectionsError
+from workers import logs
 from workers.errors import WorkersError
 
 _ON_PURPOSE = (CliError, EventStreamError, ProjectionsError, WorkersError)
@@ -23,7 +24,7 @@ _OUTAGES = (RedisError, SQLAlchemyError, OSError)
 @click.version_option(package_name="projector")
 def projector(debug: bool) -> None:  # noqa: ARG001 (read where errors are told)
     """Event-sourced read models: events in through Redis Streams, two instant reads out over HTTP."""
-    configure_logging()
+    logs.configure()
 
 
 for command in (

@@ -1,13 +1,11 @@
 """How commands speak: tables and colours to a person, plain text to a pipe, JSON to a machine."""
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
-import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -18,21 +16,6 @@ PLAIN_WIDTH = 240
 
 class CliError(Exception):
     """A command cannot do what it was asked to; the message says why and what to do."""
-
-
-def configure_logging() -> None:
-    """Log lines go to stderr: readable on a terminal, JSON otherwise."""
-    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
 
 
 def stdout() -> Console:

@@ -1,51 +1,64 @@
-"""Composes the API of reads, health of the projector included, and serves it."""
+"""Composes the API of reads, health and metrics of the projector included, and serves it."""
 
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import uvicorn
 import uvloop
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from sqlalchemy import QueuePool
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import Reads
-from api_stub.operations import Operations
+from api_stub.meter import Meter
+from api_stub.operations import Health, Operations
 from api_stub.settings import ApiSettings
+from cli.metrics import Own
 from cli.output import CliError
+from cli.scrape import Scrape
 from event_stream.errors import EventStreamError
 from projections import schema
 from projections.errors import ProjectionsError
 from projections.settings import DatabaseSettings
 from projections.store import reader_engine
-from workers.runtime import Runtime
+from workers.runtime import Runtime, redis_client
 from workers.status import read_status
 
 THREADS = 4
+CHECKS = 4  # can it read, do events arrive, and the two halves of a scrape
+REDIS_TIMEOUT_S = 1.5
 SHUTDOWN_S = 5
 
 
 def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM; requests under way are answered first."""
-    runtime = Runtime.from_environ(environ)
+    runtime = Runtime.from_environ(environ, _impatient_redis)
     engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
-    reads = read_routes(Reads.on(engine, executor, settings.key_cache_s))
-    # Threads of their own: while Redis is silent, checks of the projector must not keep reads waiting.
-    checks = ThreadPoolExecutor(2, thread_name_prefix="checks")
-    operations = operations_routes(Operations.on(engine, checks, lambda: projector_problems(runtime)))
-    both = settings.ops_port is None
-    apps = [application(reads + operations)] if both else [application(reads), application(operations)]
+    reads = Reads.on(engine, executor, settings.key_cache_s)
+    # Threads of their own, one for each check: while Redis is silent, they must not keep reads or each other waiting.
+    checks = ThreadPoolExecutor(CHECKS, thread_name_prefix="checks")
+    meter = Meter()
+    assert isinstance(engine.pool, QueuePool)
+    scrape = Scrape(runtime, checks, Own(meter, reads.coalescers(), engine.pool))
+    operations = operations_routes(Operations.on(engine, checks, lambda: projector_health(runtime), scrape))
+    beside = settings.ops_port is None
+    served = [read_routes(reads) + operations] if beside else [read_routes(reads), operations]
     for address in settings.addresses:
         check_free(address)
-    servers = [_server(app, *address) for app, address in zip(apps, settings.addresses, strict=True)]
+    servers = [
+        _server(meter.on(application(routes), [route.path for route in routes]), *address)
+        for routes, address in zip(served, settings.addresses, strict=True)
+    ]
     uvloop.run(_serve(servers))
 
 
@@ -63,20 +76,26 @@ def check_free(address: tuple[str, int]) -> None:
         ) from None
 
 
-def projector_problems(runtime: Runtime) -> Sequence[str]:
-    """Return what keeps events from reaching the read models."""
+def projector_health(runtime: Runtime) -> Health:
+    """Return what keeps events from reaching the read models, and what has not reached them for ever."""
     try:
         with runtime.reader.connect() as connection:
             schema.check(connection)
-        return read_status(runtime).problems()
+        found = read_status(runtime)
     except (EventStreamError, ProjectionsError) as error:
-        return [str(error)]
+        return Health([str(error)])
     except (RedisConnectionError, RedisTimeoutError):
-        return ["Redis cannot be reached"]
+        return Health(["Redis cannot be reached"])
     except RedisError as error:
-        return [f"Redis refuses: {type(error).__name__}"]
+        return Health([f"Redis refuses: {type(error).__name__}"])
     except SQLAlchemyError:
-        return ["the database cannot be reached"]
+        return Health(["the database cannot be reached"])
+    return Health(found.obstacles(), found.omissions())
+
+
+def _impatient_redis(url: str) -> Redis:
+    """Return a client that gives up sooner than those who ask for health and metrics do."""
+    return redis_client(url, REDIS_TIMEOUT_S, retries=1)
 
 
 class _Server(uvicorn.Server):
@@ -88,13 +107,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: Starlette, host: str, port: int) -> uvicorn.Server:
+def _server(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
             host=host,
             port=port,
             access_log=False,
+            log_config=None,
             log_level="warning",
             lifespan="off",
             server_header=False,

@@ -92,6 +92,7 @@ def _engine(
         engine = create_engine(
             url,
             connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False},
+            hide_parameters=True,
             pool_size=pool_size,
             isolation_level=isolation_level,
         )
@@ -101,6 +102,7 @@ def _engine(
     engine = create_engine(
         url,
         connect_args=_POSTGRESQL_CLIENT | {"options": options},
+        hide_parameters=True,  # in errors: they are what events and requests hold
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,

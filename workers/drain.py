@@ -8,6 +8,7 @@ from functools import cache
 import structlog
 from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
+from structlog.contextvars import bound_contextvars
 
 from event_stream.stream import End, Progress
 from projections import checkpoint
@@ -18,9 +19,10 @@ from workers import breaker
 from workers.breaker import PROBE_S, Breaker
 from workers.intake import Intake
 from workers.pace import NARROWING_STEPS_MAX, Pace
-from workers.progress import Failure, note_failure, note_progress
+from workers.progress import Failure, note_batch, note_failure
 from workers.queue import Lease
 from workers.runtime import Runtime, process_runtime
+from workers.tally import Committed
 
 BUDGET_S = 2.0
 
@@ -48,6 +50,7 @@ class Drainer:
         With `look_ahead` the batch after it is read meanwhile. Raises StaleClaimError, or what the database, Redis or
         a fold raise; nothing has changed then.
         """
+        began_s = time.monotonic()
         expected = self.at or self.checkpoint()
         self.at = self.tried = None  # what follows may fail, and then only the database knows
         batch = self.tried = self.intake.take(expected)
@@ -56,8 +59,9 @@ class Drainer:
         faster = self.pace.count_after(batch.reading)
         if look_ahead:
             self.intake.look_ahead(batch, faster)
+        applying_s = time.monotonic()
         after = apply(self.runtime.writer, self.runtime.projections, batch)
-        self._tell(after)
+        self._tell(after, Committed.now(batch, after, began_s, applying_s))
         self.breaker.applied({received.event.tenant_id for received in batch.received})
         self.pace.speed_up(faster)
         _report(expected, after)
@@ -83,11 +87,11 @@ class Drainer:
             return True
         return False
 
-    def _tell(self, after: Checkpoint) -> None:
+    def _tell(self, after: Checkpoint, batch: Committed) -> None:
         """Let producers and operators see the progress; what Redis does not take now, the dispatcher mends."""
         with suppress(RedisError):
             self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
-            note_progress(self.runtime.queue.connection, self.partition)
+            note_batch(self.runtime.queue.connection, self.partition, batch)
 
     def checkpoint(self) -> Checkpoint:
         """Return where the database is, without locking it."""
@@ -103,7 +107,8 @@ def drain(partition: int, token: str) -> None:
 
 def drain_here(runtime: Runtime, partition: int, lease: Lease) -> None:
     """Apply what lies behind `partition`'s checkpoint, with what this process has learnt of it."""
-    run(Drainer(runtime, partition, _pace_of(partition), _process_breaker()), lease)
+    with bound_contextvars(drain=lease.token[:12], partition=partition):
+        run(Drainer(runtime, partition, _pace_of(partition), _process_breaker()), lease)
 
 
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:

@@ -6,10 +6,15 @@ Keys:
     projector:failure:{p}   string  JSON: how partition p's last batch failed; removed by the next that is committed
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from pydantic import BaseModel
 from redis import Redis
 
 from projections.faults import Fault
+from workers.tally import Committed, count_committed, count_failed
 
 STALLED_AFTER_S = 30.0
 FAILURE_SHOWN_S = 120
@@ -33,28 +38,43 @@ class Failure(BaseModel):
         return self.error.partition(":")[0]
 
 
-def note_progress(redis: Redis, partition: int) -> None:
-    """Let operators see that a partition moves."""
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Whether a batch of a partition was committed within STALLED_AFTER_S, and how the last one failed since then."""
+
+    moves: bool
+    failure: Failure | None
+
+
+def note_batch(redis: Redis, partition: int, batch: Committed) -> None:
+    """Let operators see that a partition moves, and count what was committed, in one round trip."""
     with redis.pipeline(transaction=False) as pipe:
         pipe.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
         pipe.delete(_failure_key(partition))
+        count_committed(pipe, batch)
         pipe.execute()
 
 
 def note_failure(redis: Redis, partition: int, failure: Failure) -> None:
     """Let operators see why a partition does not move."""
-    redis.set(_failure_key(partition), failure.model_dump_json(), ex=FAILURE_SHOWN_S)
+    with redis.pipeline(transaction=False) as pipe:
+        pipe.set(_failure_key(partition), failure.model_dump_json(), ex=FAILURE_SHOWN_S)
+        count_failed(pipe, failure.fault)
+        pipe.execute()
 
 
-def has_progress(redis: Redis, partition: int) -> bool:
-    """Return whether a batch of a partition was committed within STALLED_AFTER_S."""
-    return bool(redis.exists(_progress_key(partition)))
+def read_movements(redis: Redis, partitions: int) -> Sequence[Movement]:
+    """Return how each partition moves, in one round trip."""
+    with redis.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            pipe.exists(_progress_key(partition))
+            pipe.get(_failure_key(partition))
+        answers: list[Any] = pipe.execute()
+    return [Movement(bool(moves), _failure(stored)) for moves, stored in zip(*[iter(answers)] * 2, strict=True)]
 
 
-def read_failure(redis: Redis, partition: int) -> Failure | None:
-    """Return how a partition's last batch failed, or None if none has since one was committed."""
-    stored = redis.get(_failure_key(partition))
-    return Failure.model_validate_json(stored) if isinstance(stored, bytes) else None
+def _failure(stored: bytes | None) -> Failure | None:
+    return None if stored is None else Failure.model_validate_json(stored)
 
 
 def _progress_key(partition: int) -> str:

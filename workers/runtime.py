@@ -20,6 +20,7 @@ from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
 from projections.store import reader_engine, writer_engine
+from workers import logs
 from workers.queue import drain_queue
 from workers.settings import RedisSettings
 
@@ -79,6 +80,7 @@ class Runtime:
 @cache
 def process_runtime() -> Runtime:
     """Return this process's runtime, opened by the first job that needs it; raises as `check` does."""
+    logs.configure_once()
     runtime = Runtime.from_environ(os.environ)
     runtime.check()
     return runtime

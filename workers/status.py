@@ -1,5 +1,11 @@
-"""What operators see: one reading of streams, checkpoints, letters, workers, that every command and check shares."""
+"""What operators see: one reading of streams, checkpoints, letters, workers, that every command and check shares.
 
+The database knows what is recorded, Redis what waits and who works. Whoever must say something while one of them is
+away, as `/metrics` must, reads the halves by themselves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +17,7 @@ from projections import checkpoint, dead_letters
 from projections.checkpoint import Checkpoint
 from workers import breaker
 from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
-from workers.progress import STALLED_AFTER_S, Failure, has_progress, read_failure
+from workers.progress import STALLED_AFTER_S, Failure, Movement, read_movements
 from workers.runtime import Runtime
 
 FAILURES_MAX = 3  # what goes well the second time is no problem
@@ -63,13 +69,24 @@ class Status(BaseModel):
     breaker: str | None
 
     def problems(self) -> list[str]:
-        """Return what keeps, or would keep, events from being projected; empty when all is well."""
+        """Return all that is not as it should be; empty when all is well."""
+        return [*self.obstacles(), *self.omissions()]
+
+    def obstacles(self) -> list[str]:
+        """Return what keeps, or would keep, events from being projected."""
         return [
             *self.stalled(),
             *(f"{found}; it is tried again and again" for found in self.failing()),
             *(f"{found}; start `projector dispatcher`" for found in self.undispatched()),
             *(f"{found}; start `projector worker`" for found in self.undrained()),
             *(f"{found}; mend or roll back the release" for found in self.held_up()),
+        ]
+
+    def omissions(self) -> list[str]:
+        """Return what was appended and is not in the read models, though nothing keeps other events from them."""
+        return [
+            *(f"{found}; see `projector dead-letters list`" for found in self.unapplied()),
+            *(f"{found}; let producers append again what they still have" for found in self.lost()),
         ]
 
     def stalled(self) -> list[str]:
@@ -101,23 +118,77 @@ class Status(BaseModel):
         """Return why a breaker is open, if one is."""
         return [] if self.breaker is None else [f"the breaker is open, nothing is parked: {self.breaker}"]
 
+    def unapplied(self) -> list[str]:
+        """Return how many dead letters are open, if any."""
+        reasons = ", ".join(f"{reason} {letters:,}" for reason, letters in self.dead_letters.items())
+        return [f"dead letters are open: {reasons}"] if reasons else []
+
+    def lost(self) -> list[str]:
+        """Return of which partitions Redis lost entries before they were read; what is lost stays counted."""
+        return [
+            f"partition {each.partition} lost {each.lost:,} entries before they were read"
+            for each in self.partitions
+            if each.lost
+        ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """The database's half: the checkpoints by partition, and the number of open letters of each reason that has any."""
+
+    checkpoints: Sequence[Checkpoint]
+    dead_letters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The half of Redis that says who works, and on what."""
+
+    queue_length: int
+    workers: list[ProcessStatus]
+    dispatchers: list[ProcessStatus]
+    breaker: str | None
+
 
 def read_status(runtime: Runtime) -> Status:
     """Return the state of the deployment; raises what Redis or the database raise."""
-    stream = runtime.stream
-    # Checkpoints first: they only move forward, so a lag can be too large by a moment's work, but never too small.
+    return complete(runtime, read_recorded(runtime), read_observed(runtime))
+
+
+def read_recorded(runtime: Runtime) -> Recorded:
+    """Return what the database knows; raises what it raises."""
     with runtime.reader.connect() as connection:
-        checkpoints = checkpoint.read_all(connection, stream.partitions)
-        letters = dead_letters.open_by_reason(connection)
-    ends = stream.ends()
-    now_ms = stream.now_ms()
-    return Status(
-        partitions=[_partition(runtime, at, end, now_ms) for at, end in zip(checkpoints, ends, strict=True)],
-        dead_letters=letters,
+        checkpoints = checkpoint.read_all(connection, runtime.stream.partitions)
+        return Recorded(checkpoints, dead_letters.open_by_reason(connection))
+
+
+def read_observed(runtime: Runtime) -> Observed:
+    """Return what Redis knows of processes; raises what it raises."""
+    return Observed(
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
         breaker=breaker.read(runtime.queue.connection),
+    )
+
+
+def complete(runtime: Runtime, recorded: Recorded, observed: Observed) -> Status:
+    """Return the state of which both halves were read just now; raises what Redis raises.
+
+    The streams' ends are read here, after the checkpoints: those only move forward, so a lag can be too large by a
+    moment's work, but never too small.
+    """
+    ends = runtime.stream.ends()
+    now_ms = runtime.stream.now_ms()
+    movements = read_movements(runtime.queue.connection, runtime.stream.partitions)
+    found = zip(recorded.checkpoints, ends, movements, strict=True)
+    return Status(
+        partitions=[_partition(runtime, at, end, movement, now_ms) for at, end, movement in found],
+        dead_letters=recorded.dead_letters,
+        queue_length=observed.queue_length,
+        workers=observed.workers,
+        dispatchers=observed.dispatchers,
+        breaker=observed.breaker,
     )
 
 
@@ -150,14 +221,14 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
     ]
 
 
-def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> PartitionStatus:
+def _partition(runtime: Runtime, at: Checkpoint, end: End, movement: Movement, now_ms: int) -> PartitionStatus:
     behind = end.position is not None and end.position != at.position
     settled = at.settled(end)
     added = max(at.read + settled.lost, at.seen.added, settled.added_before + end.added)
     in_flight = added - at.read - settled.lost
     lag_s = _lag_s(runtime, at, now_ms) if behind else 0.0
     # Far behind, but moving, is what a backlog looks like while it is drained.
-    stalled = lag_s > STALLED_AFTER_S and not has_progress(runtime.queue.connection, at.partition)
+    stalled = lag_s > STALLED_AFTER_S and not movement.moves
     return PartitionStatus(
         partition=at.partition,
         epoch=at.epoch,
@@ -173,7 +244,7 @@ def _partition(runtime: Runtime, at: Checkpoint, end: End, now_ms: int) -> Parti
         lost=settled.lost,
         in_flight=in_flight,
         stalled=stalled,
-        failure=read_failure(runtime.queue.connection, at.partition),
+        failure=movement.failure,
     )
 
 

@@ -82,4 +82,4 @@ def test_no_answer_is_a_5xx_or_undocumented(api_url: str, with_key: bool, tmp_pa
         timeout=300,
     )
     assert done.returncode == 0, done.stdout
-    assert report.read_text().count("<testcase") == 4, done.stdout
+    assert report.read_text().count("<testcase") == 5, done.stdout

@@ -309,6 +309,8 @@ def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runti
         "the event is projected",
     )
     wait_until(lambda: _status(f"http://127.0.0.1:{ops_port}/healthz/projector") == 200, "all is well")
+    assert _status(f"http://127.0.0.1:{ops_port}/metrics") == 200
+    assert _status(f"http://127.0.0.1:{port}/metrics") == 404
     assert _status(f"http://127.0.0.1:{port}/healthz") == 404
     assert _status(f"http://127.0.0.1:{port}/v1/config/monitoring/activity") == 401
     assert _status(f"http://127.0.0.1:{ops_port}/v1/config/monitoring/activity") == 404

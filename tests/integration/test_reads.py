@@ -11,6 +11,7 @@ from sqlalchemy import event as sa_event
 from api_stub import keys as stored_keys
 from api_stub.answers import ActivityAnswer, StatsAnswer
 from api_stub.keys import Kind
+from api_stub.operations import Health
 from api_stub.reads import ActivityAsk, StatsAsk, read_activity, read_stats
 from event_stream.envelope import time_text
 from tests.support.driving import Api, append, assert_answers_equal, drain_all
@@ -484,9 +485,18 @@ async def test_health_endpoints_need_no_key_and_name_what_fails(runtime: Runtime
     for path in ("/healthz", "/readyz", "/healthz/projector"):
         response = await api.ask(path)
         assert (response.status_code, response.json()["status"]) == (200, "ok")
-    api.problems.append("partition 3 is stalled")
+    api.health = Health(omissions=["partition 2 lost 1 entries"])
     response = await api.ask("/healthz/projector")
-    assert (response.status_code, response.json()["problems"]) == (503, ["partition 3 is stalled"])
+    assert (response.status_code, response.json()) == (
+        200,
+        {"status": "degraded", "problems": ["partition 2 lost 1 entries"]},
+    )
+    api.health = Health(["partition 3 is stalled"], ["partition 2 lost 1 entries"])
+    response = await api.ask("/healthz/projector")
+    assert (response.status_code, response.json()) == (
+        503,
+        {"status": "failing", "problems": ["partition 3 is stalled", "partition 2 lost 1 entries"]},
+    )
     with api.writer.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     response = await api.ask("/readyz")
@@ -497,12 +507,8 @@ async def test_health_endpoints_need_no_key_and_name_what_fails(runtime: Runtime
     assert (await api.ask("/readyz")).status_code == 200
 
 
-async def test_metrics_are_not_built_yet_and_say_so(api: Api) -> None:
-    assert await problem(api, "/metrics") == (501, "NOT_IMPLEMENTED")
-
-
 async def test_the_document_describes_exactly_the_routes(api: Api) -> None:
     document = (await api.ask("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
-    routes = {getattr(route, "path", "") for route in api.app.routes} - {"/metrics"}
+    routes = {getattr(route, "path", "") for route in api.app.routes}
     assert set(document["paths"]) == routes

@@ -30,10 +30,11 @@ from workers import dispatcher as dispatching
 from workers.dispatcher import Dispatcher, Trimmer
 from workers.drain import Drainer, run
 from workers.pace import Pace
-from workers.progress import note_progress
+from workers.progress import note_batch
 from workers.queue import DRAIN, DrainJob, Lease, ring
 from workers.runtime import Runtime, process_runtime
 from workers.status import read_status
+from workers.tally import Committed
 from workers.worker import worker
 
 HOME = partition_of(TENANT, 4)
@@ -396,7 +397,7 @@ def test_far_behind_but_moving_is_not_stalled(runtime: Runtime) -> None:
     home = read_status(runtime).partitions[HOME]
     assert home.lag_s > 500
     assert home.stalled
-    note_progress(runtime.queue.connection, HOME)
+    note_batch(runtime.queue.connection, HOME, Committed(entries=1, parked={}, batch_us=2, commit_us=1))
     assert not read_status(runtime).partitions[HOME].stalled
 
 

@@ -30,6 +30,8 @@ _EVENTS = "tests/unit/test_events.py::test_"
 _FOLDS = "tests/unit/test_folds.py::test_"
 _FAULTS = "tests/unit/test_faults.py::test_"
 _COALESCE = "tests/unit/test_coalesce.py::test_"
+_HEALTH = "tests/faults/test_health.py::test_"
+_METRICS = "tests/integration/test_metrics.py::test_"
 
 NOTHING_LOST = (
     Mutant(
@@ -735,6 +737,73 @@ EVENTS_AND_ANSWERS = (
     ),
 )
 
+WATCHED = (
+    Mutant(
+        "health looks at the lag alone",
+        "2.5",
+        "workers/status.py",
+        '            *(f"{found}; start `projector worker`" for found in self.undrained()),\n',
+        "",
+        (f"{_HEALTH}health_fails_while_loops_are_dead_though_nothing_waits",),
+    ),
+    Mutant(
+        "what was parked or lost is no problem",
+        "2.5",
+        "workers/status.py",
+        "return [*self.obstacles(), *self.omissions()]",
+        "return self.obstacles()",
+        (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
+    ),
+    Mutant(
+        "one dead letter fails the health of all",
+        "2.5",
+        "cli/serve.py",
+        "return Health(found.obstacles(), found.omissions())",
+        "return Health(found.problems())",
+        (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
+    ),
+    Mutant(
+        "batches are not counted",
+        "2.5",
+        "workers/progress.py",
+        "        count_committed(pipe, batch)\n",
+        "",
+        (f"{_METRICS}every_batch_is_counted_by_its_size_and_its_times",),
+    ),
+    Mutant(
+        "what only the transaction can find out is parked for no reason",
+        "2.5",
+        "workers/tally.py",
+        "parked[Reason.ID_CONFLICT.value] += after.parked - batch.start.parked - len(batch.letters)",
+        "parked[Reason.ID_CONFLICT.value] += 0",
+        (f"{_METRICS}a_scrape_tells_what_status_tells",),
+    ),
+    Mutant(
+        "a scrape fails with its server",
+        "2.5",
+        "cli/scrape.py",
+        "(RedisError, SQLAlchemyError, EventStreamError, ProjectionsError, TimeoutError)",
+        "(EventStreamError, ProjectionsError, TimeoutError)",
+        (f"{_METRICS}while_redis_is_away_the_rest_is_told_and_what_would_be_half_is_not",),
+    ),
+    Mutant(
+        "a path that nobody serves becomes a label",
+        "G5",
+        "api_stub/meter.py",
+        "if pattern.match(path)), NO_ROUTE)",
+        "if pattern.match(path)), path)",
+        ("tests/unit/test_meter.py::test_unknown_paths_are_one_route_however_many_there_are",),
+    ),
+    Mutant(
+        "nothing tells the lines of one drain from another's",
+        "2.5",
+        "workers/drain.py",
+        "with bound_contextvars(drain=lease.token[:12], partition=partition):",
+        "with bound_contextvars(partition=partition):",
+        ("tests/e2e/test_logs.py::test_what_is_bound_to_a_drain_goes_with_it",),
+    ),
+)
+
 MUTANTS = (
     *NOTHING_LOST,
     *EXACTLY_ONCE,
@@ -745,4 +814,5 @@ MUTANTS = (
     *RECOVERS,
     *BOUNDED,
     *EVENTS_AND_ANSWERS,
+    *WATCHED,
 )

@@ -15,7 +15,7 @@ from api_stub import keys
 from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import Reads
 from api_stub.keys import Kind
-from api_stub.operations import Operations
+from api_stub.operations import Health, Operations
 from event_stream.stream import Appended
 from event_stream.types import partition_of
 from projections import checkpoint, dead_letter_desk, event_log
@@ -92,8 +92,8 @@ class Api:
         self.writer = writer
         self.executor = ThreadPoolExecutor(2)
         reads = Reads.on(reader, self.executor, key_cache_s, clock=lambda: self.now_us)
-        self.problems: list[str] = []
-        operations = Operations.on(reader, self.executor, lambda: self.problems)
+        self.health = Health()
+        operations = Operations.on(reader, self.executor, lambda: self.health, self._scrape)
         self.app = application(read_routes(reads) + operations_routes(operations))
 
     def key(
@@ -109,6 +109,9 @@ class Api:
         with self.writer.begin() as connection:
             allowed = frozenset(permissions)
             return keys.create(connection, kind, tenant, project, allowed, self.now_us, expires_us)[0]
+
+    async def _scrape(self) -> bytes:
+        return b"projector_up 1\n"
 
     async def ask(self, path: str, key: str | None = None, method: str = "GET", **headers: str) -> httpx.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -9,6 +9,8 @@ import pytest
 
 from api_stub.settings import ApiSettings
 from cli.main import projector
+from cli.metrics import MEASURES, Measure
+from cli.scrape import HALF_WITHIN_S
 from event_stream.settings import Settings, StreamSettings
 from event_stream.types import decode
 from projections.settings import DatabaseSettings
@@ -71,6 +73,21 @@ def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
 def _row(check: Check) -> str:
     remedy = re.sub(r"\{(\w+)\}", r"<\1>", check.remedy).replace("|", r"\|")
     return f"| `{check.code}` | {check.severity} | {check.promise or ''} | {check.means} | {remedy} |"
+
+
+def test_the_table_of_metrics_is_what_is_scraped() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    listed = [line for line in page.splitlines() if line.startswith("| `projector_")]
+    assert listed == [_metrics_row(measure) for measure in MEASURES]
+
+
+def _metrics_row(measure: Measure[Any]) -> str:
+    labels = ", ".join(f"`{label}`" for label in measure.labels)
+    return f"| `{measure.name}` | {measure.kind} | {labels} | {measure.means} |"
+
+
+def test_a_scrape_takes_no_longer_than_the_page_says() -> None:
+    assert f"within {2 * HALF_WITHIN_S:.0f} s" in (ROOT / "docs" / "metrics.md").read_text()
 
 
 def test_the_procfile_runs_commands_that_exist() -> None:

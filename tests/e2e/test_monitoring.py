@@ -1,0 +1,142 @@
+"""The dashboard and the alerts against a real scrape: every metric, label and value that they name is there."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from promql_parser import AggregateExpr, Expr, MatchOp, VectorSelector
+
+from cli import metrics
+from tests.support.deployment import Deployment
+from tests.support.events import PROJECT, TENANT, event
+from tests.support.scraping import Scraped
+from tests.support.servers import wait_until
+
+MONITORING = Path(__file__).parents[2] / "monitoring"
+RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
+TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
+EXPRESSIONS = sorted({rule["expr"] for rule in RULES} | {target["expr"] for target in TARGETS})
+pytestmark = pytest.mark.xdist_group("monitoring")  # one deployment for all
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+    """A scrape of a deployment that has done something of everything."""
+    up = Deployment(tmp_path_factory.mktemp("monitoring") / "data")
+    up.start()
+    up.await_ready()
+    key = up.run("keys", "create", "--tenant", TENANT).strip()
+    made = [event("project.created.v1"), *(event("watchdog.evaluated.v1") for _ in range(20))]
+    up.run("append", "--wait", "-", stdin="".join(json.dumps(each) + "\n" for each in made))
+    assert up.get("/v1/config/projects/checkout-api/stats", key).status_code == 200
+    assert up.get("/v1/config/monitoring/activity", key, X_Project_Id=PROJECT).status_code == 200
+    assert up.get("/v1/config/projects/nonsense/stats").status_code == 401
+    wait_until(lambda: up.get("/healthz/projector").status_code == 200, "all loops give signs of life")
+    answer = up.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert answer.status_code == 200
+    for unspeakable in (key, key.rsplit("_", 1)[1], TENANT, PROJECT, "checkout-api", str(up.directory)):
+        assert unspeakable not in answer.text
+    yield Scraped.of(answer.text)
+    up.remove()
+
+
+def test_every_metric_of_the_table_is_scraped(scraped: Scraped) -> None:
+    for measure in metrics.MEASURES:
+        name = f"{measure.name}_bucket" if measure.kind == "histogram" else measure.name
+        assert name in scraped.names()
+        assert set(scraped.labels(name)) - {"le"} == set(measure.labels), name
+
+
+def test_a_request_is_told_by_its_route_and_status(scraped: Scraped) -> None:
+    stats = "/v1/config/projects/{slug}/stats"
+    assert scraped("projector_api_request_seconds_count", route=stats, status="200") == 1
+    assert scraped("projector_api_request_seconds_count", route=stats, status="401") == 1
+    assert scraped("projector_api_asks_total", lookup="stats") == 1
+    assert scraped("projector_api_queries_total", lookup="stats") == 1
+    assert scraped("projector_processes", role="worker", state="alive") == 1
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_an_expression_names_what_is_scraped(scraped: Scraped, expression: str) -> None:
+    names: set[str] = set()
+    known: dict[str, set[str]] = {}
+    for selector in selectors(parsed(expression)):
+        assert selector.name in scraped.names(), selector.name
+        labels = scraped.labels(selector.name)
+        for matcher in selector.matchers.matchers:
+            assert any(_matches(matcher, value) for value in labels[matcher.name]), matcher
+        names.add(selector.name)
+        known |= labels
+    assert names
+    assert grouped_by(parsed(expression)) <= set(known)
+    if any(name.endswith("_bucket") for name in names):
+        assert "le" in grouped_by(parsed(expression))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_tells_what_is_wrong_why_and_what_to_do(rule: dict[str, Any]) -> None:
+    assert set(rule) - {"for"} == {"alert", "expr", "labels", "annotations"}
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert set(rule["annotations"]) == {"summary", "cause", "remedy"}
+    for text in rule["annotations"].values():
+        assert len(text) > 20
+        assert set(re.findall(r"\$labels\.(\w+)", text)) <= grouped_by(parsed(rule["expr"]))
+
+
+def test_an_alert_has_a_name_of_its_own_and_a_panel_a_place() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in DASHBOARD["panels"]]
+    assert len(set(places)) == len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+
+
+def test_what_the_whole_deployment_tells_is_never_summed_over_api_processes() -> None:
+    own = {measure.name for measure in metrics.OWN}
+    for expression in EXPRESSIONS:
+        if not any(name in expression for name in own):
+            assert re.match(r"(sum\()?(min\()?max|histogram_quantile\([\d.]+, max|absent", expression), expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "names", "labels"),
+    [
+        ('max by (role) (a{state="x"}) > 0', ["a"], {"role"}),
+        ("sum(rate(a[5m])) / sum(rate(b[5m]))", ["a", "b"], set()),
+        ("histogram_quantile(0.9, sum by (le, route) (rate(a_bucket[5m])))", ["a_bucket"], {"le", "route"}),
+    ],
+)
+def test_an_expression_is_understood(expression: str, names: list[str], labels: set[str]) -> None:
+    assert [selector.name for selector in selectors(parsed(expression))] == names
+    assert grouped_by(parsed(expression)) == labels
+
+
+def parsed(expression: str) -> Any:
+    """Return an expression's tree; raises ValueError for what is no PromQL."""
+    return promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+
+
+def nodes(expression: Expr) -> list[Any]:
+    found: list[Any] = []
+    promql_parser.walk(expression, found.append)
+    return found
+
+
+def selectors(expression: Expr) -> list[Any]:
+    return [node for node in nodes(expression) if isinstance(node, VectorSelector)]
+
+
+def grouped_by(expression: Expr) -> set[str]:
+    modifiers = [node.modifier for node in nodes(expression) if isinstance(node, AggregateExpr)]
+    return {label for modifier in modifiers if modifier is not None for label in modifier.labels}
+
+
+def _matches(matcher: Any, value: str) -> bool:
+    if matcher.op in (MatchOp.Re, MatchOp.NotRe):
+        return bool(re.fullmatch(matcher.value, value)) or matcher.name == "status"  # no request has failed
+    return bool(matcher.value == value)

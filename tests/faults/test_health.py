@@ -1,0 +1,141 @@
+"""Health is not green while anything is dead, stuck, parked or lost; and it answers, whatever is silent."""
+
+import io
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from api_stub.operations import Health
+from cli.embedded import free_port
+from cli.serve import projector_health
+from cli.status import shown
+from event_stream.types import partition_of
+from tests.support.driving import append, append_raw, drain_all, totals
+from tests.support.events import TENANT, event
+from tests.support.processes import Start
+from tests.support.proxy import Proxy
+from tests.support.scraping import Scraped, scrape
+from tests.support.servers import RedisServer, wait_until
+from workers import status
+from workers.dispatcher import Dispatcher
+from workers.runtime import Runtime
+from workers.status import read_status
+from workers.worker import worker
+
+HOME = partition_of(TENANT, 4)
+# An idle worker gives a sign of life every 5 s.
+SILENT_S = 8.0
+
+
+@pytest.fixture
+def alive(runtime: Runtime) -> Runtime:
+    """A deployment whose loops have just given signs of life."""
+    Dispatcher(runtime).sweep()
+    worker(runtime).register_birth()  # type: ignore[no-untyped-call]
+    return runtime
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_health_fails_while_loops_are_dead_though_nothing_waits(
+    runtime: Runtime, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "STALLED_AFTER_S", SILENT_S)
+    loops = [start("cli", "worker"), start("cli", "dispatcher")]
+    append(runtime, event())
+    wait_until(lambda: totals(runtime)["read"] == 1 and projector_health(runtime) == Health([], []), "all is well", 90)
+    for loop in loops:
+        loop.send_signal(signal.SIGSTOP)
+    dead = [
+        "no dispatcher is alive; start `projector dispatcher`",
+        "no worker is alive; start `projector worker`",
+    ]
+    wait_until(lambda: projector_health(runtime).obstacles == dead, "health notices", 90)
+    found = read_status(runtime)
+    assert [each.lag_entries for each in found.partitions] == [0, 0, 0, 0]  # the lag alone would look well
+    assert found.problems() == dead
+    assert scrape(runtime)("projector_processes", role="worker", state="alive") == 0
+    for loop in loops:
+        loop.send_signal(signal.SIGCONT)
+    wait_until(lambda: projector_health(runtime).obstacles == [], "they are heard again", 90)
+
+
+def test_what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail(alive: Runtime) -> None:
+    assert projector_health(alive) == Health([], [])
+    append_raw(alive, HOME, b"nonsense")
+    drain_all(alive)
+    parked = "dead letters are open: not_json 1; see `projector dead-letters list`"
+    assert projector_health(alive) == Health([], [parked])
+    append(alive, event())
+    alive.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
+    lost = f"partition {HOME} lost 1 entries before they were read; let producers append again what they still have"
+    assert projector_health(alive) == Health([], [parked, lost])
+    drain_all(alive)
+    assert read_status(alive).problems() == [parked, lost]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(shown(read_status(alive)))
+    assert f"problem: {parked}" in console.export_text()
+
+
+def test_a_partition_that_is_stuck_fails_health(alive: Runtime) -> None:
+    long_ago_ms = alive.stream.now_ms() - 600_000
+    alive.stream.redis.xadd(f"events:{{{HOME}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")
+    (stalled,) = projector_health(alive).obstacles
+    assert stalled.startswith(f"partition {HOME} is stalled, 1 entries and ")
+
+
+@dataclass
+class Served:
+    """An API process whose Redis is behind a proxy."""
+
+    url: str
+    proxy: Proxy
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        response = self.get("/healthz/projector")
+        return response.status_code, response.json()
+
+
+@pytest.fixture
+def served(alive: Runtime, redis_server: RedisServer, start: Start) -> Iterator[Served]:
+    proxy, port = Proxy(redis_server.port), free_port("127.0.0.1")
+    start("cli", "api", PORT=str(port), REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
+    made = Served(f"http://127.0.0.1:{port}", proxy)
+    wait_until(lambda: _is_ready(made), "reads answer", 90)
+    yield made
+    proxy.close()
+
+
+def _is_ready(served: Served) -> bool:
+    try:
+        return served.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_while_redis_is_silent_health_names_it_and_metrics_say_so(served: Served) -> None:
+    assert Scraped.of(served.get("/metrics").text)("projector_up", server="redis") == 1
+    served.proxy.partition()
+    code, said = served.health()
+    assert (code, said["status"]) == (503, "failing")
+    assert said["problems"] in (["Redis cannot be reached"], ["no answer to this check within 5 s"])  # if all is slow
+    metrics = served.get("/metrics")
+    told = Scraped.of(metrics.text)
+    assert metrics.status_code == 200
+    assert (told("projector_up", server="redis"), told("projector_up", server="database")) == (0, 1)
+    assert served.get("/readyz").status_code == 200
+    assert told("projector_api_request_seconds_count", route="/healthz/projector", status="503") == 1
+    served.proxy.heal()
+    wait_until(lambda: _scraped(served)("projector_up", server="redis") == 1, "it can be read again", 90)
+
+
+def _scraped(served: Served) -> Scraped:
+    return Scraped.of(served.get("/metrics").text)

@@ -1,0 +1,82 @@
+"""Requests are timed by route template and status, whatever is asked for and however it ends."""
+
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from api_stub.meter import BOUNDS_S, Meter, Timing
+
+pytestmark = pytest.mark.anyio
+ROUTES = ["/projects/{slug}/stats", "/healthz"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def answer(request: Request) -> Response:
+    return Response("", int(request.query_params.get("status", "200")))
+
+
+async def ask(meter: Meter, *paths: str) -> None:
+    app = meter.on(Starlette(routes=[Route(path, answer) for path in ROUTES]), ROUTES)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for path in paths:
+            await client.get(path)
+
+
+def counts(meter: Meter) -> dict[tuple[str, int], int]:
+    return {label: sum(timing.counts) for label, timing in meter.timings.items()}
+
+
+async def test_requests_count_under_their_template_and_status() -> None:
+    meter = Meter()
+    await ask(meter, "/projects/a/stats", "/projects/b/stats", "/projects/c/stats?status=503", "/healthz")
+    assert counts(meter) == {(ROUTES[0], 200): 2, (ROUTES[0], 503): 1, ("/healthz", 200): 1}
+    assert all(timing.sum_s > 0 for timing in meter.timings.values())
+
+
+async def test_unknown_paths_are_one_route_however_many_there_are() -> None:
+    meter = Meter()
+    await ask(meter, *(f"/{number}" for number in range(50)), "/projects/a/b/stats", "/healthz/")
+    assert set(counts(meter)) <= {("none", 404), ("none", 307)}
+    assert sum(counts(meter).values()) == 52
+
+
+async def test_a_request_whose_answer_fails_counts_as_a_500() -> None:
+    async def fails(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ValueError
+
+    meter = Meter()
+    with pytest.raises(ValueError):
+        await meter.on(fails, ROUTES)({"type": "http", "path": "/healthz"}, _none, _none)
+    assert counts(meter) == {("/healthz", 500): 1}
+
+
+async def test_what_is_no_request_passes_untimed() -> None:
+    meter, seen = Meter(), []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope["type"])
+
+    await meter.on(app, ROUTES)({"type": "lifespan"}, _none, _none)
+    assert (seen, meter.timings) == (["lifespan"], {})
+
+
+async def _none(*_: object) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(("took_s", "bucket"), [(0.0, 0), (0.001, 0), (0.0011, 1), (10.0, 12), (11.0, 13)])
+def test_a_time_falls_into_the_bucket_of_the_first_bound_that_it_does_not_pass(took_s: float, bucket: int) -> None:
+    timing = Timing()
+    timing.add(took_s)
+    expected = [int(index == bucket) for index in range(len(BOUNDS_S) + 1)]
+    assert timing.counts == expected
