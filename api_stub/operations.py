@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic_core import to_json
 from sqlalchemy import Engine
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from api_stub import errors
 from api_stub.coalesce import Coalescer
 from api_stub.handlers import json_response
+from api_stub.lookup import in_thread
 from api_stub.openapi import document
 from projections import schema
 from projections.schema import SchemaTooOldError
@@ -29,8 +31,8 @@ class Operations:
     def on(cls, engine: Engine, executor: Executor, projector_problems: Callable[[], Sequence[str]]) -> "Operations":
         """Return the handlers over a database and a check of the projector."""
         return cls(
-            Coalescer(lambda _: {None: _reading_problems(engine)}, executor),
-            Coalescer(lambda _: {None: projector_problems()}, executor),
+            Coalescer(partial(in_thread, executor, lambda _: {None: _reading_problems(engine)})),
+            Coalescer(partial(in_thread, executor, lambda _: {None: projector_problems()})),
         )
 
     async def healthz(self, _request: Request) -> Response:

@@ -1,6 +1,7 @@
 """Composes the API of reads, health of the projector included, and serves it."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from starlette.applications import Starlette
 
 from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import Reads
+from api_stub.lookup import database
 from api_stub.operations import Operations
 from api_stub.settings import ApiSettings
 from cli.output import CliError
@@ -37,7 +39,8 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     runtime = Runtime.from_environ(environ)
     engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
-    reads = read_routes(Reads.on(engine, executor, settings.key_cache_s))
+    reading = database(engine, executor)
+    reads = read_routes(Reads.on(reading, settings.key_cache_s))
     # Threads of their own: while Redis is silent, checks of the projector must not keep reads waiting.
     checks = ThreadPoolExecutor(2, thread_name_prefix="checks")
     operations = operations_routes(Operations.on(engine, checks, lambda: projector_problems(runtime)))
@@ -46,7 +49,10 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     for address in settings.addresses:
         check_free(address)
     servers = [_server(app, *address) for app, address in zip(apps, settings.addresses, strict=True)]
-    uvloop.run(_serve(servers))
+    try:
+        uvloop.run(_serve(servers))
+    finally:
+        reading.close()
 
 
 def check_free(address: tuple[str, int]) -> None:
@@ -108,6 +114,8 @@ async def _serve(servers: list[uvicorn.Server]) -> None:
         for server in servers:
             server.should_exit = True
 
+    # What was made so far stays: a full collection need not walk it again while requests wait.
+    gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     await asyncio.gather(*(server.serve() for server in servers))

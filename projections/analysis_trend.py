@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic_core import from_json
 from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.types import AnalysisCreated, Event
@@ -60,7 +61,7 @@ def fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
 
 def by_day_from_json(text: str) -> dict[int, int]:
     """Return the counts that a row's `by_day` column holds, ascending by day."""
-    return dict(json.loads(text))
+    return dict(from_json(text))
 
 
 def _new(key: Key) -> AnalysisTrend:
