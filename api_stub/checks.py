@@ -9,10 +9,10 @@ from cachetools import LRUCache
 from starlette.requests import Request
 
 from api_stub import errors, keys
-from api_stub.keys import ApiKey, Kind
+from api_stub.keys import ApiKey, KeyAsk, Kind
 from event_stream.envelope import UUID_PATTERN, matches
 
-FindKey: TypeAlias = Callable[[str], Awaitable[ApiKey | None]]
+FindKey: TypeAlias = Callable[[KeyAsk], Awaitable[ApiKey | None]]
 
 HOURS_DEFAULT = 24
 HOURS_MAX = 720
@@ -58,7 +58,7 @@ class KeyRing:
         known = self._known.get(key_id)
         if known is not None and asked_at - known[0] < self._cache_s:
             return known[1]
-        key = await self._find(key_id)
+        key = await self._find(KeyAsk(key_id))
         if key is not None:
             # What was found is as old as the question.
             self._known[key_id] = (asked_at, key)

@@ -6,14 +6,17 @@ constant time. It holds 256 random bits, so a plain SHA-256 cannot be guessed ba
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from hashlib import sha256
 from hmac import compare_digest
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, Table, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, Select, Table, insert, select, update
 
+from api_stub.lookup import Lookup
 from projections import bulk
 from projections.store import KeyText, Row, metadata
 
@@ -45,6 +48,12 @@ table = Table(
 )
 
 
+class KeyAsk(NamedTuple):
+    """Which key."""
+
+    key_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """A stored key; times are microseconds since 1970 UTC."""
@@ -64,8 +73,7 @@ class ApiKey:
         return compare_digest(self.secret_sha256, sha256(secret.encode()).hexdigest())
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
+class Presented(NamedTuple):
     """A key as a request shows it."""
 
     kind: Kind
@@ -99,8 +107,8 @@ def create(
 
 def find_many(connection: Connection, key_ids: Sequence[str]) -> dict[str, ApiKey]:
     """Return the keys with these ids, by id; an id without a key is left out."""
-    rows = bulk.find(connection, table, list(table.columns), [(key_id,) for key_id in key_ids])
-    return {row[0]: _loaded(row) for row in rows}
+    found = lookup.read(connection, [KeyAsk(key_id) for key_id in key_ids])
+    return {ask.key_id: key for ask, key in found.items()}
 
 
 def list_all(connection: Connection) -> list[ApiKey]:
@@ -135,3 +143,16 @@ def _columns(key: ApiKey) -> dict[str, object]:
 def _loaded(row: Row) -> ApiKey:
     key_id, secret_sha256, kind, tenant_id, project_id, permissions, *times = row
     return ApiKey(key_id, secret_sha256, Kind(kind), tenant_id, project_id, frozenset(permissions.split()), *times)
+
+
+def _answers(rows: Iterable[Row]) -> dict[KeyAsk, ApiKey]:
+    return {KeyAsk(row[0]): _loaded(row) for row in rows}
+
+
+@cache
+def _statement(dialect_name: str) -> Select[Any]:
+    return bulk.find_statement(dialect_name, table, tuple(table.columns))
+
+
+lookup = Lookup(_statement, _answers)
+"""The keys with the ids asked for; an id without a key is left out."""

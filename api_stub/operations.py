@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic_core import to_json
 from sqlalchemy import Engine
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from api_stub.coalesce import WAIT_S, Coalescer
 from api_stub.handlers import json_response
+from api_stub.lookup import in_thread
 from api_stub.openapi import document
 from projections import schema
 from projections.schema import SchemaTooOldError
@@ -48,8 +50,8 @@ class Operations:
     ) -> "Operations":
         """Return the handlers over a database, a check of the projector, and its metrics."""
         return cls(
-            Coalescer(lambda _: {None: _reading(engine)}, executor),
-            Coalescer(lambda _: {None: projector_health()}, executor),
+            Coalescer(partial(in_thread, executor, lambda _: {None: _reading(engine)})),
+            Coalescer(partial(in_thread, executor, lambda _: {None: projector_health()})),
             scrape,
         )
 

@@ -3,21 +3,22 @@
 A statement answers any number of asks at once, each ask touching its own few rows, all from one snapshot.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, Text, func, select, type_coerce
+from sqlalchemy import Select, Text, func, select, type_coerce
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
+from api_stub.lookup import Lookup
 from projections.activity import ENTRIES_KEPT
 from projections.activity import table as activity
 from projections.analysis_trend import DAY_US, by_day_from_json
 from projections.analysis_trend import table as analysis_trend
-from projections.bulk import bind_keys, key_rows
+from projections.bulk import key_rows
 from projections.project import table as project
+from projections.store import Row
 from projections.tenant import table as tenant
 
 WINDOW_DAYS = 30
@@ -31,9 +32,8 @@ class StatsAsk(NamedTuple):
     slug: str
 
 
-@dataclass(frozen=True, slots=True)
-class StatsRow:
-    """What the read models hold of a project's stats; `by_day` counts analyses by days since 1970 UTC."""
+class StatsRow(NamedTuple):
+    """What the read models hold of a project's stats; `by_day` counts analyses by days since 1970 UTC, ascending."""
 
     project_id: str
     log_source_count: int
@@ -47,11 +47,12 @@ class StatsRow:
         """Return (date, count) for each day with analyses among the last 30 UTC days, today included, ascending."""
         today = now_us // DAY_US
         days = range(today - WINDOW_DAYS + 1, today + 1)
-        return [
-            (date.fromordinal(_EPOCH_ORDINAL + day).isoformat(), count)
-            for day, count in sorted(self.by_day.items())
-            if day in days
-        ]
+        return [(_date(day), count) for day, count in self.by_day.items() if day in days]
+
+
+@lru_cache(maxsize=256)
+def _date(day: int) -> str:
+    return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
 
 
 class ActivityAsk(NamedTuple):
@@ -62,10 +63,7 @@ class ActivityAsk(NamedTuple):
     after_us: int
 
 
-def read_stats(connection: Connection, asks: Sequence[StatsAsk]) -> dict[StatsAsk, StatsRow]:
-    """Return the stats of each ask; one whose slug no existing project of its tenant holds is left out."""
-    name = connection.dialect.name
-    rows = connection.execute(_stats_statement(name), bind_keys(name, asks))
+def _stats_answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow]:
     found = {}
     for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
         if project_id is None:
@@ -75,13 +73,7 @@ def read_stats(connection: Connection, asks: Sequence[StatsAsk]) -> dict[StatsAs
     return found
 
 
-def read_activity(connection: Connection, asks: Sequence[ActivityAsk]) -> dict[ActivityAsk, str]:
-    """Return the newest entries of each ask as JSON objects with commas between, newest first.
-
-    An ask whose project does not exist in its tenant is left out.
-    """
-    name = connection.dialect.name
-    rows = connection.execute(_activity_statement(name), bind_keys(name, asks))
+def _activity_answers(rows: Iterable[Row]) -> dict[ActivityAsk, str]:
     return {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}
 
 
@@ -152,3 +144,10 @@ def _activity_statement(dialect_name: str) -> Select[Any]:
             (project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present,
         )
     )
+
+
+stats_lookup = Lookup(_stats_statement, _stats_answers)
+"""The stats of each ask whose slug an existing project of its tenant holds."""
+
+activity_lookup = Lookup(_activity_statement, _activity_answers)
+"""The newest entries of each ask whose project exists in its tenant: JSON objects with commas between, newest first."""

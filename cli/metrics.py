@@ -11,9 +11,9 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
-from sqlalchemy import QueuePool
 
 from api_stub.coalesce import Coalescer
+from api_stub.lookup import Database
 from api_stub.meter import BOUNDS_S, Meter
 from event_stream.envelope import Reason
 from workers.status import Observed, PartitionStatus, ProcessStatus, Recorded, Status
@@ -53,7 +53,7 @@ class Own:
 
     meter: Meter
     coalescers: Mapping[str, Coalescer[Any, Any]]
-    pool: QueuePool
+    database: Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,14 +296,14 @@ OWN: tuple[Measure[Own], ...] = (
         "gauge",
         (),
         "Database connections that reads of this API process hold now.",
-        lambda own: _alone(own.pool.checkedout()),
+        lambda own: _alone(own.database.connections().in_use),
     ),
     Measure(
-        "projector_api_connections_max",
+        "projector_api_connections_open",
         "gauge",
         (),
-        "Database connections that this API process keeps for reads.",
-        lambda own: _alone(own.pool.size()),
+        "Database connections that this API process holds open for reads.",
+        lambda own: _alone(own.database.connections().open),
     ),
 )
 MEASURES: tuple[Measure[Any], ...] = (*READING, *RECORDED, *STATUS, *OBSERVED, *TALLY, *OWN)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from api_stub.coalesce import Coalescer
+from api_stub.lookup import in_thread
 from cli.metrics import Own, Reading, collect
 from event_stream.errors import EventStreamError
 from projections.errors import ProjectionsError
@@ -44,9 +46,11 @@ class Scrape:
     def __init__(self, runtime: Runtime, executor: Executor, own: Own) -> None:
         self._runtime = runtime
         self._own = own
-        self._recorded: Coalescer[None, Recorded] = Coalescer(lambda _: {None: read_recorded(runtime)}, executor)
+        self._recorded: Coalescer[None, Recorded] = Coalescer(
+            partial(in_thread, executor, lambda _: {None: read_recorded(runtime)})
+        )
         self._redis: Coalescer[Recorded | None, FromRedis] = Coalescer(
-            lambda asks: {recorded: self._read_redis(recorded) for recorded in asks}, executor
+            partial(in_thread, executor, lambda asks: {recorded: self._read_redis(recorded) for recorded in asks})
         )
 
     async def __call__(self) -> bytes:

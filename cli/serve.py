@@ -1,6 +1,7 @@
 """Composes the API of reads, health and metrics of the projector included, and serves it."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from sqlalchemy import QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import Reads
+from api_stub.lookup import database
 from api_stub.meter import Meter
 from api_stub.operations import Health, Operations
 from api_stub.settings import ApiSettings
@@ -44,12 +45,12 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     runtime = Runtime.from_environ(environ, _impatient_redis)
     engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
-    reads = Reads.on(engine, executor, settings.key_cache_s)
+    reading = database(engine, executor)
+    reads = Reads.on(reading, settings.key_cache_s)
     # Threads of their own, one for each check: while Redis is silent, they must not keep reads or each other waiting.
     checks = ThreadPoolExecutor(CHECKS, thread_name_prefix="checks")
     meter = Meter()
-    assert isinstance(engine.pool, QueuePool)
-    scrape = Scrape(runtime, checks, Own(meter, reads.coalescers(), engine.pool))
+    scrape = Scrape(runtime, checks, Own(meter, reads.coalescers(), reading))
     operations = operations_routes(Operations.on(engine, checks, lambda: projector_health(runtime), scrape))
     beside = settings.ops_port is None
     served = [read_routes(reads) + operations] if beside else [read_routes(reads), operations]
@@ -59,7 +60,10 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
         _server(meter.on(application(routes), [route.path for route in routes]), *address)
         for routes, address in zip(served, settings.addresses, strict=True)
     ]
-    uvloop.run(_serve(servers))
+    try:
+        uvloop.run(_serve(servers))
+    finally:
+        reading.close()
 
 
 def check_free(address: tuple[str, int]) -> None:
@@ -128,6 +132,8 @@ async def _serve(servers: list[uvicorn.Server]) -> None:
         for server in servers:
             server.should_exit = True
 
+    # What was made so far stays: a full collection need not walk it again while requests wait.
+    gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     await asyncio.gather(*(server.serve() for server in servers))

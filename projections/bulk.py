@@ -90,11 +90,12 @@ def find(connection: Connection, table: Table, columns: Sequence[Column[Any]], k
     if not keys:
         return []
     name = connection.dialect.name
-    return connection.execute(_find_statement(name, table, tuple(columns)), bind_keys(name, keys)).all()
+    return connection.execute(find_statement(name, table, tuple(columns)), bind_keys(name, keys)).all()
 
 
 @cache
-def _find_statement(dialect_name: str, table: Table, columns: tuple[Column[Any], ...]) -> Select[Any]:
+def find_statement(dialect_name: str, table: Table, columns: tuple[Column[Any], ...]) -> Select[Any]:
+    """Return the statement of `find`, for `bind_keys`."""
     primary_key = list(table.primary_key.columns)
     keys = key_rows(dialect_name, primary_key)
     matches = [column == key for column, key in zip(primary_key, keys.c, strict=True)]

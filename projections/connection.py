@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that never waits for ever: whatever becomes of the server, a caller gets control back."""
+"""Connections to PostgreSQL that never wait for ever: whatever becomes of the server, a caller gets control back."""
 
 from typing import Any, TypeVar
 
@@ -39,3 +39,28 @@ class BoundedConnection(psycopg.Connection[Any]):
         """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see."""
         if not self.closed:
             super().rollback()
+
+
+class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
+    """The same for an event loop; it closes itself too when the task that waits is cancelled."""
+
+    answer_within_s: float | None = BoundedConnection.answer_within_s
+
+    async def wait(
+        self,
+        gen: PQGen[T],
+        interval: float = _LOOK_EVERY_S,
+        timeout: float | None = None,  # noqa: ASYNC109 (psycopg's own signature)
+    ) -> T:
+        """Run a step of the protocol to its end; raises what the server answers, or OperationalError if it does not."""
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(gen, interval, self.answer_within_s)
+        except BaseException as error:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            await self.close()
+            if isinstance(error, psycopg.OperationalError):
+                raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
+            raise

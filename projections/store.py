@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Dialect,
     Engine,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     event,
     make_url,
 )
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeDecorator
 
 from projections.connection import BoundedConnection
@@ -54,6 +56,17 @@ _POSTGRESQL_SESSION = {
     "tcp_keepalives_count": "3",
     "timezone": "UTC",
 }
+_POSTGRESQL_READER = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # Rows come in the order of their key, so that no more are looked at than are wanted.
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    # With these there is but one plan, whatever is asked: making it again would take longer than the read.
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
 # A network that swallows everything is noticed by the kernel; a server that does not answer, by BoundedConnection.
 _POSTGRESQL_CLIENT = {
     "connect_timeout": 5,
@@ -78,8 +91,19 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
 
     Plans that scan a table are switched off there, so that no statistics, however stale, cost a reader O(rows).
     """
-    options = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
-    return _engine(database_url, pool_size=pool_size, session=options, isolation_level="AUTOCOMMIT")
+    return _engine(database_url, pool_size=pool_size, session=_POSTGRESQL_READER, isolation_level="AUTOCOMMIT")
+
+
+def reader_options(url: URL) -> dict[str, Any]:
+    """Return what psycopg needs to connect to PostgreSQL as `reader_engine` does."""
+    return {**psycopg_dialect().create_connect_args(url)[1], **_postgresql_options(_POSTGRESQL_READER)}
+
+
+def psycopg_dialect() -> Dialect:
+    """Return the dialect that PostgreSQL's driver speaks, for what does not go through an engine."""
+    make: Any = PGDialect_psycopg
+    dialect: Dialect = make()
+    return dialect
 
 
 def _engine(
@@ -98,10 +122,9 @@ def _engine(
         )
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
-    options = " ".join(f"-c {name}={value}" for name, value in (_POSTGRESQL_SESSION | (session or {})).items())
     engine = create_engine(
         url,
-        connect_args=_POSTGRESQL_CLIENT | {"options": options},
+        connect_args=_postgresql_options(session or {}),
         hide_parameters=True,  # in errors: they are what events and requests hold
         pool_size=pool_size,
         max_overflow=0,
@@ -113,6 +136,11 @@ def _engine(
         engine, "do_connect", lambda _dialect, _record, args, options: BoundedConnection.connect(*args, **options)
     )
     return engine
+
+
+def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:
+    options = " ".join(f"-c {name}={value}" for name, value in (_POSTGRESQL_SESSION | session).items())
+    return _POSTGRESQL_CLIENT | {"options": options}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

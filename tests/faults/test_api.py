@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from api_stub import coalesce
-from projections.connection import BoundedConnection
+from projections.connection import BoundedAsyncConnection, BoundedConnection
 from projections.store import reader_engine
 from tests.support.driving import Api, append, drain_all
 from tests.support.events import PROJECT, TENANT, event
@@ -59,11 +59,12 @@ class Away:
         self.server.start()
 
     @contextmanager
-    def pool_exhausted(self) -> Iterator[None]:
-        with ExitStack() as taken:
-            for _ in range(2):
-                taken.enter_context(self.reader.connect())
+    def locked(self) -> Iterator[None]:
+        """Whatever is asked waits, on every connection that the API has."""
+        with psycopg.connect(self.server.url(str(self.reader.url.database))) as administrator:
+            administrator.execute("LOCK TABLE project")
             yield
+            administrator.rollback()
 
     @contextmanager
     def crowded(self) -> Iterator[None]:
@@ -83,7 +84,8 @@ def away(
 ) -> Iterator[Away]:
     append(runtime, event("project.created.v1"), event())
     drain_all(runtime)
-    monkeypatch.setattr(BoundedConnection, "answer_within_s", 1.0)
+    for each in (BoundedConnection, BoundedAsyncConnection):
+        monkeypatch.setattr(each, "answer_within_s", 1.0)
     monkeypatch.setattr(coalesce, "WAIT_S", 1.0)
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as administrator:
         administrator.execute("CREATE ROLE reading LOGIN")
@@ -118,7 +120,7 @@ async def assert_comes_back(api: Api, key: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("fault", [Away.refused, Away.silent, Away.stopped, Away.pool_exhausted, Away.crowded])
+@pytest.mark.parametrize("fault", [Away.refused, Away.silent, Away.stopped, Away.locked, Away.crowded])
 async def test_a_read_is_refused_soon_while_postgresql_is_away(
     away: Away, fault: Callable[[Away], AbstractContextManager[None]]
 ) -> None:
@@ -130,6 +132,27 @@ async def test_a_read_is_refused_soon_while_postgresql_is_away(
         await assert_unavailable(away.api, key)
         assert (await away.api.ask("/healthz")).status_code == 200
     await assert_comes_back(away.api, key)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_checks_that_hold_the_whole_pool_keep_readiness_waiting_no_longer_than_others(away: Away) -> None:
+    with away.reader.connect(), away.reader.connect():
+        refused = await away.api.ask("/readyz")
+        assert (refused.status_code, refused.json()["status"]) == (503, "failing")
+        assert (await away.api.ask(STATS, away.api.key(TENANT, PROJECT))).status_code == 200
+    assert (await away.api.ask("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_connection_that_the_server_ended_while_it_was_idle_costs_no_answer(away: Away) -> None:
+    key = away.api.key(TENANT, PROJECT)
+    await assert_comes_back(away.api, key)
+    with psycopg.connect(away.server.url(str(away.reader.url.database)), autocommit=True) as administrator:
+        ended = administrator.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'reading'"
+        ).fetchall()
+    assert (True,) in ended
+    assert (await away.api.ask(STATS, key)).status_code == 200
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

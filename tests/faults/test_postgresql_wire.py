@@ -1,5 +1,6 @@
 """The wire to PostgreSQL is cut, or goes silent, at the worst moments; and the server behind it goes down or over."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,7 +13,8 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from projections.connection import BoundedConnection
+from projections.connection import BoundedAsyncConnection, BoundedConnection
+from projections.store import reader_options
 from tests.support.outages import Work
 from tests.support.points import strike
 from tests.support.proxy import Proxy
@@ -90,6 +92,30 @@ def test_a_statement_that_is_never_answered_is_given_up(
     asking.join(30)
     proxy.close()
     assert told == ["the server was silent for 0.5 s"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_event_loop_gives_up_a_statement_too_and_the_connection_with_it(
+    runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    monkeypatch.setattr(BoundedAsyncConnection, "answer_within_s", 0.5)
+
+    async def ask() -> None:
+        async with await BoundedAsyncConnection.connect(**reader_options(runtime.writer.url)) as connection:
+            proxy.partition()
+            waiting = asyncio.ensure_future(connection.execute("SELECT 1"))
+            if cancelled:
+                await asyncio.sleep(0.1)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            else:
+                with pytest.raises(psycopg.OperationalError, match=r"the server was silent for 0\.5 s"):
+                    await waiting
+            assert connection.closed
+
+    asyncio.run(asyncio.wait_for(ask(), 30))
+    proxy.close()
 
 
 @pytest.mark.parametrize("point", ["after read", "inside accept", "before commit"])

@@ -1,10 +1,14 @@
 """The two reads over HTTP on both databases: every check in its order, the answers against the oracle, the plans."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
+from psycopg import sql
+from pydantic import BaseModel
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy import event as sa_event
 
@@ -12,7 +16,7 @@ from api_stub import keys as stored_keys
 from api_stub.answers import ActivityAnswer, StatsAnswer
 from api_stub.keys import Kind
 from api_stub.operations import Health
-from api_stub.reads import ActivityAsk, StatsAsk, read_activity, read_stats
+from api_stub.reads import ActivityAsk, StatsAsk, activity_lookup, stats_lookup
 from event_stream.envelope import time_text
 from tests.support.driving import Api, append, assert_answers_equal, drain_all
 from tests.support.events import DAY_US, NOW_US, OTHER_PROJECT, PROJECT, TENANT, event, mixed
@@ -36,6 +40,21 @@ def api(writer: Engine, reader: Engine) -> Iterator[Api]:
     made = Api(writer, reader)
     yield made
     made.close()
+
+
+@pytest.fixture
+def statements(reader: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the API asks the database, from now on."""
+    told: list[str] = []
+    sa_event.listen(reader, "before_cursor_execute", lambda _c, _cu, statement, *_: told.append(statement))
+    execute = psycopg.AsyncCursor.execute
+
+    async def tell(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        told.append(query.decode())
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.AsyncCursor, "execute", tell)
+    return told
 
 
 @pytest.fixture
@@ -83,7 +102,8 @@ async def test_stats_look_as_the_seed_shows(filled: Runtime, api: Api) -> None:
             "dailyTrend": [{"date": time_text(NOW_US - 60_000_000)[:10], "count": 1}],
         },
     }
-    StatsAnswer.model_validate_json(response.content, strict=True)
+    # The model describes exactly what is sent.
+    assert _sent_by(StatsAnswer.model_validate_json(response.content, strict=True)) == response.content
 
 
 async def test_activity_looks_as_the_seed_shows(filled: Runtime, api: Api) -> None:
@@ -103,7 +123,11 @@ async def test_activity_looks_as_the_seed_shows(filled: Runtime, api: Api) -> No
             }
         ],
     }
-    ActivityAnswer.model_validate_json(response.content, strict=True)
+    assert _sent_by(ActivityAnswer.model_validate_json(response.content, strict=True)) == response.content
+
+
+def _sent_by(answer: BaseModel) -> bytes:
+    return answer.model_dump_json(by_alias=True).encode()
 
 
 async def test_a_project_without_entries_has_an_empty_list(filled: Runtime, api: Api) -> None:
@@ -417,11 +441,9 @@ async def test_a_store_that_is_away_is_unavailable_and_comes_back(
 
 
 async def test_requests_at_once_share_queries_and_get_their_own_answers(
-    filled: Runtime, api: Api, reader: Engine
+    filled: Runtime, api: Api, statements: list[str]
 ) -> None:
     keys = {PROJECT: api.key(TENANT, PROJECT), OTHER_PROJECT: api.key(TENANT, OTHER_PROJECT)}
-    statements: list[str] = []
-    sa_event.listen(reader, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
     counts: dict[str, list[int]] = {PROJECT: [], OTHER_PROJECT: []}
 
     async def ask(project: str) -> None:
@@ -438,12 +460,13 @@ async def test_requests_at_once_share_queries_and_get_their_own_answers(
 # --- one statement, a constant number of rows ------------------------------------------------------------------------
 
 
-async def test_each_answer_is_one_statement(filled: Runtime, writer: Engine, reader: Engine) -> None:
+async def test_each_answer_is_one_statement(
+    filled: Runtime, writer: Engine, reader: Engine, statements: list[str]
+) -> None:
     api = Api(writer, reader, key_cache_s=60)
     key = api.key(TENANT, PROJECT)
     await api.ask(STATS, key)
-    statements: list[str] = []
-    sa_event.listen(reader, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
+    statements.clear()
     await api.ask(STATS, key)
     assert len(statements) == 1
     await api.ask(ACTIVITY, key)
@@ -462,18 +485,28 @@ async def test_the_plans_touch_rows_through_keys_only(
     plans: list[str] = []
 
     def explain(_conn: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        prefix = "EXPLAIN (ANALYZE, BUFFERS OFF) " if reader.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
-        cursor.execute(prefix + statement, parameters)
-        plans.append("\n".join(" ".join(map(str, row)) for row in cursor.fetchall()))
+        if reader.dialect.name == "postgresql":
+            # Prepared, because the API's statements are: those have a plan of their own.
+            names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+            numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+            values = ", ".join(sql.Literal(parameters[name]).as_string(cursor) for name in names)
+            cursor.execute(f"PREPARE explained AS {numbered}")
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS OFF) EXECUTE explained({values})")
+            plans.append("\n".join(row[0] for row in cursor.fetchall()))
+            cursor.execute("DEALLOCATE explained")
+        else:
+            cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.append("\n".join(" ".join(map(str, row)) for row in cursor.fetchall()))
 
     sa_event.listen(reader, "before_cursor_execute", explain)
     with reader.connect() as connection:
-        read_stats(connection, [StatsAsk("ten_0", "project-1")])
-        read_activity(connection, [ActivityAsk("ten_0", PROJECT, 0)])
+        stats_lookup.read(connection, [StatsAsk("ten_0", "project-1")])
+        activity_lookup.read(connection, [ActivityAsk("ten_0", PROJECT, 0)])
     assert len(plans) == 2
     for plan in plans:
         if reader.dialect.name == "postgresql":
             assert "Seq Scan" not in plan
+            assert "Sort" not in plan
             assert "Index" in plan
         else:
             assert "SCAN" not in plan.replace("SCAN each_key", "").replace("SCAN newest", "")

@@ -329,34 +329,29 @@ WHOLE_ANSWERS = (
     Mutant(
         "support desks are counted by a second statement",
         "G4",
-        "api_stub/reads.py",
-        "    found = {}\n"
-        "    for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:\n",
-        "    found = {}\n"
-        "    desks_of = dict(connection.execute(select(tenant.c.tenant_id, tenant.c.support_desk_count)).all())\n"
-        "    for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:\n"
-        "        desks = desks_of.get(tenant_id, 0)\n",
+        "api_stub/handlers.py",
+        "        trend = row.trend(now)\n",
+        "        again = await self.stats_of.get(StatsAsk(key.tenant_id, slug))\n"
+        "        row = row._replace(support_desk_count=again.support_desk_count)\n"
+        "        trend = row.trend(now)\n",
         (f"{_READS}each_answer_is_one_statement",),
     ),
     Mutant(
         "whether a project exists is asked by a second statement",
         "G4",
-        "api_stub/reads.py",
-        '    return {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}\n',
-        '    found = {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}\n'
-        "    there = set(connection.execute(select(project.c.project_id).where(project.c.present)).scalars())\n"
-        "    return {ask: entries for ask, entries in found.items() if ask.project_id in there}\n",
+        "api_stub/handlers.py",
+        "        if entries is None:\n",
+        "        ask = ActivityAsk(key.tenant_id, project_id, now)\n"
+        "        if entries is None or await self.activity_of.get(ask) is None:\n",
         (f"{_READS}each_answer_is_one_statement",),
     ),
     Mutant(
         "an ask joins a query that was already sent",
         "2.4",
         "api_stub/coalesce.py",
-        "            answers = await asyncio.get_running_loop()"
-        ".run_in_executor(self._executor, self._query, list(asks))\n",
+        "            answers = await self._query(list(asks))\n",
         "            self._waiting.update(asks)\n"
-        "            answers = await asyncio.get_running_loop()"
-        ".run_in_executor(self._executor, self._query, list(asks))\n"
+        "            answers = await self._query(list(asks))\n"
         "            self._waiting = {key: ask for key, ask in self._waiting.items() if key not in asks}\n",
         (f"{_COALESCE}asks_gather_while_a_query_runs_and_share_the_next",),
     ),
@@ -466,7 +461,7 @@ CONSTANT_READS = (
         "a reader may scan whole tables",
         "G6",
         "projections/store.py",
-        '"enable_seqscan": "off", ',
+        '    "enable_seqscan": "off",\n',
         "",
         (f"{_READS}the_plans_touch_rows_through_keys_only",),
     ),

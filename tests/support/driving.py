@@ -15,6 +15,7 @@ from api_stub import keys
 from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import Reads
 from api_stub.keys import Kind
+from api_stub.lookup import database
 from api_stub.operations import Health, Operations
 from event_stream.stream import Appended
 from event_stream.types import partition_of
@@ -91,7 +92,8 @@ class Api:
         self.now_us = NOW_US
         self.writer = writer
         self.executor = ThreadPoolExecutor(2)
-        reads = Reads.on(reader, self.executor, key_cache_s, clock=lambda: self.now_us)
+        self.database = database(reader, self.executor)
+        reads = Reads.on(self.database, key_cache_s, clock=lambda: self.now_us)
         self.health = Health()
         operations = Operations.on(reader, self.executor, lambda: self.health, self._scrape)
         self.app = application(read_routes(reads) + operations_routes(operations))
@@ -128,6 +130,7 @@ class Api:
         return response.json()["data"]
 
     def close(self) -> None:
+        self.database.close()
         self.executor.shutdown()
 
 

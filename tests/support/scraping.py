@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import anyio
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import QueuePool
 
+from api_stub.lookup import database
 from api_stub.meter import Meter
 from cli.metrics import Own
 from cli.scrape import Scrape
@@ -44,10 +44,9 @@ class Scraped:
 
 def scrape(runtime: Runtime) -> Scraped:
     """Return what an API process on a runtime answers."""
-    pool = runtime.reader.pool
-    assert isinstance(pool, QueuePool)
     executor = ThreadPoolExecutor(2)
     try:
-        return Scraped.of(anyio.run(Scrape(runtime, executor, Own(Meter(), {}, pool))).decode())
+        own = Own(Meter(), {}, database(runtime.reader, executor))
+        return Scraped.of(anyio.run(Scrape(runtime, executor, own)).decode())
     finally:
         executor.shutdown(wait=False)

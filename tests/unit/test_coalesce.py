@@ -9,6 +9,7 @@ import pytest
 
 from api_stub import coalesce
 from api_stub.coalesce import Coalescer
+from api_stub.lookup import in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,10 @@ class Store:
         self.go = threading.Semaphore(0)
         self.executor = ThreadPoolExecutor(4)
 
-    def query(self, keys: Sequence[int]) -> Mapping[int, int]:
+    async def query(self, keys: Sequence[int]) -> Mapping[int, int]:
+        return await in_thread(self.executor, self._query, keys)
+
+    def _query(self, keys: Sequence[int]) -> Mapping[int, int]:
         self.queries.append(list(keys))
         self.go.acquire()
         if 13 in keys:
@@ -43,7 +47,7 @@ def store() -> Iterator[Store]:
 
 
 async def test_asks_gather_while_a_query_runs_and_share_the_next(store: Store) -> None:
-    coalescer = Coalescer(store.query, store.executor)
+    coalescer = Coalescer(store.query)
     answers: dict[int, list[int | None]] = {}
 
     async def ask(key: int) -> None:
@@ -62,7 +66,7 @@ async def test_asks_gather_while_a_query_runs_and_share_the_next(store: Store) -
 
 
 async def test_a_failure_reaches_those_who_asked_and_nobody_else(store: Store) -> None:
-    coalescer = Coalescer(store.query, store.executor)
+    coalescer = Coalescer(store.query)
     store.go.release(100)
     with pytest.raises(ValueError, match="thirteen"):
         await coalescer.get(13)
@@ -70,7 +74,7 @@ async def test_a_failure_reaches_those_who_asked_and_nobody_else(store: Store) -
 
 
 async def test_one_who_leaves_does_not_take_the_answer_from_the_others(store: Store) -> None:
-    coalescer = Coalescer(store.query, store.executor)
+    coalescer = Coalescer(store.query)
     answers: list[int | None] = []
 
     async def stay() -> None:
@@ -89,21 +93,23 @@ async def test_one_who_leaves_does_not_take_the_answer_from_the_others(store: St
 
 async def test_a_query_that_never_ends_is_given_up_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "WAIT_S", 0.05)
-    coalescer = Coalescer(store.query, store.executor)
+    coalescer = Coalescer(store.query)
     with pytest.raises(TimeoutError):
         await coalescer.get(2)
 
 
 async def test_what_nobody_waits_for_any_more_is_not_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "WAIT_S", 0.05)
-    coalescer = Coalescer(store.query, store.executor)
+    coalescer = Coalescer(store.query)
 
     async def give_up(key: int) -> None:
         with pytest.raises(TimeoutError):
             await coalescer.get(key)
 
     async with anyio.create_task_group() as group:
-        for key in (2, *range(100, 200)):
+        group.start_soon(give_up, 2)
+        await anyio.sleep(0.01)
+        for key in range(100, 200):
             group.start_soon(give_up, key)
     monkeypatch.setattr(coalesce, "WAIT_S", 5.0)
     store.go.release(100)
@@ -113,7 +119,7 @@ async def test_what_nobody_waits_for_any_more_is_not_asked(store: Store, monkeyp
 
 async def test_a_query_takes_no_more_than_its_share(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "ASKS_MAX", 10)
-    coalescer = Coalescer(store.query, store.executor, lanes=2)
+    coalescer = Coalescer(store.query)
     store.go.release(100)
     async with anyio.create_task_group() as group:
         for key in range(20, 70):
