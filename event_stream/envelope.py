@@ -70,7 +70,7 @@ def time_us_of(text: object) -> int:
 
 def time_text(time_us: int) -> str:
     """Return microseconds since 1970 UTC as RFC 3339 with `Z`; a fraction only if not zero, without trailing zeros."""
-    text = (_EPOCH + timedelta(microseconds=min(time_us, _LATEST_US))).isoformat().removesuffix("+00:00")
+    text = (_EPOCH.replace(tzinfo=None) + timedelta(microseconds=min(time_us, _LATEST_US))).isoformat()
     return (text.rstrip("0") if "." in text else text) + "Z"
 
 

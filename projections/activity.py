@@ -1,5 +1,6 @@
 """Monitoring activity: the newest watchdog evaluations of each project, each rendered once as the reader gets it."""
 
+from pydantic import TypeAdapter
 from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.envelope import time_text
@@ -8,6 +9,7 @@ from projections.projection import Feed, project_key
 from projections.store import KeyText, Row, metadata
 
 ENTRIES_KEPT = 100
+_SERIALIZER = TypeAdapter(WatchdogEvaluated).serializer
 
 table = Table(
     "activity",
@@ -22,7 +24,7 @@ table = Table(
 
 def entry(event: Event) -> Row:
     """Return the row of an evaluation: its key, and the JSON object of CONTRACT 2.3."""
-    members = event.data.model_dump_json(by_alias=True).removeprefix("{")
+    members = _SERIALIZER.to_json(event.data, by_alias=True).decode().removeprefix("{")
     rendered = f'{{"timestamp":"{time_text(event.time_us)}",{members}'
     return (*project_key(event), event.time_us, event.id, rendered)
 

@@ -10,7 +10,7 @@ from projections.projection import FoldError
 
 # One, so that a worker that was killed for its memory, and knows nothing of it, does not try the same again for ever.
 ENTRIES_FIRST = 1
-ENTRIES_MAX = 2_000
+ENTRIES_MAX = 4_000
 FASTER = 8
 BYTES_MAX = 8 * 1024 * 1024
 FAILURES_ALONE_MAX = 2
