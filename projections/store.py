@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
+    Connection,
     Dialect,
     Engine,
     MetaData,
@@ -62,6 +63,8 @@ _POSTGRESQL_CLIENT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # ms
 }
+# A bitmap has no order: with it the first of many rows would cost all of them, and a sort.
+_SCANS = ("enable_seqscan", "enable_bitmapscan", "enable_sort")
 _SQLITE_BUSY_TIMEOUT_S = 5
 
 
@@ -78,8 +81,15 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
 
     Plans that scan a table are switched off there, so that no statistics, however stale, cost a reader O(rows).
     """
-    options = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+    options = dict.fromkeys((*_SCANS, "enable_hashjoin", "enable_mergejoin", "jit"), "off")
     return _engine(database_url, pool_size=pool_size, session=options, isolation_level="AUTOCOMMIT")
+
+
+def go_through_keys(connection: Connection) -> None:
+    """Switch plans that scan a table off until the transaction ends, as readers do."""
+    if connection.dialect.name == "postgresql":
+        for plan in _SCANS:
+            connection.exec_driver_sql(f"SET LOCAL {plan} = off")
 
 
 def _engine(

@@ -466,8 +466,8 @@ CONSTANT_READS = (
         "a reader may scan whole tables",
         "G6",
         "projections/store.py",
-        '"enable_seqscan": "off", ',
-        "",
+        "dict.fromkeys((*_SCANS, ",
+        'dict.fromkeys(("enable_bitmapscan", "enable_sort", ',
         (f"{_READS}the_plans_touch_rows_through_keys_only",),
     ),
     Mutant(
