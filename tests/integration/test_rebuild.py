@@ -22,7 +22,7 @@ from projections.store import KeyText, Row
 from tests.support.driving import Api, append, drain_all, dump, with_projections
 from tests.support.events import NOW_US, TENANT, event, mixed
 from tests.support.law import assert_all_is_well
-from tests.support.points import ProcessDiedError
+from tests.support.points import REBUILD_POINTS, ProcessDiedError, on_call, wrapped
 from tests.support.rebuilding import differing, plan, rebuild_all, rebuilder, still_due
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
@@ -229,37 +229,22 @@ def _waits_for_a_lock(connection: Connection) -> bool:
     return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-STEPS: dict[str, tuple[Any, str]] = {
-    "while folding": (event_log, "read_history"),
-    "after folding": (checkpoint, "claim_as_it_is"),
-    "while comparing": (rebuild, "rows_of"),
-    "while writing": (rebuild, "upsert_rows"),
-    "before settling": (due, "settle"),
-}
-
-
 @pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("point", REBUILD_POINTS)
 def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
-    filled: Runtime, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch, point: str, number: int
 ) -> None:
     before = dump(filled.reader)
     execute(filled, delete(analysis_trend.table), update(activity.table).values(entry="{}"))
     damaged = dump(filled.reader)
     tenants = plan(filled)
-    owner, name = STEPS[step]
-    calls: list[object] = []
-    original = getattr(owner, name)
 
-    def die(*arguments: Any, **options: Any) -> Any:
-        result = original(*arguments, **options)
-        calls.append(result)
-        if len(calls) == number:
-            raise ProcessDiedError
-        return result
+    def die() -> None:
+        raise ProcessDiedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, die)
+        owner, name, _ = REBUILD_POINTS[point]
+        patch.setattr(owner, name, wrapped(REBUILD_POINTS[point], on_call(number, die)))
         with pytest.raises(ProcessDiedError):
             list(rebuilder(filled).rebuild_due(Asked(), tenants))
     left = still_due(filled)
