@@ -20,12 +20,9 @@ from event_stream.settings import StreamSettings
 from projections import checkpoint, due, event_log
 from projections.due import Asked
 from projections.projection import Projection
-from projections.rebuild import Difference
 from projections.registry import PROJECTIONS
-from projections.store import Row
-from workers.rebuild import Outcome, Rebuilder
+from workers.rebuild import SAMPLES_MAX, Outcome, Rebuilder, Sample
 
-SAMPLES_MAX = 10
 TENANTS_NAMED_MAX = 20
 VALUE_LENGTH_MAX = 60
 LINE_EVERY_S = 5.0
@@ -64,10 +61,9 @@ def rebuild(
     report = Report(dry_run, len(work))
     try:
         with Watch(report, total) as watch:
-            rebuilder = Rebuilder(writer, reader, partitions, chosen, timeout, watch.on_page)
-            outcomes = _compared(rebuilder, work) if dry_run else rebuilder.rebuild_due(asked, work)
-            for outcome in outcomes:
-                report.add(outcome)
+            rebuilder = Rebuilder(writer, reader, partitions, chosen, timeout)
+            for each in _compared(rebuilder, work) if dry_run else rebuilder.rebuild_due(asked, work):
+                report.add(each)
                 watch.show()
     finally:
         report.due = 0 if dry_run else _still_due(reader, asked)
@@ -118,9 +114,9 @@ def _still_due(reader: Engine, asked: Asked) -> int:
         return len(due.read(connection, asked))
 
 
-def _compared(rebuilder: Rebuilder, work: dict[str, frozenset[str]]) -> Iterator[Outcome]:
+def _compared(rebuilder: Rebuilder, work: dict[str, frozenset[str]]) -> Iterator[int | Outcome]:
     for tenant_id, names in work.items():
-        yield rebuilder.compare(tenant_id, names)
+        yield from rebuilder.compare(tenant_id, names)
 
 
 @dataclass
@@ -133,7 +129,7 @@ class Report:
     events: int = 0
     due: int = 0
     differed: dict[str, Counter[str]] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     held_s: list[float] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
@@ -143,18 +139,18 @@ class Report:
         """How long it has taken until now."""
         return max(0.001, time.monotonic() - self.began_s)
 
-    def add(self, outcome: Outcome) -> None:
-        """Count what became of one tenant."""
-        if outcome.replaced is None:
-            self.failed[outcome.tenant_id] = outcome.error or ""
-            return
-        self.tenants += 1
-        self.held_s.append(outcome.replaced.held_s)
-        for difference in outcome.replaced.differences:
-            counts = self.differed.setdefault(difference.table.name, Counter(missing=0, extra=0, changed=0))
-            counts.update(missing=len(difference.missing), extra=len(difference.extra), changed=len(difference.changed))
-            room = SAMPLES_MAX - len(self.samples)
-            self.samples += [_shown(difference, *pair) for pair in _pairs(difference, room)]
+    def add(self, each: int | Outcome) -> None:
+        """Count a page's events, or what became of one tenant."""
+        if isinstance(each, int):
+            self.events += each
+        elif each.error is not None:
+            self.failed[each.tenant_id] = each.error
+        else:
+            self.tenants += 1
+            self.held_s.append(each.held_s)
+            for name, counts in each.differed.items():
+                self.differed.setdefault(name, Counter(dict.fromkeys(counts, 0))).update(counts)
+            self.samples += each.samples[: SAMPLES_MAX - len(self.samples)]
 
     def show(self, as_json: bool) -> None:
         """Print the outcome."""
@@ -193,7 +189,7 @@ class Report:
                 "median": round(median(self.held_s or [0.0]) * 1000, 3),
             },
             "readModels": self.differed,
-            "samples": self.samples,
+            "samples": [_plain(sample) for sample in self.samples],
             "failed": [{"tenant": tenant_id, "error": error} for tenant_id, error in self.failed.items()],
             "due": self.due,
         }
@@ -216,11 +212,6 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def on_page(self, events: int) -> None:
-        """Count the events of a page."""
-        self._report.events += events
-        self.show()
-
     def show(self) -> None:
         """Bring what is shown up to date."""
         report = self._report
@@ -233,31 +224,15 @@ class Watch:
             click.echo(f"{text}, {report.events:,} of {self._total:,} events, about {left_s:.0f} s left", err=True)
 
 
-def _pairs(difference: Difference, limit: int) -> list[tuple[Row | None, Row | None]]:
-    """Return up to `limit` differences of each kind in turn, as stored and as rebuilt."""
-    missing: list[tuple[Row | None, Row | None]] = [(None, row) for row in difference.missing[:limit]]
-    extra: list[tuple[Row | None, Row | None]] = [(row, None) for row in difference.extra[:limit]]
-    return [*missing, *extra, *difference.changed[:limit]][:limit]
+def _line(sample: Sample) -> str:
+    changes = "; ".join(f"{name} {_cut(stored)} -> {_cut(new)}" for name, (stored, new) in sample.columns.items())
+    return f"{sample.kind}: {sample.read_model} {' '.join(map(str, sample.key))} {changes}".rstrip()
 
 
-def _shown(difference: Difference, stored: Row | None, rebuilt: Row | None) -> dict[str, Any]:
-    """Return one difference: the row's key, and where both exist the columns in which they differ."""
-    names = difference.table.columns.keys()
-    key = [str(value) for value in (stored or rebuilt or ())[: len(difference.table.primary_key.columns)]]
-    shown: dict[str, Any] = {"readModel": difference.table.name, "key": key}
-    if stored is None or rebuilt is None:
-        return shown | {"kind": "missing" if stored is None else "extra"}
-    both = zip(names, stored, rebuilt, strict=True)
-    columns = {name: {"stored": old, "rebuilt": new} for name, old, new in both if old != new}
-    return shown | {"kind": "changed", "columns": columns}
-
-
-def _line(sample: dict[str, Any]) -> str:
-    changes = "; ".join(
-        f"{name} {_cut(values['stored'])} -> {_cut(values['rebuilt'])}"
-        for name, values in sample.get("columns", {}).items()
-    )
-    return f"{sample['kind']}: {sample['readModel']} {' '.join(sample['key'])} {changes}".rstrip()
+def _plain(sample: Sample) -> dict[str, Any]:
+    columns = {name: {"stored": stored, "rebuilt": new} for name, (stored, new) in sample.columns.items()}
+    plain = {"readModel": sample.read_model, "kind": sample.kind, "key": list(sample.key)}
+    return plain | ({"columns": columns} if columns else {})
 
 
 def _cut(value: object) -> str:

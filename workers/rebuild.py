@@ -4,8 +4,12 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
+from typing import Any, Literal
 
 import structlog
+from pydantic import BaseModel
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Engine
 
@@ -14,28 +18,43 @@ from projections import due
 from projections.due import Asked
 from projections.faults import Fault, describe, fault_of
 from projections.projection import FoldError, Projection
-from projections.rebuild import Refolding, Replaced, compare, replace
+from projections.rebuild import Difference, Refolding, Replaced, compare, replace
 
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 5.0
+SAMPLES_MAX = 10
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a tenant; `replaced` is None, and `error` says why, if its read models are as they were."""
+class Sample(BaseModel):
+    """One row that differs; of a changed one `columns` holds what is stored, and what the log gives."""
+
+    read_model: str
+    kind: Literal["missing", "extra", "changed"]
+    key: tuple[Any, ...]
+    columns: dict[str, tuple[Any, Any]] = {}
+
+
+class Outcome(BaseModel):
+    """What became of a tenant. With an `error` its read models are as they were; else `held_s` is how long it took.
+
+    `differed` counts for each read model the rows that were missing, extra and changed; `samples` shows some of them.
+    """
 
     tenant_id: str
-    replaced: Replaced | None
     error: str | None = None
+    held_s: float = 0.0
+    differed: dict[str, dict[str, int]] = {}
+    samples: list[Sample] = []
 
 
 @dataclass
 class Rebuilder:
     """Rebuilds tenants, one at a time. Any number may do so at once, also of one tenant.
 
-    `on_page` is called with the number of events after each page. An outage is waited for until nothing has gone for
+    Each tenant is a generator: after each page of the log it yields the number of events, and in the end its Outcome.
+    It may be left alone in between for as long as one likes. An outage is waited for until nothing has gone for
     `timeout_s`; then what it raised is raised.
     """
 
@@ -44,40 +63,40 @@ class Rebuilder:
     partitions: int
     projections: Sequence[Projection]
     timeout_s: float
-    on_page: Callable[[int], None] = lambda _: None
 
-    def rebuild_due(self, asked: Asked, tenants: Iterable[str]) -> Iterator[Outcome]:
-        """Rebuild what is still due for each of these tenants; one of which somebody else was faster is left out."""
+    def rebuild_due(self, asked: Asked, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+        """Rebuild what is still due for each of these tenants; one with which somebody else was faster is left out."""
         for tenant_id in tenants:
             with self.reader.connect() as connection:
                 names = due.of_tenant(connection, tenant_id, asked)
             if names:
-                yield self.rebuild(tenant_id, names)
+                yield from self.rebuild(tenant_id, names)
 
-    def rebuild(self, tenant_id: str, names: frozenset[str]) -> Outcome:
+    def rebuild(self, tenant_id: str, names: frozenset[str]) -> Iterator[int | Outcome]:
         """Replace a tenant's read models of these names."""
         return self._finish(replace, tenant_id, names)
 
-    def compare(self, tenant_id: str, names: frozenset[str]) -> Outcome:
+    def compare(self, tenant_id: str, names: frozenset[str]) -> Iterator[int | Outcome]:
         """Tell what `rebuild` would change, and change nothing."""
         return self._finish(compare, tenant_id, names)
 
     def _finish(
         self, finish: Callable[[Engine, Refolding], Replaced], tenant_id: str, names: frozenset[str]
-    ) -> Outcome:
+    ) -> Iterator[int | Outcome]:
         moved_s, failures = time.monotonic(), 0
         refolding = self._refolding(tenant_id, names)
         while True:
             try:
                 for events in self._pages(refolding):
+                    yield events
                     moved_s, failures = time.monotonic(), 0
-                    self.on_page(events)
-                return Outcome(tenant_id, finish(self.writer, refolding))
+                yield _done(tenant_id, finish(self.writer, refolding))
             except BaseTimeoutException:
                 raise
             except Exception as error:
                 if fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.OURS:
-                    return Outcome(tenant_id, None, _named(error))
+                    yield Outcome(tenant_id=tenant_id, error=_named(error))
+                    return
                 if time.monotonic() - moved_s > self.timeout_s:
                     raise
                 failures += 1
@@ -85,6 +104,8 @@ class Rebuilder:
                 time.sleep(_back_off_s(failures))
                 if refolding.spoilt:
                     refolding = self._refolding(tenant_id, names)
+            else:
+                return
 
     def _pages(self, refolding: Refolding) -> Iterator[int]:
         """Fold until less than a page is left; yields the number of events of each page."""
@@ -97,6 +118,29 @@ class Rebuilder:
     def _refolding(self, tenant_id: str, names: frozenset[str]) -> Refolding:
         projections = [projection for projection in self.projections if projection.name in names]
         return Refolding(projections, tenant_id, partition_of(tenant_id, self.partitions))
+
+
+def _done(tenant_id: str, replaced: Replaced) -> Outcome:
+    outcome = Outcome(tenant_id=tenant_id, held_s=replaced.held_s)
+    for each in replaced.differences:
+        outcome.differed[each.table.name] = {
+            "missing": len(each.missing),
+            "extra": len(each.extra),
+            "changed": len(each.changed),
+        }
+        outcome.samples += islice(_samples(each), SAMPLES_MAX - len(outcome.samples))
+    return outcome
+
+
+def _samples(difference: Difference) -> Iterator[Sample]:
+    table = difference.table
+    key_of = itemgetter(slice(len(table.primary_key.columns)))
+    yield from (Sample(read_model=table.name, kind="missing", key=key_of(row)) for row in difference.missing)
+    yield from (Sample(read_model=table.name, kind="extra", key=key_of(row)) for row in difference.extra)
+    for stored, rebuilt in difference.changed:
+        both = zip(table.columns.keys(), stored, rebuilt, strict=True)
+        columns = {name: (old, new) for name, old, new in both if old != new}
+        yield Sample(read_model=table.name, kind="changed", key=key_of(stored), columns=columns)
 
 
 def _named(error: Exception) -> str:

@@ -23,7 +23,7 @@ from tests.support.driving import Api, append, drain_all, dump, with_projections
 from tests.support.events import NOW_US, TENANT, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.points import REBUILD_POINTS, ProcessDiedError, on_call, wrapped
-from tests.support.rebuilding import differing, plan, rebuild_all, rebuilder, still_due
+from tests.support.rebuilding import differing, outcomes_of, plan, rebuild_all, rebuilder, still_due
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
 
@@ -142,7 +142,7 @@ def test_a_selection_leaves_all_other_tenants_and_read_models_as_they_are(filled
         execute(filled, delete(table))
     (trends,) = [each for each in PROJECTIONS if each.name == "analysis_trend"]
     plan(filled, Asked("analysis_trend", "ten_1"), [trends])
-    list(rebuilder(filled, [trends]).rebuild_due(Asked("analysis_trend", "ten_1"), ["ten_1"]))
+    outcomes_of(rebuilder(filled, [trends]).rebuild_due(Asked("analysis_trend", "ten_1"), ["ten_1"]))
     after = dump(filled.reader)
     assert after == before | {
         "project": [],
@@ -159,11 +159,12 @@ def test_a_comparison_tells_what_differs_and_changes_nothing(filled: Runtime) ->
     )
     before = dump(filled.reader)
     names = frozenset(each.name for each in PROJECTIONS)
-    outcome = rebuilder(filled).compare("ten_0", names)
+    (outcome,) = outcomes_of(rebuilder(filled).compare("ten_0", names))
     assert differing([outcome]) == {"analysis_trend": (0, 0, 1), "tenant": (1, 0, 0)}
-    assert outcome.replaced is not None
-    (difference,) = [each for each in outcome.replaced.differences if each.changed]
-    assert difference.changed == [((*row[:2], -1, row[3]), row)]
+    assert [(each.kind, each.read_model, each.key, each.columns) for each in outcome.samples] == [
+        ("missing", "tenant", ("ten_0",), {}),
+        ("changed", "analysis_trend", tuple(row[:2]), {"total": (-1, row[2])}),
+    ]
     assert dump(filled.reader) == before
     assert still_due(filled) == {}
 
@@ -172,13 +173,11 @@ def test_what_drains_apply_between_the_first_fold_and_the_replacement_counts_onc
     late = list(mixed(400, tenants=3, projects=3, seed=2))
     steps = iter(range(0, len(late), 40))
 
-    def on_page(_events: int) -> None:
-        if (first := next(steps, None)) is not None:
+    execute(filled, delete(project.table), delete(activity.table))
+    for each in rebuilder(filled).rebuild_due(Asked(), plan(filled)):
+        if isinstance(each, int) and (first := next(steps, None)) is not None:
             append(filled, *late[first : first + 40])
             drain_all(filled)
-
-    execute(filled, delete(project.table), delete(activity.table))
-    rebuild_all(filled, on_page=on_page)
     rest = [each for first in steps for each in late[first : first + 40]]
     append(filled, *rest)
     drain_all(filled)
@@ -246,7 +245,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
         owner, name, _ = REBUILD_POINTS[point]
         patch.setattr(owner, name, wrapped(REBUILD_POINTS[point], on_call(number, die)))
         with pytest.raises(ProcessDiedError):
-            list(rebuilder(filled).rebuild_due(Asked(), tenants))
+            outcomes_of(rebuilder(filled).rebuild_due(Asked(), tenants))
     left = still_due(filled)
     assert tenants[-1] in left
     for table, rows in dump(filled.reader).items():
@@ -254,7 +253,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
             expected = damaged if tenant_id in left else before
             mine = [row for row in rows if row[0] == tenant_id]
             assert mine == [row for row in expected[table] if row[0] == tenant_id]
-    done = list(rebuilder(filled).rebuild_due(Asked(), left))
+    done = outcomes_of(rebuilder(filled).rebuild_due(Asked(), left))
     assert [outcome.tenant_id for outcome in done] == list(left)
     assert dump(filled.reader) == before
     assert still_due(filled) == {}
@@ -269,7 +268,7 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
 
     def work() -> None:
         meeting.wait()
-        outcomes.extend(rebuilder(filled, timeout_s=60.0).rebuild_due(Asked(), tenants))
+        outcomes.extend(outcomes_of(rebuilder(filled, timeout_s=60.0).rebuild_due(Asked(), tenants)))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -285,9 +284,11 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
 def test_what_one_has_done_another_who_asked_for_it_need_not_do(filled: Runtime) -> None:
     plan(filled)
     plan(filled, Asked(None, "ten_1"))
-    list(rebuilder(filled).rebuild_due(Asked(None, "ten_1"), ["ten_1"]))
+    outcomes_of(rebuilder(filled).rebuild_due(Asked(None, "ten_1"), ["ten_1"]))
     assert sorted(still_due(filled)) == ["ten_0", "ten_2"]
-    assert [each.tenant_id for each in rebuilder(filled).rebuild_due(Asked(), ["ten_0", "ten_1", "ten_2"])] == [
+    assert [
+        each.tenant_id for each in outcomes_of(rebuilder(filled).rebuild_due(Asked(), ["ten_0", "ten_1", "ten_2"]))
+    ] == [
         "ten_0",
         "ten_2",
     ]
@@ -331,7 +332,7 @@ def test_an_outage_is_waited_for_wherever_it_comes(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     before = dump(filled.reader)
-    execute(filled, delete(project.table), delete(activity.table))
+    execute(filled, delete(analysis_trend.table), delete(activity.table))
     calls = {"entry": 0, "read": 0, "settle": 0}
 
     def failing(name: str, original: Callable[..., Any], at: int) -> Callable[..., Any]:
@@ -348,7 +349,9 @@ def test_an_outage_is_waited_for_wherever_it_comes(
     monkeypatch.setattr(due, "settle", failing("settle", due.settle, 2))
     feed = changed(activity.projection, entry=failing("entry", activity.entry, 70))
     chosen: list[Projection] = (
-        [project.projection, feed] if isinstance(error, OSError) else [project.projection, activity.projection]
+        [analysis_trend.projection, feed]
+        if isinstance(error, OSError)
+        else [analysis_trend.projection, activity.projection]
     )
     rebuild_all(filled, chosen, timeout_s=600.0)
     assert dump(filled.reader) == before

@@ -1,6 +1,6 @@
 """How tests rebuild: in this process, what is due or all that there is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from projections import due
@@ -35,19 +35,23 @@ def still_due(runtime: Runtime, asked: Asked = Asked()) -> dict[str, frozenset[s
 def rebuild_all(runtime: Runtime, projections: Sequence[Projection] | None = None, **options: Any) -> list[Outcome]:
     """Rebuild everything from the beginning, and see that nothing is due then."""
     tenants = plan(runtime, projections=projections)
-    outcomes = list(rebuilder(runtime, projections, **options).rebuild_due(Asked(), tenants))
+    outcomes = outcomes_of(rebuilder(runtime, projections, **options).rebuild_due(Asked(), tenants))
     if all(outcome.error is None for outcome in outcomes):
         assert still_due(runtime) == {}
     return outcomes
+
+
+def outcomes_of(work: Iterable[int | Outcome]) -> list[Outcome]:
+    """Do some work to its end; return what became of the tenants."""
+    return [each for each in work if isinstance(each, Outcome)]
 
 
 def differing(outcomes: Sequence[Outcome]) -> dict[str, tuple[int, int, int]]:
     """Return of each read model that differed how many rows were missing, extra, and changed."""
     found: dict[str, tuple[int, int, int]] = {}
     for outcome in outcomes:
-        assert outcome.replaced is not None, outcome.error
-        for each in outcome.replaced.differences:
-            before = found.get(each.table.name, (0, 0, 0))
-            sizes = (len(each.missing), len(each.extra), len(each.changed))
-            found[each.table.name] = tuple(map(sum, zip(before, sizes, strict=True)))  # type: ignore[assignment]
+        assert outcome.error is None
+        for name, counts in outcome.differed.items():
+            before = found.get(name, (0, 0, 0))
+            found[name] = (before[0] + counts["missing"], before[1] + counts["extra"], before[2] + counts["changed"])
     return {name: sizes for name, sizes in found.items() if any(sizes)}
