@@ -22,6 +22,8 @@ from projections.due import Asked
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from workers.rebuild import SAMPLES_MAX, Outcome, Rebuilder, Sample
+from workers.rebuild_jobs import ask_workers
+from workers.runtime import Runtime
 
 TENANTS_NAMED_MAX = 20
 VALUE_LENGTH_MAX = 60
@@ -34,17 +36,26 @@ LINE_EVERY_S = 5.0
 )
 @click.option("--tenant", help="Only this tenant.")
 @click.option("--dry-run", is_flag=True, help="Show which rows would change, and change nothing.")
+@click.option("--workers", is_flag=True, help="Let the workers do it, between drains; not here.")
 @click.option("--restart", is_flag=True, help="Begin anew where the same rebuild was begun before and not ended.")
 @click.option("--timeout", default=600.0, show_default=True, help="Give up after an outage of so many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def rebuild(
-    projection: str | None, tenant: str | None, dry_run: bool, restart: bool, timeout: float, as_json: bool
+    projection: str | None,
+    tenant: str | None,
+    dry_run: bool,
+    workers: bool,
+    restart: bool,
+    timeout: float,
+    as_json: bool,
 ) -> None:
     """Recompute read models from the event log.
 
     Producers, workers and readers go on meanwhile: readers see the rows from before or from after, tenant by tenant.
     Only rows that differ are written. If it ends early, the same command goes on where it stopped.
     """
+    if workers and dry_run:
+        raise click.UsageError("--dry-run is done here; leave --workers out.")
     environment.load()
     asked = Asked(projection, tenant)
     chosen = [each for each in PROJECTIONS if projection in (None, each.name)]
@@ -62,7 +73,11 @@ def rebuild(
     try:
         with Watch(report, total) as watch:
             rebuilder = Rebuilder(writer, reader, partitions, chosen, timeout)
-            for each in _compared(rebuilder, work) if dry_run else rebuilder.rebuild_due(asked, work):
+            if workers:
+                done = _by_workers(asked, timeout)
+            else:
+                done = _compared(rebuilder, work) if dry_run else rebuilder.rebuild_due(asked, work)
+            for each in done:
                 report.add(each)
                 watch.show()
     finally:
@@ -117,6 +132,12 @@ def _still_due(reader: Engine, asked: Asked) -> int:
 def _compared(rebuilder: Rebuilder, work: dict[str, frozenset[str]]) -> Iterator[int | Outcome]:
     for tenant_id, names in work.items():
         yield from rebuilder.compare(tenant_id, names)
+
+
+def _by_workers(asked: Asked, timeout_s: float) -> Iterator[int | Outcome]:
+    runtime = Runtime.from_environ(os.environ)
+    runtime.check()
+    return ask_workers(runtime, asked, timeout_s)
 
 
 @dataclass

@@ -448,7 +448,7 @@ ISOLATION = (
         "a job may call anything",
         "G5",
         "workers/queue.py",
-        "if self.func_name != DRAIN or self.instance is not None:",
+        "if self.func_name not in ALLOWED or self.instance is not None:",
         "if self.instance is not None:",
         (f"{_RINGING}a_job_of_somebody_else_runs_nothing_and_the_worker_lives",),
     ),
@@ -888,6 +888,14 @@ REBUILT = (
         "model[group] = self._newest(model.get(group, []) + rows)",
         "model[group] = model.get(group, []) + rows",
         (f"{_REBUILD}memory_holds_no_more_entries_than_are_kept",),
+    ),
+    Mutant(
+        "a worker does a whole rebuild in one job",
+        "5",
+        "workers/rebuild_jobs.py",
+        "            if time.monotonic() > deadline:\n",
+        "            if done is None:\n",
+        (f"{_REBUILD}a_job_gives_way_to_the_drains_behind_it_after_a_while",),
     ),
     Mutant(
         "a comparison mends what it finds",

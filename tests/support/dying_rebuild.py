@@ -1,4 +1,4 @@
-"""`projector rebuild` that dies at a named point: `python -m tests.support.dying_rebuild POINT CALL`."""
+"""A command that dies at a named point of a rebuild: `python -m tests.support.dying_rebuild POINT CALL COMMAND`."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ def main() -> None:
     point, call = REBUILD_POINTS[sys.argv[1]], int(sys.argv[2])
     owner, name, _ = point
     setattr(owner, name, wrapped(point, on_call(call, lambda: os.kill(os.getpid(), signal.SIGKILL))))
-    sys.argv[1:] = ["rebuild"]
+    sys.argv[1:] = sys.argv[3:]
     run()
 
 
