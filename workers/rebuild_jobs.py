@@ -6,7 +6,7 @@ losing a job loses nothing, and a worker that dies leaves its tenant to another.
 Keys:
 
     projector:rebuilding:{tenant}  string  the token of the worker that folds a tenant's log; expires
-    projector:rebuilt:{asked}      list    JSON: what a job has done, until the command that asked takes it; expires
+    projector:rebuilt:{asked}      list    JSON: what jobs have done, until the command that asked takes it; expires
 """
 
 import time
@@ -100,11 +100,11 @@ def ask_workers(runtime: Runtime, asked: Asked, timeout_s: float) -> Iterator[in
     while _is_due(runtime, asked, failed):
         for each in _told(redis, asked):
             moved_s = time.monotonic()
-            if isinstance(each, int):
-                yield each
-            elif each.error is None or each.tenant_id not in failed:
-                failed |= {each.tenant_id} if each.error is not None else set()
-                yield each
+            if isinstance(each, Outcome) and each.error is not None:
+                if each.tenant_id in failed:
+                    continue  # another job has tried it again
+                failed.add(each.tenant_id)
+            yield each
         alive = [worker for worker in read_workers(runtime) if not worker.stalled]
         if not alive or time.monotonic() - moved_s > timeout_s:
             what = "no worker is alive" if not alive else f"no worker has rebuilt anything for {timeout_s:g} s"
@@ -171,7 +171,8 @@ def _told(redis: Redis, asked: Asked) -> Iterator[int | Outcome]:
         reports, _ = pipe.execute()
     for report in reports:
         done = WorkDone.model_validate_json(report)
-        yield done.events
+        if done.events:
+            yield done.events
         yield from done.outcomes
 
 
