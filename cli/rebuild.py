@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import click
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
 from cli.database import open_reader, open_writer
@@ -63,25 +64,24 @@ def rebuild(
     partitions = StreamSettings.from_environ(os.environ).partitions
     with reader.connect() as connection:
         applied = sum(at.applied for at in checkpoint.read_all(connection, partitions))
-        tenants = _tenants(connection, chosen, tenant)
-        work = dict.fromkeys(tenants, frozenset(each.name for each in chosen)) if dry_run else {}
+        tenants = all_tenants = _tenants(connection, chosen, tenant)
     if not dry_run:
-        work = _due(writer, asked, chosen, tenants, restart=restart)
+        tenants = _due(writer, asked, chosen, all_tenants, restart=restart)
     with reader.connect() as connection:
-        total = applied if len(work) == len(tenants) and not tenant else _count(connection, work)
-    report = Report(dry_run, len(work))
+        total = applied if tenants == all_tenants and not tenant else _count(connection, tenants)
+    report = Report(dry_run, len(tenants))
     try:
         with Watch(report, total) as watch:
             rebuilder = Rebuilder(writer, reader, partitions, chosen, timeout)
             if workers:
                 done = _by_workers(asked, timeout)
             else:
-                done = _compared(rebuilder, work) if dry_run else rebuilder.rebuild_due(asked, work)
+                done = rebuilder.compare(tenants) if dry_run else rebuilder.rebuild_due(asked, tenants)
             for each in done:
                 report.add(each)
                 watch.show()
     finally:
-        report.due = 0 if dry_run else _still_due(reader, asked)
+        report.due = 0 if dry_run else _still_due(reader, asked, otherwise=len(tenants) - report.tenants)
         report.show(as_json)
     if report.failed or report.due:
         sys.exit(1)
@@ -104,34 +104,33 @@ def _tenants(connection: Connection, projections: Sequence[Projection], tenant: 
 
 def _due(
     writer: Engine, asked: Asked, projections: Sequence[Projection], tenants: Sequence[str], *, restart: bool
-) -> dict[str, frozenset[str]]:
-    """Return what is due of the rebuild asked for, by tenant: what the last one left, or else all of it."""
+) -> list[str]:
+    """Return the tenants for which something of the rebuild is due: what the last one left, or else all of them."""
     with writer.begin() as connection:
         since_us = due.since_us(connection, asked)
         if since_us is None or restart:
             due.plan(connection, asked, projections, tenants, time.time_ns() // 1000)
-        work = due.read(connection, asked)
+        still_due = list(due.read(connection, asked))
     if since_us is not None and not restart:
         click.echo(
-            f"going on with what was begun at {time_text(since_us)}: {len(work):,} tenants are still due"
+            f"going on with what was begun at {time_text(since_us)}: tenants still due: {len(still_due):,}"
             " (--restart begins anew)",
             err=True,
         )
-    return work
+    return still_due
 
 
 def _count(connection: Connection, tenants: Iterable[str]) -> int:
     return sum(event_log.count_of(connection, tenant_id) for tenant_id in tenants)
 
 
-def _still_due(reader: Engine, asked: Asked) -> int:
-    with reader.connect() as connection:
-        return len(due.read(connection, asked))
-
-
-def _compared(rebuilder: Rebuilder, work: dict[str, frozenset[str]]) -> Iterator[int | Outcome]:
-    for tenant_id, names in work.items():
-        yield from rebuilder.compare(tenant_id, names)
+def _still_due(reader: Engine, asked: Asked, otherwise: int) -> int:
+    """Return for how many tenants something is due; where the database is away, what one would think."""
+    try:
+        with reader.connect() as connection:
+            return len(due.read(connection, asked))
+    except SQLAlchemyError:
+        return otherwise
 
 
 def _by_workers(asked: Asked, timeout_s: float) -> Iterator[int | Outcome]:
@@ -196,7 +195,7 @@ class Report:
         for tenant_id, error in self.failed.items():
             click.echo(f"tenant {tenant_id} is as it was: {error}", err=True)
         if self.due:
-            click.echo(f"{self.due:,} tenants are still due; the same command goes on", err=True)
+            click.echo(f"tenants still due: {self.due:,}; the same command goes on", err=True)
 
     def _plain(self) -> dict[str, Any]:
         return {

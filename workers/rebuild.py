@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Literal
@@ -19,12 +20,19 @@ from projections.due import Asked
 from projections.faults import Fault, describe, fault_of
 from projections.projection import FoldError, Projection
 from projections.rebuild import Difference, Refolding, Replaced, compare, replace
+from workers.errors import WorkersError
 
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 5.0
 SAMPLES_MAX = 10
 
+_INTERRUPTIONS = (BaseTimeoutException,)
+
 log = structlog.get_logger()
+
+
+class UnknownProjectionError(WorkersError):
+    """Another release has asked for a projection that this one does not know."""
 
 
 class Sample(BaseModel):
@@ -67,26 +75,28 @@ class Rebuilder:
     def rebuild_due(self, asked: Asked, tenants: Iterable[str]) -> Iterator[int | Outcome]:
         """Rebuild what is still due for each of these tenants; one with which somebody else was faster is left out."""
         for tenant_id in tenants:
-            with self.reader.connect() as connection:
-                names = due.of_tenant(connection, tenant_id, asked)
-            if names:
-                yield from self.rebuild(tenant_id, names)
+            yield from self._finish(replace, tenant_id, partial(self._names_due, asked, tenant_id))
 
-    def rebuild(self, tenant_id: str, names: frozenset[str]) -> Iterator[int | Outcome]:
-        """Replace a tenant's read models of these names."""
-        return self._finish(replace, tenant_id, names)
-
-    def compare(self, tenant_id: str, names: frozenset[str]) -> Iterator[int | Outcome]:
-        """Tell what `rebuild` would change, and change nothing."""
-        return self._finish(compare, tenant_id, names)
+    def compare(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+        """Tell what a rebuild of all projections would change, and change nothing."""
+        names = frozenset(projection.name for projection in self.projections)
+        for tenant_id in tenants:
+            yield from self._finish(compare, tenant_id, lambda: names)
 
     def _finish(
-        self, finish: Callable[[Engine, Refolding], Replaced], tenant_id: str, names: frozenset[str]
+        self,
+        finish: Callable[[Engine, Refolding], Replaced],
+        tenant_id: str,
+        read_names: Callable[[], frozenset[str]],
     ) -> Iterator[int | Outcome]:
         moved_s, failures = time.monotonic(), 0
-        refolding = self._refolding(tenant_id, names)
+        refolding: Refolding | None = None
         while True:
             try:
+                if refolding is None or refolding.spoilt:
+                    refolding = self._refolding(tenant_id, read_names())
+                if not refolding.projections:
+                    return
                 for events in self._pages(refolding):
                     yield events
                     moved_s, failures = time.monotonic(), 0
@@ -94,7 +104,7 @@ class Rebuilder:
             except BaseTimeoutException:
                 raise
             except Exception as error:
-                if fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.OURS:
+                if isinstance(error, UnknownProjectionError) or fault_of(error, _INTERRUPTIONS) is Fault.OURS:
                     yield Outcome(tenant_id=tenant_id, error=_named(error))
                     return
                 if time.monotonic() - moved_s > self.timeout_s:
@@ -102,10 +112,12 @@ class Rebuilder:
                 failures += 1
                 log.warning("rebuild.outage", error=describe(error), failures=failures)
                 time.sleep(_back_off_s(failures))
-                if refolding.spoilt:
-                    refolding = self._refolding(tenant_id, names)
             else:
                 return
+
+    def _names_due(self, asked: Asked, tenant_id: str) -> frozenset[str]:
+        with self.reader.connect() as connection:
+            return due.of_tenant(connection, tenant_id, asked)
 
     def _pages(self, refolding: Refolding) -> Iterator[int]:
         """Fold until less than a page is left; yields the number of events of each page."""
@@ -117,6 +129,10 @@ class Rebuilder:
 
     def _refolding(self, tenant_id: str, names: frozenset[str]) -> Refolding:
         projections = [projection for projection in self.projections if projection.name in names]
+        if unknown := names - {projection.name for projection in projections}:
+            raise UnknownProjectionError(
+                f"due is {', '.join(sorted(unknown))}, which this release does not have; --restart forgets it"
+            )
         return Refolding(projections, tenant_id, partition_of(tenant_id, self.partitions))
 
 

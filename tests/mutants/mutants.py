@@ -901,8 +901,8 @@ REBUILT = (
         "a comparison mends what it finds",
         "3",
         "workers/rebuild.py",
-        "self._finish(compare, tenant_id, names)",
-        "self._finish(replace, tenant_id, names)",
+        "self._finish(compare, tenant_id, lambda: names)",
+        "self._finish(replace, tenant_id, lambda: names)",
         (f"{_REBUILD}a_comparison_tells_what_differs_and_changes_nothing",),
     ),
 )
