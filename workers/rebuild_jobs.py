@@ -11,14 +11,16 @@ Keys:
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import structlog
 from pydantic import BaseModel
 from redis import Redis
-from redis.exceptions import LockError
+from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 from rq.job import Job
 from rq.timeouts import BaseTimeoutException
+from sqlalchemy.exc import SQLAlchemyError
 
 from projections import due
 from projections.due import Asked
@@ -90,30 +92,73 @@ def work_here(runtime: Runtime, asked: Asked) -> None:
 def ask_workers(runtime: Runtime, asked: Asked, timeout_s: float) -> Iterator[int | Outcome]:
     """Let the workers do what is due, one job a worker at a time; yields what they tell.
 
-    Raises NoWorkerError if there are none, or if nothing has gone for `timeout_s`; what is due stays due then.
+    Raises NoWorkerError if there are none, or if nothing has gone for `timeout_s`, or then what an outage raised; what
+    is due stays due.
     """
-    redis = runtime.queue.connection
-    redis.delete(_reports_key(asked))
+    asking = _Asking(runtime, asked)
     moved_s = time.monotonic()
-    failed: set[str] = set()
-    jobs: dict[str, float] = {}
-    while _is_due(runtime, asked, failed):
-        for each in _told(redis, asked):
+    is_over = False
+    while not is_over:
+        told: list[int | Outcome] = []
+        try:
+            is_over, told = asking.look()
+        except (RedisError, SQLAlchemyError) as error:
+            if time.monotonic() - moved_s > timeout_s:
+                raise
+            log.warning("rebuild.outage", error=describe(error))
+        if told:
             moved_s = time.monotonic()
-            if isinstance(each, Outcome) and each.error is not None:
-                if each.tenant_id in failed:
-                    continue  # another job has tried it again
-                failed.add(each.tenant_id)
-            yield each
-        alive = [worker for worker in read_workers(runtime) if not worker.stalled]
-        if not alive or time.monotonic() - moved_s > timeout_s:
-            what = "no worker is alive" if not alive else f"no worker has rebuilt anything for {timeout_s:g} s"
-            raise NoWorkerError(f"{what}; start `projector worker`, or rebuild without --workers")
-        jobs = {id_: at_s for id_, at_s in jobs.items() if _is_waiting_or_running(runtime, id_, at_s)}
-        for _ in range(len(alive) - len(jobs)):
-            jobs[ask_to_rebuild(runtime.queue, asked.projection, asked.tenant_id)] = time.monotonic()
-        time.sleep(LOOK_EVERY_S)
-    yield from _told(redis, asked)
+            yield from told
+        elif time.monotonic() - moved_s > timeout_s:
+            raise NoWorkerError(f"no worker has rebuilt anything for {timeout_s:g} s; see `projector status`")
+        if not is_over:
+            time.sleep(LOOK_EVERY_S)
+
+
+@dataclass
+class _Asking:
+    """Whom a command has asked, and what it was told."""
+
+    runtime: Runtime
+    asked: Asked
+    failed: set[str] = field(default_factory=set)
+    jobs: dict[str, float] = field(default_factory=dict)
+
+    def look(self) -> tuple[bool, list[int | Outcome]]:
+        """Return whether it is over, and what was told since the last look; ask again whoever has nothing to do."""
+        # In this order, so that what was told of the last tenant is not missed.
+        is_over = not self._is_due()
+        told = [each for each in _told(self.runtime.queue.connection, self.asked) if self._is_news(each)]
+        if not is_over:
+            self._ask()
+        return is_over, told
+
+    def _is_due(self) -> bool:
+        with self.runtime.reader.connect() as connection:
+            return due.any_but(connection, self.asked, self.failed)
+
+    def _is_news(self, each: int | Outcome) -> bool:
+        """Return whether this is no failure that was told before: a job may have tried it again."""
+        if isinstance(each, int) or each.error is None:
+            return True
+        is_news = each.tenant_id not in self.failed
+        self.failed.add(each.tenant_id)
+        return is_news
+
+    def _ask(self) -> None:
+        alive = [worker for worker in read_workers(self.runtime) if not worker.stalled]
+        if not alive and not self.jobs:
+            raise NoWorkerError("no worker is alive; start `projector worker`, or rebuild without --workers")
+        queue = self.runtime.queue
+        self.jobs = {
+            id_: at_s
+            for id_, at_s in self.jobs.items()
+            # One whose worker was killed is given up after a while.
+            if time.monotonic() - at_s < LOST_AFTER_S and Job.exists(id_, connection=queue.connection)
+        }
+        for _ in range(len(alive) - len(self.jobs)):
+            id_ = ask_to_rebuild(queue, self.asked.projection, self.asked.tenant_id)
+            self.jobs[id_] = time.monotonic()
 
 
 def _work(runtime: Runtime, asked: Asked) -> Iterator[int | Outcome]:
@@ -137,23 +182,11 @@ def _work(runtime: Runtime, asked: Asked) -> Iterator[int | Outcome]:
                 lease.release()
 
 
-def _is_due(runtime: Runtime, asked: Asked, failed: set[str]) -> bool:
-    with runtime.reader.connect() as connection:
-        return due.any_but(connection, asked, failed)
-
-
 def _keep(lease: Lock) -> bool:
     try:
         return bool(lease.extend(TENANT_LEASE_S, replace_ttl=True))
     except LockError:
         return False
-
-
-def _is_waiting_or_running(runtime: Runtime, job_id: str, asked_at_s: float) -> bool:
-    """Return whether a job is still there; one whose worker was killed is given up after a while."""
-    if time.monotonic() - asked_at_s > LOST_AFTER_S:
-        return False
-    return Job.exists(job_id, connection=runtime.queue.connection)
 
 
 def _tell(redis: Redis, asked: Asked, done: WorkDone) -> None:
