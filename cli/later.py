@@ -17,7 +17,4 @@ def _later(name: str, does: str) -> click.Command:
     )
 
 
-LATER = (
-    _later("rebuild", "Recompute read models from the event log."),
-    _later("verify", "Compare read models with the event log."),
-)
+LATER = (_later("verify", "Compare read models with the event log."),)

@@ -6,7 +6,7 @@ import click
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli import append, contract, dead_letters, doctor, keys, processes, status, up
+from cli import append, contract, dead_letters, doctor, keys, processes, rebuild, status, up
 from cli.later import LATER
 from cli.output import CliError
 from event_stream.errors import EventStreamError
@@ -37,6 +37,7 @@ for command in (
     status.status,
     keys.keys,
     dead_letters.dead_letters,
+    rebuild.rebuild,
     doctor.doctor,
     contract.contract,
     up.demo_traffic,

@@ -136,6 +136,15 @@ def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> No
     connection.exec_driver_sql(f"{_upsert_prefix(table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
 
 
+def delete_rows(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
+    """Delete the rows with these primary keys."""
+    if not keys:
+        return
+    names = [f"k{index}" for index in range(len(table.primary_key.columns))]
+    mine = [column == bindparam(name) for name, column in zip(names, table.primary_key.columns, strict=True)]
+    connection.execute(delete(table).where(*mine), [dict(zip(names, key, strict=True)) for key in keys])
+
+
 def keep_newest(
     connection: Connection,
     table: Table,

@@ -198,6 +198,12 @@ def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] =
         )
 
 
+def claim_as_it_is(connection: Connection, partition: int) -> Checkpoint:
+    """Lock one checkpoint's row, wherever it is, until the transaction ends, and return it."""
+    mine = table.c.partition == partition
+    return _checkpoint(connection.execute(select(table).where(mine).with_for_update()).mappings().one())
+
+
 def advance(connection: Connection, to: Checkpoint) -> None:
     """Store the checkpoint; the caller holds its claim."""
     connection.execute(update(table).where(table.c.partition == to.partition).values(_columns(to)))

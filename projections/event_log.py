@@ -1,15 +1,30 @@
 """The event log: every accepted event, once, for ever. Its primary key is what makes a repeat harmless."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, Table
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    and_,
+    case,
+    func,
+    select,
+)
 
-from event_stream.envelope import equal_json
+from event_stream.envelope import InvalidEventError, equal_json
 from event_stream.stream import Position
-from event_stream.types import Event, Identity
+from event_stream.types import Event, Identity, decode
 from projections.bulk import find, insert_rows
+from projections.errors import ProjectionsError
+from projections.pages import read_page
 from projections.store import KeyText, metadata
 
 table = Table(
@@ -24,6 +39,9 @@ table = Table(
     Column("time_us", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),  # as received: a rebuild decodes what live decoded
 )
+Index("event_log_by_number", table.c.partition, table.c.number, unique=True)
+
+_COUNTED_AT_ONCE = 100_000
 
 
 class Received(NamedTuple):
@@ -64,6 +82,90 @@ def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[
     """Return the bodies of the events that are in the log, by identity."""
     found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
     return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
+
+
+class UndecodableError(ProjectionsError):
+    """An event was accepted once, and this release cannot decode it any more. Its reason is told, not its content."""
+
+    def __init__(self, logged: "Logged", cause: InvalidEventError) -> None:
+        super().__init__(
+            f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {cause.reason.value}"
+        )
+
+
+class Logged(NamedTuple):
+    """An event of the log; `body` is None where nobody asked for it."""
+
+    tenant_id: str
+    event_id: str
+    number: int
+    body: bytes | None
+
+    @property
+    def place(self) -> "Place":
+        """Which event has its number."""
+        return Place(self.number, (self.tenant_id, self.event_id))
+
+    def decoded(self) -> Event | None:
+        """Return the event as it was when it was applied; None where nobody asked. Raises UndecodableError."""
+        if self.body is None:
+            return None
+        try:
+            return decode(self.body)
+        except InvalidEventError as error:
+            raise UndecodableError(self, error) from None
+
+
+class Place(NamedTuple):
+    """A number of a partition's log, and the event that has it; before the first event it is nobody's."""
+
+    number: int = 0
+    identity: Identity | None = None
+
+
+def read_history(
+    connection: Connection, tenant_id: str, after_id: str, up_to: int, unread: Collection[str], limit: int
+) -> Sequence[Logged]:
+    """Return the next `limit` events of a tenant by event id, of those numbered up to `up_to`.
+
+    Those of the types `unread` come without their body.
+    """
+    after = (tenant_id, after_id) if after_id else (tenant_id,)
+    columns = _columns(table.c.type.not_in(unread))
+    page = read_page(connection, table, columns, after, limit, table.c.number <= up_to)
+    return [Logged(*row) for row in page]
+
+
+def read_tail(
+    connection: Connection, partition: int, number: int, tenant_id: str, unread: Collection[str], limit: int
+) -> Sequence[Logged]:
+    """Return the next `limit` events of a partition, ascending by number, the one at `number` included.
+
+    Those of other tenants, and of the types `unread`, come without their body.
+    """
+    columns = _columns(and_(table.c.tenant_id == tenant_id, table.c.type.not_in(unread)))
+    here = (table.c.partition == partition, table.c.number >= number)
+    statement = select(*columns).where(*here).order_by(table.c.number).limit(limit)
+    return [Logged(*row) for row in connection.execute(statement)]
+
+
+def count_of(connection: Connection, tenant_id: str) -> int:
+    """Return how many events a tenant has, counted in steps, none of which takes long."""
+    counted, after_id = 0, ""
+    while True:
+        mine = select(table.c.event_id).where(table.c.tenant_id == tenant_id, table.c.event_id > after_id)
+        step = mine.order_by(table.c.event_id).limit(_COUNTED_AT_ONCE).subquery()
+        found: int
+        found, last = connection.execute(select(func.count(), func.max(step.c.event_id))).one()
+        counted += found
+        if found < _COUNTED_AT_ONCE:
+            return counted
+        after_id = last
+
+
+def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
+    body = case((asked_for, table.c.body))
+    return [table.c.tenant_id, table.c.event_id, table.c.number, body]
 
 
 def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:

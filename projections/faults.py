@@ -1,8 +1,9 @@
 """Which error means that we are wrong, and which that the world is away: decided here, and nowhere else.
 
-The costliest bug of this kind of system is to take an outage for poison. So only two things are held against an
-event: an exception out of a projection's own code, and a database that refuses the data itself (SQLSTATE class 22,
-data exception, or 23, integrity violation). Everything else is the world being away, and is tried again.
+The costliest bug of this kind of system is to take an outage for poison. So only three things are held against an
+event: an exception out of a projection's own code; a database that refuses the data itself (SQLSTATE class 22, data
+exception, or 23, integrity violation); that it is in the log and cannot be decoded any more. Everything else is the
+world being away, and is tried again.
 """
 
 import sqlite3
@@ -11,6 +12,7 @@ from enum import StrEnum
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
+from projections.event_log import UndecodableError
 from projections.projection import FoldError
 
 # Even out of a fold, these say something about the machine, not about the event.
@@ -20,7 +22,7 @@ _OURS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.I
 
 
 class Fault(StrEnum):
-    """What an error out of `apply` is about."""
+    """What an error out of `apply`, or of a rebuild, is about."""
 
     OURS = "ours"
     WORLD = "world"
@@ -48,5 +50,7 @@ def fault_of(error: BaseException, interruptions: tuple[type[BaseException], ...
     if isinstance(error, FoldError):
         cause = error.__cause__
         return Fault.WORLD if isinstance(cause, _OF_THE_WORLD + interruptions) else Fault.OURS
+    if isinstance(error, UndecodableError):
+        return Fault.OURS
     original = error.orig if isinstance(error, DBAPIError) else error
     return Fault.OURS if isinstance(original, _OURS) else Fault.WORLD

@@ -1,6 +1,7 @@
 """What a projection is: a value that says which rows an event touches and how it changes them.
 
 There are two kinds. A `Rollup` folds events into one row a key. A `Feed` keeps the newest entries of a group.
+Live events go into the table by `project`, a rebuild's into memory by `fold_into`: by the same folds.
 Both are order-free: the rows depend on the set of events alone, so a late event, a replay or a rebuild gives the same
 bytes. No clock, no randomness, no I/O and no logging in `key`, `fold` or `entry`: a rebuild calls them for all of
 history. A change of meaning raises `version`.
@@ -24,6 +25,8 @@ R = TypeVar("R")
 Key: TypeAlias = tuple[str, ...]
 Kinds: TypeAlias = frozenset[type[Data]]
 """The kinds of events that a projection reads; the others are none of its business."""
+Model: TypeAlias = dict[Row, list[Row]]
+"""A read model in memory: the rows of each key, or of each group."""
 
 
 class FoldError(ProjectionsError):
@@ -59,6 +62,9 @@ class Projection(Protocol):
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
         """Bring the read model from before `events` to after them; raises FoldError."""
 
+    def fold_into(self, model: Model, events: Sequence[Event]) -> None:
+        """Bring a read model in memory from before `events` to after them; raises FoldError, and spoils it then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rollup(Generic[R]):
@@ -86,6 +92,14 @@ class Rollup(Generic[R]):
         stored = {row[:width]: row for row in found}
         changed = [self._after(key, stored.get(key), key_events) for key, key_events in touched.items()]
         upsert_rows(connection, self.table, [row for row in changed if row is not None])
+
+    def fold_into(self, model: Model, events: Sequence[Event]) -> None:
+        """Fold as `project` does, with the model in the place of the table."""
+        for key, key_events in self._by_key(events).items():
+            stored = model.get(key)
+            row = self._after(key, stored[0] if stored else None, key_events)
+            if row is not None:
+                model[key] = [row]
 
     def _by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
         touched: defaultdict[Key, list[Event]] = defaultdict(list)
@@ -128,15 +142,28 @@ class Feed:
 
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
         """Add the entries of new events, then remove what is older than the newest `keep` of each touched group."""
+        by_group = self._by_group(events)
+        # Of more than are kept, the oldest need not even be written.
+        newest = (self._newest(rows) for rows in by_group.values())
+        insert_rows(connection, self.table, list(chain.from_iterable(newest)))
+        keep_newest(connection, self.table, self.group, self.order, self.keep, sorted(by_group))
+
+    def fold_into(self, model: Model, events: Sequence[Event]) -> None:
+        """Add the entries of new events, and keep the newest of each touched group."""
+        for group, rows in self._by_group(events).items():
+            model[group] = self._newest(model.get(group, []) + rows)
+
+    def _by_group(self, events: Sequence[Event]) -> Model:
         by_group: defaultdict[Row, list[Row]] = defaultdict(list)
         for event in events:
             if type(event.data) in self.reads:
                 row = self._entry(event)
                 by_group[row[: len(self.group)]].append(row)
-        # Of more than are kept, the oldest need not even be written; the primary key sorts them by their order.
-        newest = (rows if len(rows) <= self.keep else sorted(rows)[-self.keep :] for rows in by_group.values())
-        insert_rows(connection, self.table, list(chain.from_iterable(newest)))
-        keep_newest(connection, self.table, self.group, self.order, self.keep, sorted(by_group))
+        return by_group
+
+    def _newest(self, rows: list[Row]) -> list[Row]:
+        # A row begins with its primary key, whose last columns are the order.
+        return rows if len(rows) <= self.keep else sorted(rows)[-self.keep :]
 
     def _entry(self, event: Event) -> Row:
         try:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import (
     URL,
     BigInteger,
+    Connection,
     Dialect,
     Engine,
     MetaData,
@@ -75,6 +76,8 @@ _POSTGRESQL_CLIENT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # ms
 }
+# A bitmap has no order: with it the first of many rows would cost all of them, and a sort.
+_SCANS = ("enable_seqscan", "enable_bitmapscan", "enable_sort")
 _SQLITE_BUSY_TIMEOUT_S = 5
 
 
@@ -104,6 +107,13 @@ def psycopg_dialect() -> Dialect:
     make: Any = PGDialect_psycopg
     dialect: Dialect = make()
     return dialect
+
+
+def go_through_keys(connection: Connection) -> None:
+    """Switch plans that scan a table off until the transaction ends, as readers do."""
+    if connection.dialect.name == "postgresql":
+        for plan in _SCANS:
+            connection.exec_driver_sql(f"SET LOCAL {plan} = off")
 
 
 def _engine(

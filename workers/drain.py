@@ -100,7 +100,7 @@ class Drainer:
 
 
 def drain(partition: int, token: str) -> None:
-    """Apply what lies behind `partition`'s checkpoint: the RQ job, the only one there is."""
+    """Apply what lies behind `partition`'s checkpoint: the RQ job that the dispatcher rings with."""
     runtime = process_runtime()
     drain_here(runtime, partition, Lease(runtime.queue.connection, partition, token))
 

@@ -1,4 +1,4 @@
-"""RQ as a bell: one queue of jobs that say "drain partition p", and the lease that keeps one ringing at a time.
+"""RQ as a bell: one queue of jobs that say "drain partition p" or "rebuild for a while", and the drains' lease.
 
 Keys beside RQ's own:
 
@@ -20,6 +20,8 @@ from workers.errors import WorkersError
 
 QUEUE_NAME = "projector"
 DRAIN = "workers.drain.drain"
+REBUILD = "workers.rebuild_jobs.work_for_a_while"
+ALLOWED = (DRAIN, REBUILD)
 LEASE_S = 5.0
 LEASE_MAX_S = 60.0  # longer than any pause for which a drain keeps it
 JOB_TIMEOUT_S = 60
@@ -27,11 +29,11 @@ FAILURE_TTL_S = 3600
 
 
 class ForbiddenJobError(WorkersError):
-    """A job on our queue asks for something else than a drain; it is refused, and fails."""
+    """A job on our queue asks for something that we do not do for a job; it is refused, and fails."""
 
 
 class DrainJob(Job):
-    """A job that can do nothing but drain: whatever else its hash in Redis names is refused or left out.
+    """A job that can do nothing but drain or rebuild: whatever else its hash in Redis names is refused or left out.
 
     RQ imports and calls any path that a job names, even with JSON. So that writing to Redis is not enough to run code,
     the function is taken from an allow-list, and callbacks and webhooks are dropped.
@@ -45,9 +47,10 @@ class DrainJob(Job):
 
     @property
     def func(self) -> Any:
-        """The function to call; raises ForbiddenJobError for any but the drain."""
-        if self.func_name != DRAIN or self.instance is not None:
-            raise ForbiddenJobError(f"job {self.id} names {self.func_name!r}; only {DRAIN} runs on this queue")
+        """The function to call; raises ForbiddenJobError for any that is not on the list."""
+        if self.func_name not in ALLOWED or self.instance is not None:
+            only = " and ".join(ALLOWED)
+            raise ForbiddenJobError(f"job {self.id} names {self.func_name!r}; only {only} run on this queue")
         return super().func
 
 
@@ -58,14 +61,22 @@ def drain_queue(redis: Redis) -> Queue:
 
 def ring(queue: Queue, partition: int, token: str) -> None:
     """Enqueue a drain of `partition` for the holder of `token`. Losing it loses nothing, running it twice neither."""
-    queue.enqueue(
-        DRAIN,
-        partition,
-        token,
+    _enqueue(queue, DRAIN, partition, token, description=f"drain partition {partition}")
+
+
+def ask_to_rebuild(queue: Queue, projection: str | None, tenant_id: str | None) -> str:
+    """Enqueue a while of work on a rebuild that is due; returns the job's id. Losing it loses nothing either."""
+    return _enqueue(queue, REBUILD, projection, tenant_id, description="rebuild for a while").id
+
+
+def _enqueue(queue: Queue, function: str, *arguments: str | int | None, description: str) -> Job:
+    return queue.enqueue(
+        function,
+        *arguments,
         job_timeout=JOB_TIMEOUT_S,
         result_ttl=0,
         failure_ttl=FAILURE_TTL_S,
-        description=f"drain partition {partition}",
+        description=description,
     )
 
 

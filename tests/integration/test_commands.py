@@ -20,8 +20,8 @@ from api_stub.openapi import document
 from cli.embedded import free_port
 from projections import schema
 from projections.store import reader_engine, writer_engine
-from tests.support.driving import append, append_raw, checkpoints, drain_all, letters, totals
-from tests.support.events import PROJECT, TENANT, body, event
+from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
+from tests.support.events import PROJECT, TENANT, body, event, mixed
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
 
@@ -71,7 +71,7 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert shown.stdout.startswith("Usage: ")
 
 
-@pytest.mark.parametrize("command", [["rebuild"], ["verify", "--tenant", "x"]])
+@pytest.mark.parametrize("command", [["verify"], ["verify", "--tenant", "x"]])
 def test_what_comes_later_says_so(run: Run, command: list[str]) -> None:
     assert "not available in this version yet" in run(*command, expect=2)
 
@@ -341,3 +341,69 @@ def _status(url: str) -> int:
         return httpx.get(url).status_code
     except httpx.TransportError:
         return 0
+
+
+@pytest.fixture
+def damaged(runtime: Runtime) -> dict[str, Any]:
+    """Three tenants, each with a count that is wrong, and a row that is missing or should not be; returns the truth."""
+    append(runtime, *mixed(300, tenants=3, projects=2))
+    drain_all(runtime)
+    truth = dump(runtime.reader)
+    with runtime.writer.begin() as connection:
+        connection.execute(text("UPDATE analysis_trend SET total = total + 1"))
+        connection.execute(text("DELETE FROM tenant WHERE tenant_id = 'ten_0'"))
+        connection.execute(text("INSERT INTO tenant VALUES ('ten_unheard_of', 1, '{}')"))
+    return truth
+
+
+def test_rebuild_mends_what_differs_and_tells_it(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+    told = json.loads(run("rebuild", "--json"))
+    assert dump(runtime.reader) == damaged
+    assert (told["tenants"], told["events"], told["failed"], told["due"]) == (4, 300, [], 0)
+    assert told["readModels"]["tenant"] == {"missing": 1, "extra": 1, "changed": 0}
+    assert told["readModels"]["analysis_trend"] == {"missing": 0, "extra": 0, "changed": 6}
+    assert 0 < told["heldMs"]["median"] <= told["heldMs"]["max"]
+    shown = run("rebuild")
+    assert "rebuilt 3 tenants, 300 events" in shown
+    assert "\x1b" not in shown
+
+
+def test_rebuild_shows_what_it_would_change_and_changes_nothing(
+    runtime: Runtime, run: Run, damaged: dict[str, Any]
+) -> None:
+    before = dump(runtime.reader)
+    assert before != damaged
+    shown = run("rebuild", "--dry-run")
+    assert "changed: analysis_trend ten_0" in shown
+    assert "extra: tenant ten_unheard_of" in shown
+    (sample,) = [
+        each
+        for each in json.loads(run("rebuild", "--dry-run", "--json", "--tenant", "ten_0"))["samples"]
+        if each["kind"] == "missing"
+    ]
+    assert sample == {"readModel": "tenant", "key": ["ten_0"], "kind": "missing"}
+    assert dump(runtime.reader) == before
+
+
+def test_rebuild_takes_one_read_model_and_one_tenant_and_names_those_there_are(
+    runtime: Runtime, run: Run, damaged: dict[str, Any]
+) -> None:
+    assert json.loads(run("rebuild", "--tenant", "ten_1", "--projection", "analysis_trend", "--json"))["tenants"] == 1
+    wrong = [row for row in dump(runtime.reader)["analysis_trend"] if row not in damaged["analysis_trend"]]
+    assert {row[0] for row in wrong} == {"ten_0", "ten_2"}
+    assert "tenants: ten_0, ten_1, ten_2" in run("rebuild", "--tenant", "nobody", expect=2)
+    assert "'analysis_trend'" in run("rebuild", "--projection", "nothing", expect=2)
+
+
+def test_rebuild_ends_with_1_and_names_the_event_that_it_cannot_read(
+    runtime: Runtime, run: Run, damaged: dict[str, Any]
+) -> None:
+    with runtime.writer.begin() as connection:
+        id_ = connection.scalar(text("SELECT event_id FROM event_log WHERE tenant_id = 'ten_1' LIMIT 1"))
+        connection.execute(text("UPDATE event_log SET body = :body WHERE event_id = :id"), {"body": b"{}", "id": id_})
+    shown = run("rebuild", expect=1)
+    assert f"event {id_} of tenant ten_1 cannot be decoded any more" in shown
+    assert "tenants still due: 1" in shown
+    assert "going on with what was begun" in run("rebuild", expect=1)
+    assert "compared 2 tenants" in run("rebuild", "--dry-run", expect=1)
+    assert "rebuilt 2 tenants" in run("rebuild", "--restart", expect=1)

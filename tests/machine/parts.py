@@ -9,7 +9,7 @@ from sqlalchemy import Connection, MetaData, Table
 
 from event_stream.envelope import time_text
 from event_stream.types import TYPES, Event
-from projections.projection import FoldError
+from projections.projection import FoldError, Model
 from tests.support.driving import checkpoints
 from tests.support.events import DATA, NOW_US, body
 from tests.support.points import at_point
@@ -40,6 +40,9 @@ class Poisoned:
     reads = frozenset(TYPES.values())
 
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
+        self.fold_into({}, events)
+
+    def fold_into(self, model: Model, events: Sequence[Event]) -> None:
         for each in events:
             if POISON in each.body.decode():
                 raise FoldError(self.name, each, ValueError(POISON))

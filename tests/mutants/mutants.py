@@ -32,6 +32,7 @@ _FAULTS = "tests/unit/test_faults.py::test_"
 _COALESCE = "tests/unit/test_coalesce.py::test_"
 _HEALTH = "tests/faults/test_health.py::test_"
 _METRICS = "tests/integration/test_metrics.py::test_"
+_REBUILD = "tests/integration/test_rebuild.py::test_"
 
 NOTHING_LOST = (
     Mutant(
@@ -442,7 +443,7 @@ ISOLATION = (
         "a job may call anything",
         "G5",
         "workers/queue.py",
-        "if self.func_name != DRAIN or self.instance is not None:",
+        "if self.func_name not in ALLOWED or self.instance is not None:",
         "if self.instance is not None:",
         (f"{_RINGING}a_job_of_somebody_else_runs_nothing_and_the_worker_lives",),
     ),
@@ -799,6 +800,108 @@ WATCHED = (
     ),
 )
 
+REBUILT = (
+    Mutant(
+        "what came since the first fold is not folded",
+        "G3",
+        "projections/rebuild.py",
+        "        _, is_whole = refolding.step(connection)\n",
+        "        is_whole = True\n",
+        (f"{_REBUILD}what_is_applied_after_the_last_look_is_folded_under_the_claim",),
+    ),
+    Mutant(
+        "a rebuild claims nothing",
+        "G2",
+        "projections/rebuild.py",
+        "            checkpoint.claim_as_it_is(connection, refolding.partition)\n",
+        "            checkpoint.read(connection, refolding.partition)\n",
+        (f"{_REBUILD}a_drain_waits_for_the_claim_and_then_applies[postgresql]",),
+    ),
+    Mutant(
+        "a rebuild removes what other tenants have",
+        "G5",
+        "projections/pages.py",
+        "here = [tenant == after[0], *conditions]",
+        "here = [tenant >= after[0], *conditions]",
+        (f"{_REBUILD}a_selection_leaves_all_other_tenants_and_read_models_as_they_are",),
+    ),
+    Mutant(
+        "what is due is settled before it is done",
+        "G7",
+        "projections/rebuild.py",
+        "    with _claimed(engine, refolding) as connection:\n"
+        "        claimed_s = time.monotonic()\n"
+        "        differences = _differences(connection, refolding)\n"
+        "        for difference",
+        "    with engine.begin() as early:\n"
+        "        due.settle(early, refolding.tenant_id, [projection.name for projection in refolding.projections])\n"
+        "    with _claimed(engine, refolding) as connection:\n"
+        "        claimed_s = time.monotonic()\n"
+        "        differences = _differences(connection, refolding)\n"
+        "        for difference",
+        (f"{_REBUILD}after_a_crash_at_any_step_it_goes_on_where_it_stopped",),
+    ),
+    Mutant(
+        "a tenant is emptied, and filled in another transaction",
+        "G4",
+        "projections/rebuild.py",
+        "    written = chain(",
+        "    connection.execute(table.delete())\n    connection.commit()\n    written = chain(",
+        (
+            f"{_REBUILD}a_reader_sees_the_rows_from_before_or_from_after_and_nothing_else",
+            f"{_REBUILD}after_a_crash_at_any_step_it_goes_on_where_it_stopped",
+        ),
+    ),
+    Mutant(
+        "rows that should not be there stay",
+        "G3",
+        "projections/rebuild.py",
+        "    delete_rows(connection, table, [tuple(row[:width]) for row in difference.extra])\n",
+        "",
+        (f"{_REBUILD}whatever_was_done_to_a_row_the_log_gives_it_back_byte_for_byte",),
+    ),
+    Mutant(
+        "a log that lost its last commits is taken for the one that was folded",
+        "G3",
+        "projections/rebuild.py",
+        "page[0].place != until",
+        "page[0].number != until.number",
+        (f"{_REBUILD}a_log_that_lost_its_last_commits_is_folded_anew",),
+    ),
+    Mutant(
+        "after an outage in a fold it goes on with what is half folded",
+        "G2",
+        "projections/rebuild.py",
+        "        self.spoilt = True\n        for projection",
+        "        for projection",
+        (f"{_REBUILD}an_outage_is_waited_for_wherever_it_comes",),
+    ),
+    Mutant(
+        "a rebuild keeps all entries in memory",
+        "G8",
+        "projections/projection.py",
+        "model[group] = self._newest(model.get(group, []) + rows)",
+        "model[group] = model.get(group, []) + rows",
+        (f"{_REBUILD}memory_holds_no_more_entries_than_are_kept",),
+    ),
+    Mutant(
+        "a worker does a whole rebuild in one job",
+        "5",
+        "workers/rebuild_jobs.py",
+        "            if time.monotonic() > deadline:\n",
+        "            if done is None:\n",
+        (f"{_REBUILD}a_job_gives_way_to_the_drains_behind_it_after_a_while",),
+    ),
+    Mutant(
+        "a comparison mends what it finds",
+        "3",
+        "workers/rebuild.py",
+        "self._finish(compare, tenant_id, lambda: names)",
+        "self._finish(replace, tenant_id, lambda: names)",
+        (f"{_REBUILD}a_comparison_tells_what_differs_and_changes_nothing",),
+    ),
+)
+
 MUTANTS = (
     *NOTHING_LOST,
     *EXACTLY_ONCE,
@@ -810,4 +913,5 @@ MUTANTS = (
     *BOUNDED,
     *EVENTS_AND_ANSWERS,
     *WATCHED,
+    *REBUILT,
 )

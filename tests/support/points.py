@@ -1,4 +1,4 @@
-"""Named points of a drain, and what a test lets happen to whoever reaches one.
+"""Named points of a drain or a rebuild, and what a test lets happen to whoever reaches one.
 
 The product knows nothing of these points: each is a function of it, wrapped here.
 """
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from event_stream.stream import Stream
-from projections import checkpoint, dead_letters, event_log
+from projections import checkpoint, dead_letters, due, event_log, rebuild
 from workers.queue import Lease
 
 Point: TypeAlias = tuple[Any, str, str]
@@ -33,6 +33,14 @@ POINTS: dict[str, Point] = {
 POSTGRESQL_POINTS: dict[str, Point] = {
     "inside COPY": (psycopg.Copy, "write_row", "after"),
     "after many statements at once": (psycopg.Cursor, "executemany", "after"),
+}
+REBUILD_POINTS: dict[str, Point] = {
+    "while folding": (event_log, "read_history", "after"),
+    "after the claim": (checkpoint, "claim_as_it_is", "after"),
+    "while comparing": (rebuild, "rows_of", "before"),
+    "while writing": (rebuild, "upsert_rows", "after"),
+    "before it is settled": (due, "settle", "before"),
+    "before its commit": (due, "settle", "after"),
 }
 
 _here = threading.local()

@@ -1,0 +1,260 @@
+"""`projector rebuild`: read models recomputed from the event log, while everything else goes on."""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Self
+
+import click
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli import environment
+from cli.database import open_reader, open_writer
+from cli.output import print_json, progress_bar, stdout, table
+from event_stream.envelope import time_text
+from event_stream.settings import StreamSettings
+from projections import checkpoint, due, event_log
+from projections.due import Asked
+from projections.projection import Projection
+from projections.registry import PROJECTIONS
+from workers.rebuild import SAMPLES_MAX, Outcome, Rebuilder, Sample
+from workers.rebuild_jobs import ask_workers
+from workers.runtime import Runtime
+
+TENANTS_NAMED_MAX = 20
+VALUE_LENGTH_MAX = 60
+LINE_EVERY_S = 5.0
+
+
+@click.command()
+@click.option(
+    "--projection", type=click.Choice([projection.name for projection in PROJECTIONS]), help="Only this read model."
+)
+@click.option("--tenant", help="Only this tenant.")
+@click.option("--dry-run", is_flag=True, help="Show which rows would change, and change nothing.")
+@click.option("--workers", is_flag=True, help="Let the workers do it, between drains; not here.")
+@click.option("--restart", is_flag=True, help="Begin anew where the same rebuild was begun before and not ended.")
+@click.option("--timeout", default=600.0, show_default=True, help="Give up after an outage of so many seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def rebuild(
+    projection: str | None,
+    tenant: str | None,
+    dry_run: bool,
+    workers: bool,
+    restart: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Recompute read models from the event log.
+
+    Producers, workers and readers go on meanwhile: readers see the rows from before or from after, tenant by tenant.
+    Only rows that differ are written. If it ends early, the same command goes on where it stopped.
+    """
+    if workers and dry_run:
+        raise click.UsageError("--dry-run is done here; leave --workers out.")
+    environment.load()
+    asked = Asked(projection, tenant)
+    chosen = [each for each in PROJECTIONS if projection in (None, each.name)]
+    writer, reader = open_writer(), open_reader()
+    partitions = StreamSettings.from_environ(os.environ).partitions
+    with reader.connect() as connection:
+        applied = sum(at.applied for at in checkpoint.read_all(connection, partitions))
+        tenants = all_tenants = _tenants(connection, chosen, tenant)
+    if not dry_run:
+        tenants = _due(writer, asked, chosen, all_tenants, restart=restart)
+    with reader.connect() as connection:
+        total = applied if tenants == all_tenants and not tenant else _count(connection, tenants)
+    report = Report(dry_run, len(tenants))
+    try:
+        with Watch(report, total) as watch:
+            rebuilder = Rebuilder(writer, reader, partitions, chosen, timeout)
+            if workers:
+                done = _by_workers(asked, timeout)
+            else:
+                done = rebuilder.compare(tenants) if dry_run else rebuilder.rebuild_due(asked, tenants)
+            for each in done:
+                report.add(each)
+                watch.show()
+    finally:
+        report.due = 0 if dry_run else _still_due(reader, asked, otherwise=len(tenants) - report.tenants)
+        report.show(as_json)
+    if report.failed or report.due:
+        sys.exit(1)
+
+
+def _tenants(connection: Connection, projections: Sequence[Projection], tenant: str | None) -> list[str]:
+    """Return the tenants to rebuild; raises UsageError, naming those that there are, if the one asked for is none."""
+    tenants = due.tenants_in(connection, projections)
+    if tenant is None:
+        return tenants
+    if tenant not in tenants:
+        named = ", ".join(tenants[:TENANTS_NAMED_MAX]) or "none"
+        more = len(tenants) - TENANTS_NAMED_MAX
+        raise click.BadParameter(
+            f"{tenant!r} has no events; tenants: {named}{f' and {more:,} more' if more > 0 else ''}",
+            param_hint="--tenant",
+        )
+    return [tenant]
+
+
+def _due(
+    writer: Engine, asked: Asked, projections: Sequence[Projection], tenants: Sequence[str], *, restart: bool
+) -> list[str]:
+    """Return the tenants for which something of the rebuild is due: what the last one left, or else all of them."""
+    with writer.begin() as connection:
+        since_us = due.since_us(connection, asked)
+        if since_us is None or restart:
+            due.plan(connection, asked, projections, tenants, time.time_ns() // 1000)
+        still_due = list(due.read(connection, asked))
+    if since_us is not None and not restart:
+        click.echo(
+            f"going on with what was begun at {time_text(since_us)}: tenants still due: {len(still_due):,}"
+            " (--restart begins anew)",
+            err=True,
+        )
+    return still_due
+
+
+def _count(connection: Connection, tenants: Iterable[str]) -> int:
+    return sum(event_log.count_of(connection, tenant_id) for tenant_id in tenants)
+
+
+def _still_due(reader: Engine, asked: Asked, otherwise: int) -> int:
+    """Return for how many tenants something is due; where the database is away, what one would think."""
+    try:
+        with reader.connect() as connection:
+            return len(due.read(connection, asked))
+    except SQLAlchemyError:
+        return otherwise
+
+
+def _by_workers(asked: Asked, timeout_s: float) -> Iterator[int | Outcome]:
+    runtime = Runtime.from_environ(os.environ)
+    runtime.check()
+    return ask_workers(runtime, asked, timeout_s)
+
+
+@dataclass
+class Report:
+    """What became of the tenants so far."""
+
+    dry_run: bool
+    tenants_total: int
+    tenants: int = 0
+    events: int = 0
+    due: int = 0
+    differed: dict[str, Counter[str]] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    held_s: list[float] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken until now."""
+        return max(0.001, time.monotonic() - self.began_s)
+
+    def add(self, each: int | Outcome) -> None:
+        """Count a page's events, or what became of one tenant."""
+        if isinstance(each, int):
+            self.events += each
+        elif each.error is not None:
+            self.failed[each.tenant_id] = each.error
+        else:
+            self.tenants += 1
+            self.held_s.append(each.held_s)
+            for name, counts in each.differed.items():
+                self.differed.setdefault(name, Counter(dict.fromkeys(counts, 0))).update(counts)
+            self.samples += each.samples[: SAMPLES_MAX - len(self.samples)]
+
+    def show(self, as_json: bool) -> None:
+        """Print the outcome."""
+        if as_json:
+            print_json(self._plain())
+            return
+        rate = f"{self.events / self.seconds:,.0f} events/s"
+        did = "compared" if self.dry_run else "rebuilt"
+        click.echo(f"{did} {self.tenants:,} tenants, {self.events:,} events in {self.seconds:.1f} s ({rate})")
+        if self.held_s:
+            longest_ms, usual_ms = max(self.held_s) * 1000, median(self.held_s) * 1000
+            click.echo(
+                f"drains of a tenant's partition waited at most {longest_ms:.1f} ms, {usual_ms:.1f} ms in the median"
+            )
+        heads = ("read model", "missing", "extra", "changed")
+        rows = [(name, *(counts[head] for head in heads[1:])) for name, counts in self.differed.items()]
+        if rows:
+            title = "Rows that differ from the event log" if self.dry_run else "Rows that differed, and are mended"
+            stdout().print(table(title, heads, rows))
+        for sample in self.samples:
+            click.echo(_line(sample))
+        for tenant_id, error in self.failed.items():
+            click.echo(f"tenant {tenant_id} is as it was: {error}", err=True)
+        if self.due:
+            click.echo(f"tenants still due: {self.due:,}; the same command goes on", err=True)
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "dryRun": self.dry_run,
+            "tenants": self.tenants,
+            "events": self.events,
+            "seconds": round(self.seconds, 3),
+            "eventsPerSecond": round(self.events / self.seconds),
+            "heldMs": {
+                "max": round(max(self.held_s, default=0.0) * 1000, 3),
+                "median": round(median(self.held_s or [0.0]) * 1000, 3),
+            },
+            "readModels": self.differed,
+            "samples": [_plain(sample) for sample in self.samples],
+            "failed": [{"tenant": tenant_id, "error": error} for tenant_id, error in self.failed.items()],
+            "due": self.due,
+        }
+
+
+class Watch:
+    """Shows how far it is: a bar on a terminal, a line now and then in a pipe."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report = report
+        self._total = total
+        self._progress = progress_bar()
+        self._task = self._progress.add_task("rebuilding", total=total)
+        self._line_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self) -> None:
+        """Bring what is shown up to date."""
+        report = self._report
+        rate = report.events / report.seconds
+        text = f"{report.tenants:,} of {report.tenants_total:,} tenants, {rate:,.0f} events/s"
+        self._progress.update(self._task, completed=report.events, description=text)
+        if self._progress.disable and time.monotonic() - self._line_s > LINE_EVERY_S:
+            self._line_s = time.monotonic()
+            left_s = max(0, self._total - report.events) / max(rate, 1.0)
+            click.echo(f"{text}, {report.events:,} of {self._total:,} events, about {left_s:.0f} s left", err=True)
+
+
+def _line(sample: Sample) -> str:
+    changes = "; ".join(f"{name} {_cut(stored)} -> {_cut(new)}" for name, (stored, new) in sample.columns.items())
+    return f"{sample.kind}: {sample.read_model} {' '.join(map(str, sample.key))} {changes}".rstrip()
+
+
+def _plain(sample: Sample) -> dict[str, Any]:
+    columns = {name: {"stored": stored, "rebuilt": new} for name, (stored, new) in sample.columns.items()}
+    plain = {"readModel": sample.read_model, "kind": sample.kind, "key": list(sample.key)}
+    return plain | ({"columns": columns} if columns else {})
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= VALUE_LENGTH_MAX else f"{text[: VALUE_LENGTH_MAX - 1]}…"

@@ -1,0 +1,119 @@
+"""A rebuild that is killed while real processes project real traffic: the same command goes on, and nothing shows."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, update
+
+from projections import activity, analysis_trend
+from tests.support.driving import append, checkpoints, drain_all
+from tests.support.events import mixed
+from tests.support.law import assert_all_is_well
+from tests.support.points import REBUILD_POINTS
+from tests.support.processes import Start, environ_of
+from tests.support.rebuilding import differing, outcomes_of, rebuilder, still_due
+from tests.support.servers import wait_until
+from workers.drain import needs_drain
+from workers.runtime import Runtime
+from workers.status import read_workers
+
+HISTORY = list(mixed(4500, tenants=3, projects=4))
+TRAFFIC = list(mixed(1500, tenants=3, projects=4, seed=2))
+
+
+@contextmanager
+def traffic(runtime: Runtime) -> Iterator[None]:
+    """Let a producer append within this block; all of TRAFFIC is appended behind it."""
+    stop = threading.Event()
+
+    def produce() -> None:
+        for first in range(0, len(TRAFFIC), 10):
+            append(runtime, *TRAFFIC[first : first + 10])
+            stop.wait(0.02)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        producer.join()
+
+
+@pytest.mark.parametrize("number", [2])
+@pytest.mark.parametrize("point", REBUILD_POINTS)
+def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(
+    runtime: Runtime, start: Start, database_url: str, redis_url: str, point: str, number: int
+) -> None:
+    append(runtime, *HISTORY)
+    drain_all(runtime)
+    with runtime.writer.begin() as connection:
+        connection.execute(delete(activity.table))
+        connection.execute(update(analysis_trend.table).values(total=-5))
+    start("cli", "worker")
+    start("cli", "dispatcher")
+    with traffic(runtime):
+        assert start("tests.support.dying_rebuild", point, str(number), "rebuild").wait(120) == -signal.SIGKILL
+        left = still_due(runtime)
+        assert left
+        told = again(environ_of(database_url, redis_url))
+    assert (told["tenants"], told["failed"], told["due"]) == (len(left), [], 0)
+    wait_until(lambda: is_drained(runtime), "everything is projected", 120)
+    assert_all_is_well(runtime, [*HISTORY, *TRAFFIC])
+    tenants = ["ten_0", "ten_1", "ten_2"]
+    assert differing(outcomes_of(rebuilder(runtime, timeout_s=60.0).compare(tenants))) == {}
+
+
+def again(environ: dict[str, str]) -> Any:
+    command = [sys.executable, "-m", "cli", "rebuild", "--json"]
+    done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "going on with what was begun" in done.stderr
+    return json.loads(done.stdout)
+
+
+def is_drained(runtime: Runtime) -> bool:
+    ends = runtime.stream.ends()
+    return not any(needs_drain(at, ends[at.partition]) for at in checkpoints(runtime))
+
+
+def test_workers_share_the_work_and_one_that_is_killed_leaves_it_to_the_others(
+    runtime: Runtime, start: Start, database_url: str, redis_url: str
+) -> None:
+    append(runtime, *HISTORY)
+    drain_all(runtime)
+    with runtime.writer.begin() as connection:
+        connection.execute(delete(activity.table))
+        connection.execute(update(analysis_trend.table).values(total=-5))
+    doomed, _ = start("tests.support.dying_rebuild", "while comparing", "1", "worker"), start("cli", "dispatcher")
+    wait_until(lambda: len(read_workers(runtime)) == 1, "the first worker is there")
+    with traffic(runtime):
+        command = [sys.executable, "-m", "cli", "rebuild", "--workers", "--json"]
+        asking = subprocess.Popen(command, env=environ_of(database_url, redis_url), stdout=subprocess.PIPE)
+        assert doomed.wait(120) == -signal.SIGKILL
+        start("cli", "worker")
+        start("cli", "worker")
+        told, _ = asking.communicate(timeout=300)
+    assert asking.returncode == 0
+    assert json.loads(told)["failed"] == []
+    assert still_due(runtime) == {}
+    wait_until(lambda: is_drained(runtime), "everything is projected", 120)
+    assert_all_is_well(runtime, [*HISTORY, *TRAFFIC])
+
+
+def test_without_a_worker_it_says_so(runtime: Runtime, database_url: str, redis_url: str) -> None:
+    append(runtime, *HISTORY[:10])
+    drain_all(runtime)
+    command = [sys.executable, "-m", "cli", "rebuild", "--workers"]
+    environ = environ_of(database_url, redis_url)
+    done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "no worker is alive; start `projector worker`, or rebuild without --workers" in done.stderr
+    assert still_due(runtime)
