@@ -80,16 +80,19 @@ class Letter:
     @property
     def id(self) -> str:
         """What makes it the same letter wherever it is seen again: its bytes and its reason (CONTRACT 1.4)."""
-        return sha256(self.reason.encode() + b"\0" + self.body).hexdigest()
+        hashed = sha256(self.reason.encode() + b"\0")
+        hashed.update(self.body)  # apart, as a copy of a large one may be what memory is short of
+        return hashed.hexdigest()
 
 
 def park(connection: Connection, letters: Sequence[Letter]) -> None:
     """Store letters; one that is known already is seen once more, and open again."""
     if not letters:
         return
-    seen = Counter(letter.id for letter in letters)
-    last = {letter.id: letter for letter in letters}
-    first = {letter.id: letter for letter in reversed(letters)}
+    by_id = [(letter.id, letter) for letter in letters]
+    seen = Counter(id_ for id_, _ in by_id)
+    last = dict(by_id)
+    first = dict(reversed(by_id))
     statement = dialect_insert(connection, table)
     statement = statement.on_conflict_do_update(
         index_elements=[table.c.id],

@@ -57,7 +57,7 @@ class Drainer:
         if batch is None:
             return True
         faster = self.pace.count_after(batch.reading)
-        if look_ahead:
+        if look_ahead and self.pace.allows_look_ahead:
             self.intake.look_ahead(batch, faster)
         applying_s = time.monotonic()
         after = apply(self.runtime.writer, self.runtime.projections, batch)

@@ -29,6 +29,11 @@ class Pace:
     why: str = ""
     failed_in_a_row: int = 0
 
+    @property
+    def allows_look_ahead(self) -> bool:
+        """Whether to hold two batches at once: not after a failure, nor as long as one entry is all that we dare."""
+        return self.count > ENTRIES_FIRST and not self.failed_in_a_row
+
     def count_after(self, done: Reading) -> int:
         """Return how many to read once a batch is done: more, but not so many that they break the byte budget."""
         entries = max(1, len(done.entries))

@@ -18,8 +18,8 @@ from workers.status import read_workers
 
 HOME = partition_of(TENANT, 4)
 LARGE = b"x" * (6 * 1024 * 1024)
-# Enough for a few large entries (Redis names the first and the last with every read), not for a first batch of many.
-LITTLE_MIB = "48"
+# Enough for a few large entries, as they are read, hashed and kept; not for a first batch of many.
+LITTLE_MIB = "64"
 
 
 def append_large(runtime: Runtime, count: int) -> list[dict[str, Any]]:

@@ -845,9 +845,9 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
 
 
 def looking_ahead(runtime: Runtime) -> Drainer:
-    """Return a drain that has applied one of many events and has read the next ones already."""
+    """Return a drain that has applied two of many events and has read the next ones already."""
     append(runtime, *(event() for _ in range(30)))
-    drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+    drainer = Drainer(runtime, HOME, pace=Pace(count=2))
     assert not drainer.step(look_ahead=True)
     assert drainer.intake._ahead is not None
     drainer.intake._ahead.result()
@@ -860,7 +860,7 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
     drainer = looking_ahead(runtime)
     monkeypatch.delattr(Stream, "read_from")
     drainer.step()
-    assert totals(runtime) == {"read": 9, "applied": 9, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 18, "applied": 18, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
@@ -893,15 +893,27 @@ def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch
     while not drainer.step(look_ahead=True):
         pass
     assert_all_is_read(runtime)
-    assert totals(runtime) == {"read": 14, "applied": 14, "duplicates": 0, "parked": 0, "lost": 21}
+    assert totals(runtime) == {"read": 23, "applied": 23, "duplicates": 0, "parked": 0, "lost": 12}
     assert checkpoints(runtime)[HOME].epoch == 1
+
+
+@pytest.mark.parametrize(("count", "failed"), [(1, 0), (4, 1)], ids=["the first entry", "after a failure"])
+def test_nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory(
+    runtime: Runtime, count: int, failed: int
+) -> None:
+    append(runtime, *(event() for _ in range(300)))
+    drainer = Drainer(runtime, HOME, pace=Pace(count, failed_in_a_row=failed))
+    assert not drainer.step(look_ahead=True)
+    assert drainer.intake._ahead is None
+    assert not drainer.step(look_ahead=True)
+    assert drainer.intake._ahead is not None
 
 
 def test_an_outage_met_while_reading_ahead_is_met_by_the_step_that_needs_it(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(runtime, *(event() for _ in range(30)))
-    drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+    drainer = Drainer(runtime, HOME, pace=Pace(count=2))
     drainer.step()
     read_from, calls = Stream.read_from, itertools.count(1)
 

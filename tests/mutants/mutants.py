@@ -60,6 +60,14 @@ NOTHING_LOST = (
         (f"{_DRAIN}what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails",),
     ),
     Mutant(
+        "a worker that was killed for its memory holds two batches at once from its first entry on",
+        "G8",
+        "workers/pace.py",
+        "self.count > ENTRIES_FIRST and not self.failed_in_a_row",
+        "True",
+        (f"{_DRAIN}nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory",),
+    ),
+    Mutant(
         "the hint is published before the commit",
         "G1",
         "workers/drain.py",
