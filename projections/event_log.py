@@ -87,10 +87,8 @@ def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[
 class UndecodableError(ProjectionsError):
     """An event was accepted once, and this release cannot decode it any more. Its reason is told, not its content."""
 
-    def __init__(self, logged: "Logged", cause: InvalidEventError) -> None:
-        super().__init__(
-            f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {cause.reason.value}"
-        )
+    def __init__(self, logged: "Logged", why: str) -> None:
+        super().__init__(f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {why}")
 
 
 class Logged(NamedTuple):
@@ -111,9 +109,12 @@ class Logged(NamedTuple):
         if self.body is None:
             return None
         try:
-            return decode(self.body)
+            event = decode(self.body)
         except InvalidEventError as error:
-            raise UndecodableError(self, error) from None
+            raise UndecodableError(self, error.reason.value) from None
+        if event.identity != (self.tenant_id, self.event_id):
+            raise UndecodableError(self, "its bytes are another event's")
+        return event
 
 
 class Place(NamedTuple):
@@ -147,6 +148,12 @@ def read_tail(
     here = (table.c.partition == partition, table.c.number >= number)
     statement = select(*columns).where(*here).order_by(table.c.number).limit(limit)
     return [Logged(*row) for row in connection.execute(statement)]
+
+
+def tenants_between(connection: Connection, partition: int, after: int, until: int) -> Sequence[str]:
+    """Return the tenants of the events numbered from behind `after` up to `until`, in no order."""
+    here = (table.c.partition == partition, table.c.number > after, table.c.number <= until)
+    return connection.scalars(select(table.c.tenant_id).where(*here).distinct()).all()
 
 
 def count_of(connection: Connection, tenant_id: str) -> int:

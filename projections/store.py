@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeDecorator
 
 from projections.connection import BoundedConnection
+from projections.sums import fingerprint_of
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -158,3 +159,4 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536"):
         connection.execute(f"PRAGMA {pragma}")
+    connection.create_function("fingerprint", 1, fingerprint_of, deterministic=True)

@@ -3,6 +3,7 @@
 Keys:
 
     projector:dispatchers  sorted set   `<host>.<pid>` of every dispatcher, by when it swept last, in ms; expires
+    projector:verifying    string       there while nobody need ask for another verification; expires
 """
 
 import os
@@ -10,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,10 +23,12 @@ from projections import checkpoint
 from projections.checkpoint import Checkpoint
 from projections.faults import describe
 from workers.drain import drain_here, needs_drain
-from workers.queue import Lease, ring
+from workers.queue import Lease, ask_to_verify, ring
 from workers.runtime import Runtime
+from workers.verified import VERIFY_EVERY_S
 
 HEARTBEATS_KEY = "projector:dispatchers"
+VERIFYING_KEY = "projector:verifying"
 HEARTBEAT_TTL_S = 120  # long enough to be seen to have stalled
 IDLE_SWEEP_S = 1.0
 BUSY_SWEEP_S = 0.05
@@ -32,6 +36,7 @@ OUTAGE_PAUSE_S = 1.0
 QUEUED_PER_PARTITION = 2
 TRIM_BEHIND_S = 60.0
 TRIM_EVERY_S = 5.0
+LOOK_FOR_VERIFIED_S = 5.0
 
 log = structlog.get_logger()
 
@@ -76,6 +81,7 @@ class Dispatcher:
 
     runtime: Runtime
     trimmer: Trimmer = field(init=False)
+    looked_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
@@ -104,6 +110,7 @@ class Dispatcher:
         while not stopped():
             try:
                 ends, behind = self.sweep()
+                self._ask_to_verify()
                 if behind:
                     time.sleep(BUSY_SWEEP_S)
                 else:
@@ -126,6 +133,18 @@ class Dispatcher:
                 # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
                 log.warning("dispatcher.drains_itself", partition=partition)
                 drain_here(self.runtime, partition, lease)
+
+    def _ask_to_verify(self) -> None:
+        """Let a worker verify, if for VERIFY_EVERY_S nobody was asked to."""
+        now_s = time.monotonic()
+        if now_s - self.looked_s < LOOK_FOR_VERIFIED_S:
+            return
+        self.looked_s = now_s
+        queue = self.runtime.queue
+        has_room = queue.count < QUEUED_PER_PARTITION * self.runtime.stream.partitions
+        with suppress(OutOfMemoryError):  # it can wait
+            if has_room and queue.connection.set(VERIFYING_KEY, 1, nx=True, ex=VERIFY_EVERY_S):
+                ask_to_verify(queue)
 
     def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[End]) -> None:
         """Publish what a drain that died after its commit could not, or what Redis forgot."""

@@ -71,11 +71,6 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert shown.stdout.startswith("Usage: ")
 
 
-@pytest.mark.parametrize("command", [["verify"], ["verify", "--tenant", "x"]])
-def test_what_comes_later_says_so(run: Run, command: list[str]) -> None:
-    assert "not available in this version yet" in run(*command, expect=2)
-
-
 def test_wrong_usage_ends_with_2(run: Run) -> None:
     run("nonsense", expect=2)
     run("append", "/no/such/file", expect=2)

@@ -1,0 +1,331 @@
+"""Verification on both databases: whatever is done to the tables by hand is found, and mended where the log can."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Table, delete, insert, select, text, update
+
+from cli.rebuild import Report
+from cli.verify import Verification
+from event_stream.types import partition_of
+from projections import activity, analysis_trend, due, event_log, project, tenant
+from projections.due import Asked
+from projections.store import Row
+from projections.sums import fingerprint_of
+from tests.support.driving import append, drain_all, dump
+from tests.support.events import event, mixed
+from tests.support.law import assert_all_is_well
+from tests.support.rebuilding import rebuilder, still_due
+from workers import verified, verify_jobs
+from workers.runtime import Runtime
+from workers.status import read_status
+from workers.verify import Verifier
+
+EVENTS = list(mixed(300, tenants=3, projects=3))
+TENANTS = ["ten_0", "ten_1", "ten_2"]
+
+
+@pytest.fixture
+def filled(runtime: Runtime) -> Runtime:
+    append(runtime, *EVENTS)
+    drain_all(runtime)
+    return runtime
+
+
+def verification(runtime: Runtime, *, folded: bool = True) -> Verification:
+    """Return what `projector verify` has found, or `projector verify --quick`."""
+    with runtime.reader.connect() as connection:
+        tenants = due.tenants_in(connection, runtime.projections)
+    partitions = runtime.settings.partitions
+    found = Verification(
+        Asked(),
+        Verifier(runtime.reader, partitions, runtime.projections, 60.0),
+        rebuilder(runtime),
+        Report(dry_run=True, tenants_total=len(tenants)),
+    )
+    for _ in found.look(tenants, tenants if folded else []):
+        pass
+    return found
+
+
+def repaired(found: Verification) -> Verification:
+    for _ in found.repair():
+        pass
+    return found
+
+
+def key_is(table: Table, row: Row) -> Any:
+    return [column == value for column, value in zip(table.primary_key.columns, row, strict=False)]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What somebody does to rows of a table, given in the order of their keys; and who notices."""
+
+    table: Table
+    harm: Callable[[Table, Sequence[Row]], list[Any]]
+    by_sums: bool
+    tenants: tuple[str, ...] = ("ten_0",)
+
+
+def changed(**columns: Any) -> Callable[[Table, Sequence[Row]], list[Any]]:
+    return lambda table, rows: [update(table).where(*key_is(table, rows[0])).values(**columns)]
+
+
+def gone(table: Table, rows: Sequence[Row]) -> list[Any]:
+    return [delete(table).where(*key_is(table, rows[0]))]
+
+
+def exchanged(table: Table, rows: Sequence[Row]) -> list[Any]:
+    """Let the first row and the first of another tenant change places."""
+    other = next(row for row in rows if row[0] == "ten_1")
+    names = table.columns.keys()[len(table.primary_key.columns) :]
+    return [
+        update(table).where(*key_is(table, at)).values(dict(zip(names, row[-len(names) :], strict=True)))
+        for at, row in ((rows[0], other), (other, rows[0]))
+    ]
+
+
+DAMAGE: dict[str, Damage] = {
+    "a wrong count": Damage(analysis_trend.table, changed(total=999), by_sums=False),
+    "a stale day": Damage(analysis_trend.table, changed(by_day="[[1,1]]"), by_sums=False),
+    "an event counted twice": Damage(
+        analysis_trend.table,
+        lambda table, rows: [
+            update(table)
+            .where(*key_is(table, rows[0]))
+            .values(total=rows[0][2] + 1, events=rows[0][4] + 1, fingerprint=rows[0][5] + fingerprint_of("0000abcd"))
+        ],
+        by_sums=True,
+    ),
+    "an event not counted": Damage(
+        analysis_trend.table,
+        lambda table, rows: [
+            update(table).where(*key_is(table, rows[0])).values(total=rows[0][2] - 1, events=rows[0][4] - 1)
+        ],
+        by_sums=True,
+    ),
+    "another event counted": Damage(analysis_trend.table, changed(fingerprint=4711), by_sums=True),
+    "a missing count": Damage(analysis_trend.table, gone, by_sums=True),
+    "a missing project": Damage(project.table, gone, by_sums=True),
+    "a missing tenant": Damage(tenant.table, gone, by_sums=True),
+    "an edited slug": Damage(project.table, changed(slug="another"), by_sums=False),
+    "a project that is gone": Damage(project.table, changed(present=False), by_sums=False),
+    "an edited member": Damage(project.table, changed(repos='{"r":[true,1,"x"]}', repo_count=1), by_sums=False),
+    "a wrong number of members": Damage(tenant.table, changed(support_desk_count=77), by_sums=False),
+    "a project nobody created": Damage(
+        project.table,
+        lambda table, rows: [insert(table).values((rows[0][0], "no such project", *rows[0][2:]))],
+        by_sums=True,
+    ),
+    "a tenant that does not exist": Damage(
+        tenant.table,
+        lambda table, _rows: [insert(table).values(("ten_unheard_of", 1, "{}", 1, 1))],
+        by_sums=True,
+        tenants=("ten_unheard_of",),
+    ),
+    "swapped tenants": Damage(analysis_trend.table, exchanged, by_sums=True, tenants=("ten_0", "ten_1")),
+    "swapped support desks": Damage(tenant.table, exchanged, by_sums=True, tenants=("ten_0", "ten_1")),
+    "a missing entry": Damage(activity.table, gone, by_sums=True),
+    "an entry nobody sent": Damage(
+        activity.table,
+        lambda table, rows: [insert(table).values((*rows[0][:2], 2**60, "0000000f", "{}"))],
+        by_sums=True,
+    ),
+    "an edited fragment": Damage(activity.table, changed(entry="{}"), by_sums=False),
+    "an entry of another time": Damage(activity.table, changed(time_us=5), by_sums=False),
+    "an entry in another's place": Damage(activity.table, changed(event_id="0000000e"), by_sums=True),
+    "an emptied read model": Damage(
+        activity.table, lambda table, _rows: [delete(table)], by_sums=True, tenants=tuple(TENANTS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_whatever_is_done_to_a_row_is_found_and_mended(filled: Runtime, name: str) -> None:
+    damage, before = DAMAGE[name], dump(filled.reader)
+    with filled.writer.begin() as connection:
+        for statement in damage.harm(damage.table, before[damage.table.name]):
+            assert connection.execute(statement).rowcount != 0
+    assert dump(filled.reader) != before
+    sums = verification(filled, folded=False)
+    assert sorted(sums.wrong) == (list(damage.tenants) if damage.by_sums else [])
+    found = verification(filled)
+    assert found.is_wrong
+    assert sorted(found.wrong) == list(damage.tenants)
+    assert repaired(found).mended == set(damage.tenants)
+    assert dump(filled.reader) == before
+    assert not verification(filled).is_wrong
+    assert still_due(filled) == {}
+
+
+def test_there_is_nothing_to_find_where_nothing_was_done(filled: Runtime) -> None:
+    append(filled, *EVENTS[:50], event("watchdog.evaluated.v1", tenantid="ten_new"))
+    drain_all(filled)
+    found = verification(filled)
+    assert not found.is_wrong
+    assert (found.tenants, found.report.tenants) == (4, 4)
+
+
+def log_rows(runtime: Runtime, type_: str, tenant_id: str = "ten_0") -> Sequence[Any]:
+    log = event_log.table
+    mine = select(log).where(log.c.tenant_id == tenant_id, log.c.type == type_).order_by(log.c.number)
+    with runtime.reader.connect() as connection:
+        return connection.execute(mine).all()
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too(
+    filled: Runtime, folded: bool
+) -> None:
+    before, lost = dump(filled.reader), log_rows(filled, "analysis.created.v1")[3]
+    with filled.writer.begin() as connection:
+        assert connection.execute(delete(event_log.table).where(*key_is(event_log.table, lost))).rowcount == 1
+    home = partition_of("ten_0", 4)
+    found = repaired(verification(filled, folded=folded))
+    assert (list(found.wrong), found.beyond_repair, found.mended) == (["ten_0"], {"ten_0"}, set())
+    fault = found.logs.pop(home)
+    assert fault is not None
+    assert f"missing: {lost.number}" in fault
+    assert set(found.logs.values()) == {None}
+    assert dump(filled.reader) == before
+
+
+def test_the_newest_events_of_a_log_are_missed_too(filled: Runtime) -> None:
+    log, home = event_log.table, partition_of("ten_0", 4)
+    with filled.writer.begin() as connection:
+        last = (
+            connection.execute(select(log.c.number).where(log.c.partition == home).order_by(log.c.number.desc()))
+            .scalars()
+            .first()
+            or 0
+        )
+        connection.execute(delete(log).where(log.c.partition == home, log.c.number > last - 3))
+    assert f"missing: {last - 2:,} to {last:,}" in str(verification(filled, folded=False).logs[home])
+
+
+def test_an_event_of_the_log_that_was_given_to_another_tenant_is_found_and_nothing_is_rebuilt_from_it(
+    filled: Runtime,
+) -> None:
+    home = partition_of("ten_0", 4)
+    other = next(f"t{number}" for number in range(100) if partition_of(f"t{number}", 4) == home)
+    before, moved = dump(filled.reader), log_rows(filled, "analysis.created.v1")[3]
+    with filled.writer.begin() as connection:
+        connection.execute(update(event_log.table).where(*key_is(event_log.table, moved)).values(tenant_id=other))
+    found = repaired(verification(filled))
+    assert found.is_wrong
+    assert "its bytes are another event's" in found.report.failed[other]
+    assert found.beyond_repair == {"ten_0"}
+    assert dump(filled.reader) == before
+
+
+def test_bytes_of_the_log_that_are_no_event_any_more_are_told(filled: Runtime) -> None:
+    row = log_rows(filled, "analysis.created.v1")[0]
+    with filled.writer.begin() as connection:
+        connection.execute(update(event_log.table).where(*key_is(event_log.table, row)).values(body=b"{"))
+    found = verification(filled)
+    assert found.is_wrong
+    assert "not_json" in found.report.failed["ten_0"]
+
+
+def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
+    append(runtime, *EVENTS[:100])
+    drain_all(runtime)
+
+    def project() -> None:
+        for first in range(100, len(EVENTS), 20):
+            append(runtime, *EVENTS[first : first + 20])
+            drain_all(runtime)
+
+    projecting = Thread(target=project)
+    projecting.start()
+    looks = 0
+    while projecting.is_alive() or not looks:
+        found = verification(runtime, folded=looks % 2 == 0)
+        assert not found.is_wrong, (found.miscounts, found.logs, found.report.failed)
+        looks += 1
+    projecting.join()
+    assert_all_is_well(runtime, EVENTS)
+
+
+def a_pass(runtime: Runtime) -> verified.Verified:
+    """Let jobs verify until a pass is over, and return what is told."""
+    verify_jobs.work_here(runtime)
+    while verify_jobs._under_way:
+        verify_jobs.work_here(runtime)
+    return verified.read(runtime.queue.connection)
+
+
+def wrong(runtime: Runtime, tenant_id: str, *values: int) -> None:
+    with runtime.writer.begin() as connection:
+        mine = analysis_trend.table.c.tenant_id == tenant_id
+        for value in values:
+            connection.execute(update(analysis_trend.table).where(mine).values(events=value))
+
+
+def test_what_a_pass_finds_is_a_problem_until_it_is_mended(filled: Runtime) -> None:
+    found = a_pass(filled)
+    assert (found.tenants, found.wrong_tenants, found.logs, found.skipped) == (3, 0, {}, 0)
+    assert found.at_ms is not None
+    assert read_status(filled).mismatches() == []
+    wrong(filled, "ten_1", 4711)
+    assert a_pass(filled).wrong_tenants == 1
+    [problem] = read_status(filled).mismatches()
+    assert "3 rows of 1 tenants are not what the event log says" in problem
+    assert "run `projector verify`" in str(read_status(filled).omissions())
+    assert repaired(verification(filled)).mended == {"ten_1"}
+    assert a_pass(filled).wrong_tenants == 0
+    assert read_status(filled).mismatches() == []
+
+
+def test_a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_jobs, "TENANTS_AT_REST", 1)
+    assert a_pass(filled).tenants == 3
+    wrong(filled, "ten_2", 4711)
+    looks = [a_pass(filled) for _ in range(3)]
+    assert [look.tenants for look in looks[:2]] == [1, 1]
+    assert looks[-1].wrong_tenants == 1
+    append(filled, event(tenantid="ten_0"), event(tenantid="ten_1"))
+    drain_all(filled)
+    assert a_pass(filled).tenants == 3  # those two, and the one that is known to be wrong
+
+
+def test_after_very_many_events_a_pass_looks_at_all_tenants(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "CHANGES_MAX", 10)
+    monkeypatch.setattr(verify_jobs, "TENANTS_AT_REST", 1)
+    assert a_pass(filled).tenants == 3
+
+
+def test_a_pass_gives_way_and_is_gone_on_with(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "WHILE_S", 0.0)
+    verify_jobs.work_here(filled)
+    assert filled.queue.count == 1
+    assert verified.read(filled.queue.connection).at_ms is None
+    assert a_pass(filled).tenants == 3
+
+
+def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
+    with filled.writer.begin() as connection:
+        connection.execute(text("DELETE FROM event_log WHERE number = 2"))
+    assert a_pass(filled).logs
+    assert "is not whole" in str(read_status(filled).mismatches())
+
+
+def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    if filled.reader.dialect.name == "sqlite":
+        pytest.skip("SQLite has no limit for a statement")
+
+    def slow(connection: Connection, _projection: Any, tenant_id: str) -> list[Any]:
+        if tenant_id == "ten_1":
+            connection.execute(text("SELECT pg_sleep(60)"))
+        return []
+
+    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 0.2)
+    monkeypatch.setattr("workers.verify.mismatches", slow)
+    found = a_pass(filled)
+    assert (found.tenants, found.skipped, found.wrong_tenants) == (3, 1, 0)
