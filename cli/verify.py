@@ -181,7 +181,9 @@ class Verification:
             **{name: value for name, value in self.report.plain().items() if name in SHARED},
             "tenants": self.tenants,
             "folded": self.report.tenants,
-            "miscounts": [each.model_dump(by_alias=True) for found in self.miscounts.values() for each in found],
+            "miscounts": [
+                each.model_dump(mode="json", by_alias=True) for found in self.miscounts.values() for each in found
+            ],
             "logs": {str(partition): fault for partition, fault in self.logs.items() if fault},
             "wrong": sorted(self.wrong),
             "mended": sorted(self.mended),

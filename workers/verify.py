@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 from sqlalchemy import Engine
 
 from event_stream.types import partition_of
@@ -12,7 +13,7 @@ from projections.sums import Sums
 from projections.verify import LogFault, Mismatch, log_fault, mismatches, patient
 
 
-class Miscount(BaseModel):
+class Miscount(BaseModel, alias_generator=to_camel, populate_by_name=True):
     """A row, or a group of a feed, whose events are not those of the log: their numbers, None where there is nothing.
 
     Where both are equal, they are other events.
