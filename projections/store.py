@@ -1,5 +1,6 @@
 """The database: engines, metadata, column types."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -156,5 +157,9 @@ def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver's own transactions are switched off; ours begin where SQLAlchemy says so.
     connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536"):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()  # nobody else will
+        raise
