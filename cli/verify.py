@@ -18,14 +18,17 @@ from cli import environment
 from cli.database import open_reader, open_writer
 from cli.output import print_json
 from cli.rebuild import Report, Watch, chosen_tenants, count_events
-from event_stream.settings import StreamSettings
+from event_stream.settings import SettingsError, StreamSettings
+from event_stream.types import partition_of
 from projections import checkpoint, due
 from projections.due import Asked
 from projections.registry import PROJECTIONS
+from projections.store import auditor_engine
 from workers import verified
 from workers.rebuild import Outcome, Rebuilder
 from workers.runtime import redis_client
 from workers.settings import RedisSettings
+from workers.verified import Means
 from workers.verify import Miscount, Verifier
 
 STATEMENT_S = 600.0
@@ -59,6 +62,8 @@ def verify(
     """
     if quick and sample:
         raise click.UsageError("--quick folds nothing, --sample some; choose one.")
+    if repair and (quick or sample or projection):
+        raise click.UsageError("--repair must first see all; leave --quick, --sample and --projection out.")
     environment.load()
     chosen = [each for each in PROJECTIONS if projection in (None, each.name)]
     writer, reader = open_writer(), open_reader()
@@ -69,15 +74,14 @@ def verify(
         folded = [] if quick else sorted(random.sample(tenants, min(sample, len(tenants)))) if sample else tenants
         events = count_events(connection, folded)
     verification = Verification(
-        Asked(projection),
-        Verifier(reader, partitions, chosen, STATEMENT_S),
+        Verifier(auditor_engine(writer.url, STATEMENT_S), chosen, timeout),
         Rebuilder(writer, reader, partitions, chosen, timeout),
         Report(dry_run=True, tenants_total=len(folded)),
     )
     with Watch(verification.report, events) as watch:
         for _ in chain(verification.look(tenants, folded), verification.repair() if repair else ()):
             watch.show()
-    with suppress(RedisError):  # it only tells others
+    with suppress(RedisError, SettingsError):  # it only tells others
         verification.tell(redis_client(RedisSettings.from_environ(os.environ).redis_url))
     verification.show(as_json)
     if verification.is_wrong:
@@ -88,55 +92,60 @@ def verify(
 class Verification:
     """What was verified so far and what was wrong; of the tenants that were, `mended` are right by now.
 
-    Those `beyond_repair` hold events that the log has lost: a rebuild would lose them from the read models too.
+    Those `beyond_repair` are on a partition whose log is not whole: a rebuild would take from the rows what it lost.
     """
 
-    asked: Asked
     verifier: Verifier
     rebuilder: Rebuilder
     report: Report
-    tenants: int = 0
+    rows: dict[str, dict[Means, int]] = field(default_factory=dict)
     miscounts: dict[str, list[Miscount]] = field(default_factory=dict)
     logs: dict[int, str | None] = field(default_factory=dict)
-    wrong: dict[str, int] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
     mended: set[str] = field(default_factory=set)
     beyond_repair: set[str] = field(default_factory=set)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all read models are looked at."""
+        return len(self.verifier.projections) == len(PROJECTIONS)
+
+    @property
     def is_wrong(self) -> bool:
         """Whether anything is wrong, or could not be verified."""
-        return bool(self.wrong.keys() - self.mended or any(self.logs.values()) or self.report.failed)
+        return bool(self.wrong - self.mended or any(self.logs.values()) or self.report.failed)
 
     def look(self, tenants: Sequence[str], folded: Sequence[str]) -> Iterator[None]:
         """Add up the events of tenants and of the logs, and fold those of some; yields now and then."""
-        self.logs = dict(self.verifier.log_faults())
+        for partition in range(self.rebuilder.partitions):
+            self.logs[partition] = self.verifier.log_fault(partition)
+            yield
         to_fold = set(folded)
         for tenant_id in tenants:
             found = self.verifier.miscounts(tenant_id)
-            rows = len(found)
             if found:
                 self.miscounts[tenant_id] = found
+            rows: dict[Means, int] = {"sums": len(found)}
             for each in self.rebuilder.compare([tenant_id]) if tenant_id in to_fold else ():
                 self.report.add(each)
                 if isinstance(each, Outcome):
-                    rows = max(rows, sum(sum(counts.values()) for counts in each.differed.values()))
+                    rows["rows"] = sum(sum(counts.values()) for counts in each.differed.values())
                 yield
-            self.tenants += 1
-            if rows:
-                self.wrong[tenant_id] = rows
+            self.rows[tenant_id] = rows
+            if any(rows.values()):
+                self.wrong.add(tenant_id)
             yield
 
     def repair(self) -> Iterator[None]:
-        """Rebuild the tenants that are wrong, but those of which the log lacks events; yields now and then."""
-        partition_of = self.verifier.partition_of
+        """Rebuild the tenants that are wrong, but those whose log is not whole; yields now and then."""
+        partitions = self.rebuilder.partitions
         damaged = {partition for partition, fault in self.logs.items() if fault}
-        damaged |= {partition_of(tenant_id) for tenant_id in self.report.failed}
-        for tenant_id in self.wrong:
-            lacks = any(found.log_lacks for found in self.miscounts.get(tenant_id, []))
-            if lacks and partition_of(tenant_id) in damaged:
+        damaged |= {partition_of(tenant_id, partitions) for tenant_id in self.report.failed}
+        for tenant_id in sorted(self.wrong):
+            if partition_of(tenant_id, partitions) in damaged:
                 self.beyond_repair.add(tenant_id)
                 continue
-            asked = Asked(self.asked.projection, tenant_id)
+            asked = Asked(tenant_id=tenant_id)
             with self.rebuilder.writer.begin() as connection:
                 due.plan(connection, asked, self.rebuilder.projections, [tenant_id], time.time_ns() // 1000)
             for each in self.rebuilder.rebuild_due(asked, [tenant_id]):
@@ -148,8 +157,13 @@ class Verification:
 
     def tell(self, redis: Redis) -> None:
         """Tell `status`, health and metrics what is wrong now; raises what Redis raises."""
-        for tenant_id, rows in self.wrong.items():
-            verified.note_tenant(redis, tenant_id, 0 if tenant_id in self.mended else rows)
+        known = verified.read_wrong(redis)
+        for tenant_id in (self.wrong | known) & self.rows.keys():
+            rows = self.rows[tenant_id]
+            if tenant_id in self.mended:
+                rows = dict.fromkeys(rows, 0)
+            # Who looked at one read model only knows what is wrong, not what is right.
+            verified.note_tenant(redis, tenant_id, rows if self.is_whole else {k: n for k, n in rows.items() if n})
         for partition, fault in self.logs.items():
             verified.note_log(redis, partition, fault)
 
@@ -160,18 +174,18 @@ class Verification:
             return
         if self.report.tenants_total:
             self.report.show(as_json=False)
-        click.echo(f"added up the events of {self.tenants:,} tenants and of {len(self.logs)} partitions")
+        click.echo(f"added up the events of {len(self.rows):,} tenants and of {len(self.logs)} partitions")
         for found in list(chain.from_iterable(self.miscounts.values()))[:MISCOUNTS_SHOWN_MAX]:
             click.echo(
-                f"other events: {found.read_model} {' '.join(found.key)}: {_number(found.stored)} in the row,"
+                f"other events: {found.read_model} {' '.join(map(str, found.key))}: {_number(found.stored)} in the row,"
                 f" {_number(found.logged)} in the log"
             )
         for partition, fault in self.logs.items():
             if fault:
                 click.echo(f"the log of partition {partition} is not whole: {fault}; restore it from a backup")
         for tenant_id in sorted(self.beyond_repair):
-            click.echo(f"tenant {tenant_id} is left as it is: its rows hold events that the log has lost")
-        wrong = self.wrong.keys() - self.mended
+            click.echo(f"tenant {tenant_id} is left as it is, as the log of its partition is not whole")
+        wrong = self.wrong - self.mended
         mended = f"; mended: {len(self.mended):,}" if self.mended else ""
         told = f"tenants that differ: {len(wrong):,}" if wrong else "no difference" if not self.is_wrong else ""
         click.echo(f"{told}{mended}".removeprefix("; "))
@@ -179,7 +193,7 @@ class Verification:
     def _plain(self) -> dict[str, Any]:
         return {
             **{name: value for name, value in self.report.plain().items() if name in SHARED},
-            "tenants": self.tenants,
+            "tenants": len(self.rows),
             "folded": self.report.tenants,
             "miscounts": [
                 each.model_dump(mode="json", by_alias=True) for found in self.miscounts.values() for each in found

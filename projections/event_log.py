@@ -97,6 +97,9 @@ class Logged(NamedTuple):
     tenant_id: str
     event_id: str
     number: int
+    type: str
+    project_id: str | None
+    time_us: int
     body: bytes | None
 
     @property
@@ -112,8 +115,8 @@ class Logged(NamedTuple):
             event = decode(self.body)
         except InvalidEventError as error:
             raise UndecodableError(self, error.reason.value) from None
-        if event.identity != (self.tenant_id, self.event_id):
-            raise UndecodableError(self, "its bytes are another event's")
+        if (*event.identity, event.type, event.project_id, event.time_us) != (*self[:2], *self[3:6]):
+            raise UndecodableError(self, "its bytes are not what its columns say")
         return event
 
 
@@ -172,7 +175,8 @@ def count_of(connection: Connection, tenant_id: str) -> int:
 
 def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     body = case((asked_for, table.c.body))
-    return [table.c.tenant_id, table.c.event_id, table.c.number, body]
+    typed = [table.c.type, table.c.project_id, table.c.time_us]
+    return [table.c.tenant_id, table.c.event_id, table.c.number, *typed, body]
 
 
 def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:

@@ -5,6 +5,7 @@ each event that goes into it. The database adds up the same over the event log, 
 """
 
 from collections.abc import Iterable
+from hashlib import md5
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy import BigInteger, Column
@@ -14,7 +15,7 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from event_stream.types import Event
 
-_HEX_DIGITS = 8
+_BYTES = 4
 
 
 class Sums(NamedTuple):
@@ -35,8 +36,8 @@ def columns() -> tuple[Column[Any], Column[Any]]:
 
 
 def fingerprint_of(event_id: str) -> int:
-    """Return 32 bits of an event's id: the last ones, which are random in a UUIDv4 and in a UUIDv7."""
-    return int(event_id[-_HEX_DIGITS:], 16)
+    """Return 32 bits of an event id's hash: one that PostgreSQL has too, and that ids in sequence do not cancel out."""
+    return int.from_bytes(md5(event_id.encode(), usedforsecurity=False).digest()[:_BYTES])
 
 
 class fingerprint(GenericFunction[int]):  # noqa: N801 (SQLAlchemy's functions are called like SQL's)
@@ -48,4 +49,5 @@ class fingerprint(GenericFunction[int]):  # noqa: N801 (SQLAlchemy's functions a
 
 @compiles(fingerprint, "postgresql")
 def _in_postgresql(element: fingerprint, compiler: SQLCompiler, **options: Any) -> str:
-    return f"('x' || right({compiler.process(element.clauses, **options)}, {_HEX_DIGITS}))::bit(32)::bigint"
+    hashed = f"md5({compiler.process(element.clauses, **options)})"
+    return f"('x' || left({hashed}, {2 * _BYTES}))::bit({8 * _BYTES})::bigint"

@@ -3,8 +3,7 @@
 A transaction moves rows and log together, and one statement sees one state; so what differs is wrong, at any moment.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Connection,
-    Engine,
     Select,
     Table,
     bindparam,
@@ -22,7 +20,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    text,
 )
 
 from event_stream.types import TYPES
@@ -46,9 +43,10 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class LogFault:
-    """A partition whose log does not hold the events that were applied, which are numbered from 1 without a gap.
+    """A partition whose log does not hold all that was applied, which is numbered from 1 without a gap.
 
-    `gaps` are the first of the runs of numbers that are not there, both ends included.
+    `applied` and `held` count the events that were looked at; `gaps` are the first runs of numbers that are not there,
+    both ends included.
     """
 
     partition: int
@@ -57,55 +55,36 @@ class LogFault:
     gaps: list[tuple[int, int]]
 
 
-@contextmanager
-def patient(engine: Engine, statement_s: float) -> Iterator[Connection]:
-    """Connect for statements that may take so long, and that may go through tables as they like."""
-    with engine.connect() as connection:
-        if connection.dialect.name != "postgresql":
-            yield connection
-            return
-        connection.execution_options(isolation_level="READ COMMITTED")
-        driver: Any = connection.connection.driver_connection
-        usual_s, driver.answer_within_s = driver.answer_within_s, statement_s + 5
-        try:
-            with connection.begin():
-                for name in ("enable_seqscan", "enable_hashjoin", "enable_bitmapscan", "enable_sort"):
-                    connection.execute(text(f"SET LOCAL {name} = on"))
-                connection.execute(text(f"SET LOCAL statement_timeout = {int(statement_s * 1000)}"))
-                connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
-                yield connection
-        finally:
-            driver.answer_within_s = usual_s
-
-
 def mismatches(connection: Connection, projection: Projection, tenant_id: str) -> list[Mismatch]:
     """Return what differs between a tenant's rows of a read model and the log, by key."""
     width = len(_group(projection))
     found: dict[Row, dict[str, Sums]] = {}
     for side, *row in connection.execute(_statement(projection), {"tenant": tenant_id}):
         found.setdefault(tuple(row[:width]), {})[side] = Sums(*row[width:])
-    both = [(key, each.get("stored"), each.get("logged")) for key, each in sorted(found.items())]
+    both = [(key, each.get("stored"), each.get("logged")) for key, each in sorted(found.items(), key=repr)]
     return [Mismatch(projection.table, key, stored, logged) for key, stored, logged in both]
 
 
-def log_fault(connection: Connection, partition: int) -> LogFault | None:
-    """Return what is wrong with a partition's log, if anything is."""
+def log_fault(connection: Connection, partition: int, since: int = 0) -> LogFault | None:
+    """Return what is wrong with a partition's log behind the number `since`, if anything is."""
     log, at = event_log.table, checkpoint.table
     applied = select(at.c.applied).where(at.c.partition == partition).scalar_subquery()
-    mine = select(applied, func.count(), func.coalesce(func.max(log.c.number), 0)).where(log.c.partition == partition)
+    here = (log.c.partition == partition) & (log.c.number > since)
+    mine = select(applied, func.count(), func.coalesce(func.max(log.c.number), since)).where(here)
     expected, held, last = connection.execute(mine).one()
-    if expected == held == last:
+    if expected == held + since == last:
         return None
-    return LogFault(partition, expected, held, _gaps(connection, partition, expected))
+    return LogFault(partition, expected - since, held, _gaps(connection, partition, since, expected))
 
 
-def _gaps(connection: Connection, partition: int, applied: int) -> list[tuple[int, int]]:
+def _gaps(connection: Connection, partition: int, since: int, applied: int) -> list[tuple[int, int]]:
     log = event_log.table
-    before = func.lag(log.c.number, 1, 0).over(order_by=log.c.number)
-    numbers = select(log.c.number, before.label("before")).where(log.c.partition == partition).subquery()
+    here = (log.c.partition == partition, log.c.number > since)
+    before = func.lag(log.c.number, 1, since).over(order_by=log.c.number)
+    numbers = select(log.c.number, before.label("before")).where(*here).subquery()
     behind_gaps = select(numbers.c.before + 1, numbers.c.number - 1).where(numbers.c.number > numbers.c.before + 1)
     found = connection.execute(behind_gaps.order_by(numbers.c.number).limit(GAPS_MAX)).all()
-    last = connection.scalar(select(func.max(log.c.number)).where(log.c.partition == partition)) or 0
+    last = connection.scalar(select(func.max(log.c.number)).where(*here)) or since
     gaps = [(first, until) for first, until in found]
     if last < applied and len(gaps) < GAPS_MAX:
         gaps.append((last + 1, applied))

@@ -3,7 +3,6 @@
 Keys:
 
     projector:dispatchers  sorted set   `<host>.<pid>` of every dispatcher, by when it swept last, in ms; expires
-    projector:verifying    string       there while nobody need ask for another verification; expires
 """
 
 import os
@@ -22,13 +21,12 @@ from event_stream.stream import START, End, Position, Progress
 from projections import checkpoint
 from projections.checkpoint import Checkpoint
 from projections.faults import describe
+from workers import verify_jobs
 from workers.drain import drain_here, needs_drain
-from workers.queue import Lease, ask_to_verify, ring
+from workers.queue import Lease, ring
 from workers.runtime import Runtime
-from workers.verified import VERIFY_EVERY_S
 
 HEARTBEATS_KEY = "projector:dispatchers"
-VERIFYING_KEY = "projector:verifying"
 HEARTBEAT_TTL_S = 120  # long enough to be seen to have stalled
 IDLE_SWEEP_S = 1.0
 BUSY_SWEEP_S = 0.05
@@ -135,16 +133,11 @@ class Dispatcher:
                 drain_here(self.runtime, partition, lease)
 
     def _ask_to_verify(self) -> None:
-        """Let a worker verify, if for VERIFY_EVERY_S nobody was asked to."""
         now_s = time.monotonic()
-        if now_s - self.looked_s < LOOK_FOR_VERIFIED_S:
-            return
-        self.looked_s = now_s
-        queue = self.runtime.queue
-        has_room = queue.count < QUEUED_PER_PARTITION * self.runtime.stream.partitions
-        with suppress(OutOfMemoryError):  # it can wait
-            if has_room and queue.connection.set(VERIFYING_KEY, 1, nx=True, ex=VERIFY_EVERY_S):
-                ask_to_verify(queue)
+        if now_s - self.looked_s > LOOK_FOR_VERIFIED_S:
+            self.looked_s = now_s
+            with suppress(OutOfMemoryError):  # it can wait
+                verify_jobs.ask_if_due(self.runtime)
 
     def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[End]) -> None:
         """Publish what a drain that died after its commit could not, or what Redis forgot."""

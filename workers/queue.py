@@ -27,6 +27,7 @@ LEASE_S = 5.0
 LEASE_MAX_S = 60.0  # longer than any pause for which a drain keeps it
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
+_VERIFY_ID = "verify-"
 
 
 class ForbiddenJobError(WorkersError):
@@ -72,10 +73,17 @@ def ask_to_rebuild(queue: Queue, projection: str | None, tenant_id: str | None) 
 
 def ask_to_verify(queue: Queue) -> None:
     """Enqueue a while of verifying; losing it loses nothing, as there will be another."""
-    _enqueue(queue, VERIFY, description="verify for a while")
+    _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
 
 
-def _enqueue(queue: Queue, function: str, *arguments: str | int | None, description: str) -> Job:
+def is_to_verify(job_id: str) -> bool:
+    """Return whether it is the id of such a job."""
+    return job_id.startswith(_VERIFY_ID)
+
+
+def _enqueue(
+    queue: Queue, function: str, *arguments: str | int | None, description: str, job_id: str | None = None
+) -> Job:
     return queue.enqueue(
         function,
         *arguments,
@@ -83,6 +91,7 @@ def _enqueue(queue: Queue, function: str, *arguments: str | int | None, descript
         result_ttl=0,
         failure_ttl=FAILURE_TTL_S,
         description=description,
+        job_id=job_id,
     )
 
 

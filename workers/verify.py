@@ -1,16 +1,27 @@
-"""Verifies tenants: their sums beside those of the log; and, by a rebuild that changes nothing, every row."""
+"""Verifies sums: of a tenant's rows beside those of its events, of a partition's log beside what was applied."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import structlog
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
-from event_stream.types import partition_of
+from projections.faults import Fault, describe, fault_of
 from projections.projection import Projection
+from projections.store import is_too_slow
 from projections.sums import Sums
-from projections.verify import LogFault, Mismatch, log_fault, mismatches, patient
+from projections.verify import LogFault, Mismatch, log_fault, mismatches
+
+T = TypeVar("T")
+
+PAUSE_S = 0.5
+
+log = structlog.get_logger()
 
 
 class Miscount(BaseModel, alias_generator=to_camel, populate_by_name=True):
@@ -20,41 +31,42 @@ class Miscount(BaseModel, alias_generator=to_camel, populate_by_name=True):
     """
 
     read_model: str
-    key: tuple[str, ...]
+    key: tuple[str | None, ...]
     stored: int | None
     logged: int | None
-
-    @property
-    def log_lacks(self) -> bool:
-        """Whether events went into it that the log does not hold."""
-        return (self.stored or 0) > (self.logged or 0)
 
 
 @dataclass
 class Verifier:
-    """Compares sums; nothing is locked, and nothing is changed. A statement may take `statement_s`."""
+    """Compares sums; nothing is locked, and nothing is changed. An outage is waited for, for `timeout_s`."""
 
-    reader: Engine
-    partitions: int
+    auditor: Engine
     projections: Sequence[Projection]
-    statement_s: float
+    timeout_s: float = 0.0
 
     def miscounts(self, tenant_id: str) -> list[Miscount]:
         """Return what the sums of a tenant tell; raises what the database raises."""
-        with patient(self.reader, self.statement_s) as connection:
-            found = [each for projection in self.projections for each in mismatches(connection, projection, tenant_id)]
-        return [_miscount(each) for each in found]
+        return [_miscount(each) for projection in self.projections for each in self._mismatches(projection, tenant_id)]
 
-    def log_faults(self) -> Iterator[tuple[int, str | None]]:
-        """Yield what is wrong with each partition's log, None where nothing is; raises what the database raises."""
-        for partition in range(self.partitions):
-            with patient(self.reader, self.statement_s) as connection:
-                fault = log_fault(connection, partition)
-            yield partition, _told(fault) if fault else None
+    def log_fault(self, partition: int, since: int = 0) -> str | None:
+        """Return what is wrong with a partition's log behind a number, None where nothing is; raises as above."""
+        fault = self._ask(lambda connection: log_fault(connection, partition, since))
+        return _told(fault) if fault else None
 
-    def partition_of(self, tenant_id: str) -> int:
-        """Return the partition whose log holds a tenant's events."""
-        return partition_of(tenant_id, self.partitions)
+    def _mismatches(self, projection: Projection, tenant_id: str) -> list[Mismatch]:
+        return self._ask(lambda connection: mismatches(connection, projection, tenant_id))
+
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        deadline_s = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                with self.auditor.connect() as connection:
+                    return question(connection)
+            except DBAPIError as error:
+                if fault_of(error) is Fault.OURS or is_too_slow(error) or time.monotonic() > deadline_s:
+                    raise
+                log.warning("verify.outage", error=describe(error))
+                time.sleep(PAUSE_S)
 
 
 def _miscount(found: Mismatch) -> Miscount:

@@ -29,7 +29,7 @@ KEYS = {"project": ("tenant_id", "project_id"), "analysis_trend": ("tenant_id", 
 
 def upgrade() -> None:
     is_postgresql = op.get_bind().dialect.name == "postgresql"
-    fingerprint = "('x' || right(event_id, 8))::bit(32)::bigint" if is_postgresql else "fingerprint(event_id)"
+    fingerprint = "('x' || left(md5(event_id), 8))::bit(32)::bigint" if is_postgresql else "fingerprint(event_id)"
     for table, types in READS.items():
         for name in ("events", "fingerprint"):
             op.add_column(table, sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))

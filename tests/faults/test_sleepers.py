@@ -8,12 +8,21 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from event_stream.types import partition_of
 from tests.support.outages import Work
 from tests.support.points import POSTGRESQL_POINTS
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
+
+# What drains run into before it ends. Whether PostgreSQL's own limit looks at a session behind many statements at once
+# hangs on how they were cut into packets; if it does, it is as fast as those who wait.
+ENDED_AFTER: dict[str, list[set[str]]] = {
+    "inside COPY": [{"LockNotAvailable"}],
+    "after many statements at once": [{"LockNotAvailable"}, set()],
+}
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -32,8 +41,10 @@ def test_others_end_the_session_of_a_drain_that_was_paused_for_ever(
     process = subprocess.Popen(command, env=os.environ | environ)
     try:
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused")
+        with pytest.raises(OperationalError, match="could not obtain lock"), runtime.writer.begin() as connection:
+            connection.execute(text(f"SELECT * FROM checkpoint WHERE partition = {partition} FOR UPDATE NOWAIT"))
         work.until_dry(timeout_s=90)
-        assert {each.split(":")[0] for each in work.failures()} == {"LockNotAvailable"}
+        assert {each.split(":")[0] for each in work.failures()} in ENDED_AFTER[point]
         work.assert_whole()
         process.send_signal(signal.SIGCONT)
         process.wait(60)

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy import event as sa_event
+from sqlalchemy.exc import DatabaseError
 
+from projections.store import writer_engine
 from tests.support.outages import Work
 from tests.support.points import strike
 from tests.support.servers import wait_until
@@ -166,3 +168,16 @@ def test_a_folder_that_is_gone_for_a_while(
         work.until_dry()
         assert only_error(work) == "OperationalError: unable to open database file"
         work.assert_whole()
+
+
+def test_a_connection_that_cannot_be_prepared_is_closed(database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "no.db"
+    file.write_bytes(b"not a database at all" * 100)
+    opened: list[Any] = []
+    engine = writer_engine(f"sqlite:///{file}")
+    sa_event.listen(engine, "connect", lambda connection, _record: opened.append(connection), insert=True)
+    with pytest.raises(DatabaseError, match="not a database"):
+        engine.connect()
+    (connection,) = opened
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

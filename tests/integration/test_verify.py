@@ -1,24 +1,27 @@
 """Verification on both databases: whatever is done to the tables by hand is found, and mended where the log can."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
 import pytest
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from cli.rebuild import Report
 from cli.verify import Verification
 from event_stream.types import partition_of
-from projections import activity, analysis_trend, due, event_log, project, tenant
-from projections.due import Asked
-from projections.store import Row
+from projections import activity, analysis_trend, checkpoint, due, event_log, project, tenant
+from projections.registry import PROJECTIONS
+from projections.store import Row, auditor_engine
 from projections.sums import fingerprint_of
-from tests.support.driving import append, drain_all, dump
-from tests.support.events import event, mixed
+from tests.support.driving import append, drain_all, dump, totals
+from tests.support.events import body, event, mixed
 from tests.support.law import assert_all_is_well
-from tests.support.rebuilding import rebuilder, still_due
+from tests.support.rebuilding import rebuild_all, rebuilder, still_due
 from workers import verified, verify_jobs
 from workers.runtime import Runtime
 from workers.status import read_status
@@ -39,21 +42,20 @@ def verification(runtime: Runtime, *, folded: bool = True) -> Verification:
     """Return what `projector verify` has found, or `projector verify --quick`."""
     with runtime.reader.connect() as connection:
         tenants = due.tenants_in(connection, runtime.projections)
-    partitions = runtime.settings.partitions
+    auditor = auditor_engine(runtime.writer.url, 60.0)
     found = Verification(
-        Asked(),
-        Verifier(runtime.reader, partitions, runtime.projections, 60.0),
-        rebuilder(runtime),
-        Report(dry_run=True, tenants_total=len(tenants)),
+        Verifier(auditor, runtime.projections), rebuilder(runtime), Report(dry_run=True, tenants_total=len(tenants))
     )
     for _ in found.look(tenants, tenants if folded else []):
         pass
+    auditor.dispose()
     return found
 
 
 def repaired(found: Verification) -> Verification:
     for _ in found.repair():
         pass
+    found.verifier.auditor.dispose()
     return found
 
 
@@ -167,7 +169,7 @@ def test_there_is_nothing_to_find_where_nothing_was_done(filled: Runtime) -> Non
     drain_all(filled)
     found = verification(filled)
     assert not found.is_wrong
-    assert (found.tenants, found.report.tenants) == (4, 4)
+    assert (len(found.rows), found.report.tenants) == (4, 4)
 
 
 def log_rows(runtime: Runtime, type_: str, tenant_id: str = "ten_0") -> Sequence[Any]:
@@ -177,19 +179,29 @@ def log_rows(runtime: Runtime, type_: str, tenant_id: str = "ten_0") -> Sequence
         return connection.execute(mine).all()
 
 
-@pytest.mark.parametrize("folded", [True, False])
+def lose(runtime: Runtime, row: Any) -> None:
+    with runtime.writer.begin() as connection:
+        assert connection.execute(delete(event_log.table).where(*key_is(event_log.table, row))).rowcount == 1
+
+
+def rewrite(runtime: Runtime, row: Any, **columns: Any) -> None:
+    with runtime.writer.begin() as connection:
+        connection.execute(update(event_log.table).where(*key_is(event_log.table, row)).values(columns))
+
+
+@pytest.mark.parametrize("type_", ["analysis.created.v1", "watchdog.evaluated.v1"])
 def test_a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too(
-    filled: Runtime, folded: bool
+    filled: Runtime, type_: str
 ) -> None:
-    before, lost = dump(filled.reader), log_rows(filled, "analysis.created.v1")[3]
-    with filled.writer.begin() as connection:
-        assert connection.execute(delete(event_log.table).where(*key_is(event_log.table, lost))).rowcount == 1
-    home = partition_of("ten_0", 4)
-    found = repaired(verification(filled, folded=folded))
-    assert (list(found.wrong), found.beyond_repair, found.mended) == (["ten_0"], {"ten_0"}, set())
-    fault = found.logs.pop(home)
-    assert fault is not None
-    assert f"missing: {lost.number}" in fault
+    append(filled, *(event("watchdog.evaluated.v1", tenantid="ten_0") for _ in range(130)))
+    drain_all(filled)
+    before = dump(filled.reader)
+    lost = max(log_rows(filled, type_), key=lambda row: (row.time_us, row.event_id))
+    lose(filled, lost)
+    found = repaired(verification(filled))
+    assert (found.wrong, found.beyond_repair, found.mended) == ({"ten_0"}, {"ten_0"}, set())
+    fault = found.logs.pop(partition_of("ten_0", 4))
+    assert f"missing: {lost.number}" in str(fault)
     assert set(found.logs.values()) == {None}
     assert dump(filled.reader) == before
 
@@ -207,28 +219,42 @@ def test_the_newest_events_of_a_log_are_missed_too(filled: Runtime) -> None:
     assert f"missing: {last - 2:,} to {last:,}" in str(verification(filled, folded=False).logs[home])
 
 
-def test_an_event_of_the_log_that_was_given_to_another_tenant_is_found_and_nothing_is_rebuilt_from_it(
-    filled: Runtime,
+def another(tenant_id: str) -> str:
+    """Return a tenant of the same partition."""
+    others = (f"t{number}" for number in range(100))
+    return next(other for other in others if partition_of(other, 4) == partition_of(tenant_id, 4))
+
+
+# What somebody does to a row of the log, which stays where it is.
+REWRITTEN: dict[str, dict[str, Any]] = {
+    "another tenant": {"tenant_id": another("ten_0")},
+    "another id": {"event_id": "no id at all"},
+    "another type": {"type": "project.updated.v1"},
+    "another project": {"project_id": "no project"},
+    "no project": {"project_id": None},
+    "another time": {"time_us": 5},
+    "no event": {"body": b"{"},
+    "another event": {"body": body(event(tenantid="ten_0"))},
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_log_whose_bytes_and_columns_disagree_is_found_and_nothing_is_rebuilt_from_it(
+    filled: Runtime, name: str
 ) -> None:
-    home = partition_of("ten_0", 4)
-    other = next(f"t{number}" for number in range(100) if partition_of(f"t{number}", 4) == home)
-    before, moved = dump(filled.reader), log_rows(filled, "analysis.created.v1")[3]
-    with filled.writer.begin() as connection:
-        connection.execute(update(event_log.table).where(*key_is(event_log.table, moved)).values(tenant_id=other))
+    before = dump(filled.reader)
+    rewrite(filled, log_rows(filled, "analysis.created.v1")[3], **REWRITTEN[name])
     found = repaired(verification(filled))
     assert found.is_wrong
-    assert "its bytes are another event's" in found.report.failed[other]
-    assert found.beyond_repair == {"ten_0"}
+    (error,) = found.report.failed.values()
+    assert ("not_json" if name == "no event" else "its bytes are not what its columns say") in error
+    assert found.mended == set()
     assert dump(filled.reader) == before
 
 
-def test_bytes_of_the_log_that_are_no_event_any_more_are_told(filled: Runtime) -> None:
-    row = log_rows(filled, "analysis.created.v1")[0]
-    with filled.writer.begin() as connection:
-        connection.execute(update(event_log.table).where(*key_is(event_log.table, row)).values(body=b"{"))
-    found = verification(filled)
-    assert found.is_wrong
-    assert "not_json" in found.report.failed["ten_0"]
+def test_a_number_that_no_event_has_is_missed(filled: Runtime) -> None:
+    rewrite(filled, log_rows(filled, "analysis.created.v1")[3], number=-7)
+    assert any(verification(filled, folded=False).logs.values())
 
 
 def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
@@ -254,7 +280,7 @@ def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
 def a_pass(runtime: Runtime) -> verified.Verified:
     """Let jobs verify until a pass is over, and return what is told."""
     verify_jobs.work_here(runtime)
-    while verify_jobs._under_way:
+    while verified.is_under_way(runtime.queue.connection):
         verify_jobs.work_here(runtime)
     return verified.read(runtime.queue.connection)
 
@@ -309,6 +335,75 @@ def test_a_pass_gives_way_and_is_gone_on_with(filled: Runtime, monkeypatch: pyte
     assert a_pass(filled).tenants == 3
 
 
+def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) -> None:
+    redis = filled.queue.connection
+    with filled.writer.begin() as connection:
+        connection.execute(update(project.table).where(project.table.c.tenant_id == "ten_0").values(slug="another"))
+    found = verification(filled)
+    found.tell(redis)
+    assert a_pass(filled).wrong_tenants == 1  # which has not looked at that
+    repaired(found).tell(redis)
+    assert verified.read(redis).wrong_tenants == 0
+
+
+def test_one_job_at_a_time_is_asked_for(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    redis = filled.queue.connection
+    for _ in range(3):
+        verify_jobs.ask_if_due(filled)
+    assert filled.queue.count == 1
+    redis.delete(verify_jobs.KEY)  # as if nobody had worked for so long
+    verify_jobs.ask_if_due(filled)
+    assert filled.queue.count == 1
+    filled.queue.empty()  # type: ignore[no-untyped-call]
+    redis.delete(verify_jobs.KEY)
+    verify_jobs.ask_if_due(filled)
+    assert filled.queue.count == 1
+
+
+def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.verify.mismatches", away)
+        verify_jobs.work_here(filled)
+    assert verified.is_under_way(filled.queue.connection)
+    wrong(filled, "ten_2", 4711)
+    found = a_pass(filled)
+    assert (found.tenants, found.wrong_tenants) == (3, 1)
+
+
+def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    if filled.reader.dialect.name == "sqlite":
+        pytest.skip("a thread that waits for SQLite hears of it when SQLite answers")
+
+    def slow(connection: Connection, *_: object) -> list[Any]:
+        connection.execute(text("SELECT pg_sleep(60)"))
+        return []
+
+    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 60.0)
+    monkeypatch.setattr("workers.verify.mismatches", slow)
+    for _ in range(3):
+        with pytest.raises(JobTimeoutException), UnixSignalDeathPenalty(1, JobTimeoutException):  # type: ignore[no-untyped-call]
+            verify_jobs.work_here(filled)
+    append(filled, event(tenantid="ten_0"))
+    drain_all(filled)
+    assert totals(filled)["applied"] == len(EVENTS) + 1
+
+
+def test_a_database_that_was_set_back_is_no_fault_of_its_log(filled: Runtime) -> None:
+    assert a_pass(filled).logs == {}
+    with filled.writer.begin() as connection:
+        connection.execute(delete(event_log.table).where(event_log.table.c.number > 10))
+        for each in PROJECTIONS:
+            connection.execute(delete(each.table))
+        connection.execute(update(checkpoint.table).where(checkpoint.table.c.applied > 10).values(applied=10))
+    rebuild_all(filled)
+    assert a_pass(filled).logs == {}
+
+
 def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
     with filled.writer.begin() as connection:
         connection.execute(text("DELETE FROM event_log WHERE number = 2"))
@@ -317,12 +412,11 @@ def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
 
 
 def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    if filled.reader.dialect.name == "sqlite":
-        pytest.skip("SQLite has no limit for a statement")
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
     def slow(connection: Connection, _projection: Any, tenant_id: str) -> list[Any]:
         if tenant_id == "ten_1":
-            connection.execute(text("SELECT pg_sleep(60)"))
+            connection.execute(text(endless))
         return []
 
     monkeypatch.setattr(verify_jobs, "STATEMENT_S", 0.2)

@@ -14,14 +14,15 @@ import pytest
 
 from event_stream.stream import Stream
 from projections import checkpoint, dead_letters, due, event_log, rebuild
+from workers.intake import Intake
 from workers.queue import Lease
 
 Point: TypeAlias = tuple[Any, str, str]
 Act: TypeAlias = Callable[[], None]
 
 POINTS: dict[str, Point] = {
-    "before read": (Stream, "read_from", "before"),
-    "after read": (Stream, "read_from", "after"),
+    "before read": (Intake, "take", "before"),
+    "after read": (Intake, "take", "after"),
     "after claim": (checkpoint, "claim", "after"),
     "inside accept": (event_log, "insert_rows", "after"),
     "after fold": (dead_letters, "park", "before"),
