@@ -20,6 +20,7 @@ from sqlalchemy import make_url, text
 from api_stub import keys
 from api_stub.keys import Kind
 from cli.processes import migrate_database
+from event_stream import Producer
 from projections import sleepers
 from projections.store import reader_engine
 from tests.conftest import sqlalchemy_url
@@ -107,8 +108,10 @@ def test_what_the_run_book_says_to_type_works(restricted: Restricted) -> None:
 def test_drains_reads_and_status_need_no_more_rights(restricted: Restricted) -> None:
     """A worker's drain as `projector`; reads over HTTP; reads and status as `projector_reader`."""
     up = restricted.up
-    up.run("append", "--wait", "-", stdin="".join(json.dumps(each) + "\n" for each in MADE))
     with opened(restricted) as runtime:
+        producer = Producer(runtime.stream, runtime.settings)
+        last = producer.append_many(MADE)[-1]
+        wait_until(lambda: producer.is_projected(last), "all of one tenant is projected", 60)
         assert count_equal_answers(runtime, Oracle(MADE)) == 2
         found = read_status(runtime)
         assert found.problems() == []

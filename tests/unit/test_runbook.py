@@ -48,9 +48,9 @@ def rows(text: str) -> list[list[str]]:
 
 def commands() -> list[str]:
     """Return every command line of ours: in the blocks of shell, and whole between backticks."""
-    shell = "\n".join(text for kind, _, text in FENCED.findall(PAGE) if kind == "sh")
+    shell = "\n".join(re.sub(" #.*", "", text) for kind, _, text in FENCED.findall(PAGE) if kind == "sh")
     return [
-        *re.findall(r"\bprojector [^#\n|)]*", shell),
+        *re.findall(r"\bprojector [^\n|)]*", shell),
         *re.findall(r"`(projector [^`]+)`", PROSE),
     ]
 
