@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,15 @@ from api_stub import keys
 from api_stub.keys import Kind
 from cli.processes import migrate_database
 from event_stream import Producer
+from event_stream.stream import stream_key
+from event_stream.types import partition_of
 from projections import sleepers
 from projections.store import reader_engine
 from tests.conftest import sqlalchemy_url
 from tests.support.deployment import PROJECTOR, Deployment
-from tests.support.driving import count_equal_answers
+from tests.support.driving import append, count_equal_answers, drain_all
 from tests.support.events import NOW_US, TENANT, event
+from tests.support.law import assert_counted_once, assert_law
 from tests.support.oracle import Oracle
 from tests.support.servers import PostgresServer, wait_until
 from workers.runtime import Runtime
@@ -34,6 +39,8 @@ from workers.status import read_status
 
 PAGE = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
 PARTITIONS = 4
+HOME = partition_of(TENANT, PARTITIONS)
+KEY = stream_key(HOME)
 MADE = [event("project.created.v1"), event("log_source.added.v1"), *(event() for _ in range(20))]
 pytestmark = pytest.mark.xdist_group("runbook")  # one deployment for all
 
@@ -124,15 +131,12 @@ def test_drains_reads_and_status_need_no_more_rights(restricted: Restricted) -> 
 @contextmanager
 def opened(restricted: Restricted) -> Iterator[Runtime]:
     """Open what a process of the role `projector` does, but read as `projector_reader`."""
-    runtime = Runtime.from_environ(restricted.up.environ | restricted.up.variables())
     reader = reader_engine(sqlalchemy_url(restricted.url("projector_reader")))
-    try:
-        yield replace(runtime, reader=reader)
-    finally:
-        runtime.stream.redis.close()
-        runtime.queue.connection.close()
-        runtime.writer.dispose()
-        reader.dispose()
+    with running(restricted.up.environ | restricted.up.variables()) as runtime:
+        try:
+            yield replace(runtime, reader=reader)
+        finally:
+            reader.dispose()
 
 
 def test_whoever_waits_for_a_claim_may_end_a_session_of_the_same_role_only(restricted: Restricted) -> None:
@@ -190,3 +194,55 @@ def test_no_process_holds_more_than_the_table_of_sizes_says(restricted: Restrict
         held = (ports.count(restricted.server.port), ports.count(redis_port), process.memory_info().rss / 2**20)
         assert min(held) > 0, name
         assert all(is_ <= limit for is_, limit in zip(held, map(int, limits), strict=True)), (name, held)
+
+
+@pytest.mark.parametrize("trimmed", [0, 40])
+def test_a_database_restored_older_reads_the_stream_again_and_tells_what_is_no_longer_there(
+    sqlite_url: str, redis_url: str, tmp_path: Path, trimmed: int
+) -> None:
+    """The numbered steps of the run book: what is lost, its epoch, the keys, and producers that append again."""
+    environ = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "PROJECTOR_PARTITIONS": str(PARTITIONS)}
+    file, backup = Path(str(make_url(sqlite_url).database)), tmp_path / "backup.db"
+    older, newer = [event("project.created.v1"), *(event() for _ in range(29))], [event() for _ in range(60)]
+    with running(environ) as runtime:
+        append(runtime, *older)
+        drain_all(runtime)
+        with runtime.writer.begin() as connection:
+            _, key = keys.create(connection, Kind.ORG, TENANT, None, frozenset(), NOW_US)
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(backup)) as copy:
+            source.backup(copy)
+        positions = [each.position for each in append(runtime, *newer)]
+        drain_all(runtime)
+        with runtime.writer.begin() as connection:
+            assert keys.revoke(connection, key.key_id, NOW_US)
+        if trimmed:
+            # As the dispatcher does once it is committed for a minute, but to the very entry.
+            went = runtime.stream.redis.xtrim(KEY, minid=str(positions[trimmed]), approximate=False)
+            assert went == len(older) + trimmed
+    for leftover in file.parent.glob(f"{file.name}-*"):
+        leftover.unlink()
+    shutil.copyfile(backup, file)
+    with running(environ) as runtime:
+        drain_all(runtime)
+        found = read_status(runtime).partitions[HOME]
+        assert (found.in_flight, found.lost, found.epoch) == (0, trimmed, int(trimmed > 0))
+        with runtime.reader.connect() as connection:
+            assert [each.revoked_us for each in keys.list_all(connection)] == [None]
+        append(runtime, *newer)
+        drain_all(runtime)
+        assert read_status(runtime).partitions[HOME].duplicates == len(newer) - trimmed
+        assert_counted_once(runtime, older + newer)
+        assert_law(runtime)
+
+
+@contextmanager
+def running(environ: dict[str, str]) -> Iterator[Runtime]:
+    """Open what a process does, and close it."""
+    runtime = Runtime.from_environ(environ)
+    try:
+        yield runtime
+    finally:
+        runtime.stream.redis.close()
+        runtime.queue.connection.close()
+        runtime.writer.dispose()
+        runtime.reader.dispose()
