@@ -348,6 +348,7 @@ def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) 
 
 def test_one_job_at_a_time_is_asked_for(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     redis = filled.queue.connection
+    redis.delete(verify_jobs.KEY)
     for _ in range(3):
         verify_jobs.ask_if_due(filled)
     assert filled.queue.count == 1

@@ -90,7 +90,7 @@ def test_a_command_has_this_name_and_takes_these_options(
 
 def test_commands_are_found_in_prose_and_in_blocks() -> None:
     found = {line.strip() for line in commands()}
-    assert {"projector migrate", "projector rebuild --dry-run", "projector keys create --tenant ten_acme"} <= found
+    assert {"projector migrate", "projector verify", "projector keys create --tenant ten_acme"} <= found
 
 
 def test_every_reason_of_a_dead_letter_says_what_to_do() -> None:
