@@ -6,8 +6,7 @@ import click
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli import append, contract, dead_letters, doctor, keys, processes, rebuild, status, up
-from cli.later import LATER
+from cli import append, contract, dead_letters, doctor, keys, processes, rebuild, status, up, verify
 from cli.output import CliError
 from event_stream.errors import EventStreamError
 from event_stream.settings import SettingsError
@@ -38,10 +37,10 @@ for command in (
     keys.keys,
     dead_letters.dead_letters,
     rebuild.rebuild,
+    verify.verify,
     doctor.doctor,
     contract.contract,
     up.demo_traffic,
-    *LATER,
 ):
     projector.add_command(command)
 

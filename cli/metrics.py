@@ -225,6 +225,34 @@ OBSERVED: tuple[Measure[Observed], ...] = (
         "1 while events of so many tenants fail that it must be the release: nothing is parked then. Else 0.",
         lambda observed: _alone(observed.breaker is not None),
     ),
+    Measure(
+        "projector_verify_mismatches",
+        "gauge",
+        (),
+        "Rows of read models that are not what the event log says, as far as was verified.",
+        lambda observed: _alone(observed.verified.wrong_rows),
+    ),
+    Measure(
+        "projector_verify_log_faults",
+        "gauge",
+        (),
+        "Partitions whose event log does not hold all that was applied.",
+        lambda observed: _alone(len(observed.verified.logs)),
+    ),
+    Measure(
+        "projector_verify_skipped_tenants",
+        "gauge",
+        (),
+        "Tenants that the last pass left out, as summing up their events took too long.",
+        lambda observed: _alone(observed.verified.skipped),
+    ),
+    Measure(
+        "projector_verify_timestamp_seconds",
+        "gauge",
+        (),
+        "When the last pass of the verification ended, in seconds since 1970; 0 before the first one has.",
+        lambda observed: _alone((observed.verified.at_ms or 0) / 1000),
+    ),
 )
 TALLY: tuple[Measure[Tally], ...] = (
     Measure(

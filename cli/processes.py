@@ -34,12 +34,15 @@ def migrate() -> None:
     """Create or upgrade the schema."""
     environment.load()
     partitions = StreamSettings.from_environ(os.environ).partitions
-    migrate_database(DatabaseSettings.from_environ(os.environ).database_url, partitions)
-    click.echo(f"schema is at revision {schema.REVISION}, {partitions} partitions")
+    revision = migrate_database(DatabaseSettings.from_environ(os.environ).database_url, partitions)
+    click.echo(f"schema is at revision {revision}, {partitions} partitions")
 
 
-def migrate_database(database_url: str, partitions: int) -> None:
-    """Bring a database to the newest schema; raises PartitionsMismatchError if it was made with other partitions."""
+def migrate_database(database_url: str, partitions: int) -> str | None:
+    """Bring a database to the newest schema and return the revision it then has, which may be newer than this release.
+
+    Raises PartitionsMismatchError if it was made with other partitions.
+    """
     engine = writer_engine(database_url)
     try:
         # A newer schema is fine, and an older release does not know its revisions.
@@ -49,6 +52,7 @@ def migrate_database(database_url: str, partitions: int) -> None:
             upgrade(engine)
         with engine.begin() as connection:
             checkpoint.create_all(connection, partitions)
+            return schema.found(connection)
     finally:
         engine.dispose()
 

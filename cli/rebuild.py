@@ -64,11 +64,11 @@ def rebuild(
     partitions = StreamSettings.from_environ(os.environ).partitions
     with reader.connect() as connection:
         applied = sum(at.applied for at in checkpoint.read_all(connection, partitions))
-        tenants = all_tenants = _tenants(connection, chosen, tenant)
+        tenants = all_tenants = chosen_tenants(connection, chosen, tenant)
     if not dry_run:
         tenants = _due(writer, asked, chosen, all_tenants, restart=restart)
     with reader.connect() as connection:
-        total = applied if tenants == all_tenants and not tenant else _count(connection, tenants)
+        total = applied if tenants == all_tenants and not tenant else count_events(connection, tenants)
     report = Report(dry_run, len(tenants))
     try:
         with Watch(report, total) as watch:
@@ -87,7 +87,7 @@ def rebuild(
         sys.exit(1)
 
 
-def _tenants(connection: Connection, projections: Sequence[Projection], tenant: str | None) -> list[str]:
+def chosen_tenants(connection: Connection, projections: Sequence[Projection], tenant: str | None) -> list[str]:
     """Return the tenants to rebuild; raises UsageError, naming those that there are, if the one asked for is none."""
     tenants = due.tenants_in(connection, projections)
     if tenant is None:
@@ -120,7 +120,8 @@ def _due(
     return still_due
 
 
-def _count(connection: Connection, tenants: Iterable[str]) -> int:
+def count_events(connection: Connection, tenants: Iterable[str]) -> int:
+    """Return how many events of the log tenants have."""
     return sum(event_log.count_of(connection, tenant_id) for tenant_id in tenants)
 
 
@@ -175,7 +176,7 @@ class Report:
     def show(self, as_json: bool) -> None:
         """Print the outcome."""
         if as_json:
-            print_json(self._plain())
+            print_json(self.plain())
             return
         rate = f"{self.events / self.seconds:,.0f} events/s"
         did = "compared" if self.dry_run else "rebuilt"
@@ -191,13 +192,14 @@ class Report:
             title = "Rows that differ from the event log" if self.dry_run else "Rows that differed, and are mended"
             stdout().print(table(title, heads, rows))
         for sample in self.samples:
-            click.echo(_line(sample))
+            click.echo(line_of(sample))
         for tenant_id, error in self.failed.items():
             click.echo(f"tenant {tenant_id} is as it was: {error}", err=True)
         if self.due:
             click.echo(f"tenants still due: {self.due:,}; the same command goes on", err=True)
 
-    def _plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
+        """Return the outcome as JSON shows it."""
         return {
             "dryRun": self.dry_run,
             "tenants": self.tenants,
@@ -209,7 +211,7 @@ class Report:
                 "median": round(median(self.held_s or [0.0]) * 1000, 3),
             },
             "readModels": self.differed,
-            "samples": [_plain(sample) for sample in self.samples],
+            "samples": [plain_sample(sample) for sample in self.samples],
             "failed": [{"tenant": tenant_id, "error": error} for tenant_id, error in self.failed.items()],
             "due": self.due,
         }
@@ -222,7 +224,7 @@ class Watch:
         self._report = report
         self._total = total
         self._progress = progress_bar()
-        self._task = self._progress.add_task("rebuilding", total=total)
+        self._task = self._progress.add_task("", total=total)
         self._line_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -244,12 +246,14 @@ class Watch:
             click.echo(f"{text}, {report.events:,} of {self._total:,} events, about {left_s:.0f} s left", err=True)
 
 
-def _line(sample: Sample) -> str:
+def line_of(sample: Sample) -> str:
+    """Return a row that differs as people see it."""
     changes = "; ".join(f"{name} {_cut(stored)} -> {_cut(new)}" for name, (stored, new) in sample.columns.items())
     return f"{sample.kind}: {sample.read_model} {' '.join(map(str, sample.key))} {changes}".rstrip()
 
 
-def _plain(sample: Sample) -> dict[str, Any]:
+def plain_sample(sample: Sample) -> dict[str, Any]:
+    """Return a row that differs as JSON shows it."""
     columns = {name: {"stored": stored, "rebuilt": new} for name, (stored, new) in sample.columns.items()}
     plain = {"readModel": sample.read_model, "kind": sample.kind, "key": list(sample.key)}
     return plain | ({"columns": columns} if columns else {})

@@ -12,9 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
 from cli.output import print_json, stdout, table
+from event_stream.envelope import time_text
 from projections.faults import describe
 from workers.runtime import Runtime
 from workers.status import Status, read_status
+from workers.verified import Verified
 
 REFRESH_S = 1.0
 
@@ -80,9 +82,18 @@ def shown(found: Status) -> RenderableType:
         table("Processes", ("name", "state", "silent s"), alive, left=2),
         Text(),
         *_failures(found),
+        Text(_verified(found.verified)),
+        Text(),
         *(Text(f"problem: {problem}", style="bold red") for problem in problems),
         *([] if problems else [Text("no problems", style="green")]),
     )
+
+
+def _verified(found: Verified) -> str:
+    if found.at_ms is None:
+        return "not verified yet"
+    skipped = f", {found.skipped:,} left out for their size" if found.skipped else ""
+    return f"verified at {time_text(found.at_ms * 1000)}: {found.tenants:,} tenants{skipped}"
 
 
 def _failures(found: Status) -> list[RenderableType]:

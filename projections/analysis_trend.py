@@ -8,6 +8,7 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.types import AnalysisCreated, Event
+from projections import sums
 from projections.projection import Key, Rollup, project_key
 from projections.store import KeyText, Row, metadata
 
@@ -32,6 +33,7 @@ table = Table(
     Column("project_id", KeyText, primary_key=True),
     Column("total", BigInteger, nullable=False),
     Column("by_day", Text, nullable=False),
+    *sums.columns(),
     postgresql_with={"fillfactor": 70},
 )
 

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, Connection, Table, delete, func, sele
 
 from projections import event_log
 from projections.bulk import upsert_rows
-from projections.pages import tenants_of
+from projections.pages import ALL, tenants_of
 from projections.projection import Projection
 from projections.store import KeyText, metadata
 
@@ -38,10 +38,12 @@ class Asked:
         return f"{self.projection or '*'} of {self.tenant_id or '*'}"
 
 
-def tenants_in(connection: Connection, projections: Iterable[Projection]) -> list[str]:
-    """Return the tenants that have events in the log or rows in the projections' read models, ascending."""
+def tenants_in(
+    connection: Connection, projections: Iterable[Projection], after: str = "", limit: int = ALL
+) -> list[str]:
+    """Return the next tenants that have events in the log or rows in the projections' read models, ascending."""
     tables = [event_log.table, *(projection.table for projection in projections)]
-    return sorted({tenant_id for each in tables for tenant_id in tenants_of(connection, each)})
+    return sorted({tenant_id for each in tables for tenant_id in tenants_of(connection, each, after, limit)})[:limit]
 
 
 def plan(

@@ -87,10 +87,8 @@ def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[
 class UndecodableError(ProjectionsError):
     """An event was accepted once, and this release cannot decode it any more. Its reason is told, not its content."""
 
-    def __init__(self, logged: "Logged", cause: InvalidEventError) -> None:
-        super().__init__(
-            f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {cause.reason.value}"
-        )
+    def __init__(self, logged: "Logged", why: str) -> None:
+        super().__init__(f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {why}")
 
 
 class Logged(NamedTuple):
@@ -99,6 +97,9 @@ class Logged(NamedTuple):
     tenant_id: str
     event_id: str
     number: int
+    type: str
+    project_id: str | None
+    time_us: int
     body: bytes | None
 
     @property
@@ -111,9 +112,12 @@ class Logged(NamedTuple):
         if self.body is None:
             return None
         try:
-            return decode(self.body)
+            event = decode(self.body)
         except InvalidEventError as error:
-            raise UndecodableError(self, error) from None
+            raise UndecodableError(self, error.reason.value) from None
+        if (*event.identity, event.type, event.project_id, event.time_us) != (*self[:2], *self[3:6]):
+            raise UndecodableError(self, "its bytes are not what its columns say")
+        return event
 
 
 class Place(NamedTuple):
@@ -149,6 +153,12 @@ def read_tail(
     return [Logged(*row) for row in connection.execute(statement)]
 
 
+def tenants_between(connection: Connection, partition: int, after: int, until: int) -> Sequence[str]:
+    """Return the tenants of the events numbered from behind `after` up to `until`, in no order."""
+    here = (table.c.partition == partition, table.c.number > after, table.c.number <= until)
+    return connection.scalars(select(table.c.tenant_id).where(*here).distinct()).all()
+
+
 def count_of(connection: Connection, tenant_id: str) -> int:
     """Return how many events a tenant has, counted in steps, none of which takes long."""
     counted, after_id = 0, ""
@@ -165,7 +175,8 @@ def count_of(connection: Connection, tenant_id: str) -> int:
 
 def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     body = case((asked_for, table.c.body))
-    return [table.c.tenant_id, table.c.event_id, table.c.number, body]
+    typed = [table.c.type, table.c.project_id, table.c.time_us]
+    return [table.c.tenant_id, table.c.event_id, table.c.number, *typed, body]
 
 
 def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:

@@ -11,13 +11,14 @@ ROWS_AT_ONCE = 2_000
 # One look-up a tenant: PostgreSQL 16 cannot skip from one value of an index to the next by itself.
 _TENANTS = """
     WITH RECURSIVE found (tenant_id) AS (
-        SELECT min({key}) FROM {table}
+        SELECT min({key}) FROM {table} WHERE {key} > :after
         UNION ALL
         SELECT (SELECT min({key}) FROM {table} WHERE {key} > found.tenant_id)
         FROM found WHERE found.tenant_id IS NOT NULL
     )
-    SELECT tenant_id FROM found WHERE tenant_id IS NOT NULL
+    SELECT tenant_id FROM found WHERE tenant_id IS NOT NULL LIMIT :limit
 """
+ALL = 2**62
 
 
 def read_page(
@@ -53,7 +54,8 @@ def rows_of(connection: Connection, table: Table, tenant_id: str) -> Iterator[Ro
         after = tuple(page[-1][:width])
 
 
-def tenants_of(connection: Connection, table: Table) -> Sequence[str]:
-    """Return the tenants that have rows, ascending; the primary key begins with the tenant."""
+def tenants_of(connection: Connection, table: Table, after: str = "", limit: int = ALL) -> Sequence[str]:
+    """Return the next `limit` tenants that have rows, ascending; the primary key begins with the tenant."""
     key = next(iter(table.primary_key.columns)).name
-    return connection.scalars(text(_TENANTS.format(key=key, table=table.name))).all()
+    statement = text(_TENANTS.format(key=key, table=table.name))
+    return connection.scalars(statement, {"after": after, "limit": limit}).all()

@@ -17,6 +17,7 @@ from event_stream.types import (
     RepoDisconnected,
     WatchdogToggled,
 )
+from projections import sums
 from projections.facts import Fact, Members, Stamp
 from projections.projection import Key, Rollup, project_key
 from projections.store import KeyText, Row, metadata
@@ -59,6 +60,7 @@ table = Table(
     Column("repos", Text, nullable=False),
     Column("notification_channel_count", Integer, nullable=False),
     Column("notification_channels", Text, nullable=False),
+    *sums.columns(),
 )
 # Slugs may collide for a while; of the existing projects that hold one, the latest taker answers.
 Index(

@@ -19,6 +19,7 @@ from event_stream.types import Data, Event
 from projections.bulk import find, insert_rows, keep_newest, upsert_rows
 from projections.errors import ProjectionsError
 from projections.store import Row
+from projections.sums import Sums
 
 R = TypeVar("R")
 
@@ -71,7 +72,8 @@ class Rollup(Generic[R]):
     """A projection with one row a key.
 
     `key` names the row that an event touches, `fold` returns that row after the event; `load` and `dump` turn it from
-    and into the table's columns, in their order, the key first.
+    and into the table's columns, in their order, the key first, but for the last two: those are the row's sums, which
+    no fold sees.
     """
 
     name: str
@@ -84,22 +86,24 @@ class Rollup(Generic[R]):
     load: Callable[[Row], R]
     dump: Callable[[R], Row]
 
+    def __post_init__(self) -> None:
+        if tuple(self.table.columns.keys()[-2:]) != Sums._fields:
+            raise TypeError(f"the table of projection {self.name} must end with `*sums.columns()`")
+
     def project(self, connection: Connection, events: Sequence[Event]) -> None:
-        """Load the touched rows once, fold in memory, store each changed row once."""
+        """Load the touched rows once, fold in memory, store each once."""
         touched = self._by_key(events)
         width = len(self.table.primary_key.columns)
         found = find(connection, self.table, list(self.table.columns), sorted(touched))
         stored = {row[:width]: row for row in found}
-        changed = [self._after(key, stored.get(key), key_events) for key, key_events in touched.items()]
-        upsert_rows(connection, self.table, [row for row in changed if row is not None])
+        rows = [self._after(key, stored.get(key), key_events) for key, key_events in touched.items()]
+        upsert_rows(connection, self.table, rows)
 
     def fold_into(self, model: Model, events: Sequence[Event]) -> None:
         """Fold as `project` does, with the model in the place of the table."""
         for key, key_events in self._by_key(events).items():
             stored = model.get(key)
-            row = self._after(key, stored[0] if stored else None, key_events)
-            if row is not None:
-                model[key] = [row]
+            model[key] = [self._after(key, stored[0] if stored else None, key_events)]
 
     def _by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
         touched: defaultdict[Key, list[Event]] = defaultdict(list)
@@ -111,14 +115,15 @@ class Rollup(Generic[R]):
                     raise FoldError(self.name, event, error) from error
         return touched
 
-    def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row | None:
-        """Return a row as it is to be stored after events, None if they changed nothing."""
+    def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row:
+        """Return a row as it is to be stored after events."""
         event = events[0]
+        columns, sums = (None, Sums()) if stored is None else (stored[:-2], Sums(*stored[-2:]))
         try:
-            before = row = self.new(key) if stored is None else self.load(stored)
+            row = self.new(key) if columns is None else self.load(columns)
             for event in events:
                 row = self.fold(row, event)
-            return None if stored is not None and row == before else self.dump(row)
+            return (*self.dump(row), *sums.plus(events))
         except Exception as error:
             # The event in hand: the first while loading, the last while dumping.
             raise FoldError(self.name, event, error) from error

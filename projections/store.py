@@ -1,9 +1,12 @@
 """The database: engines, metadata, column types."""
 
 import sqlite3
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from psycopg.errors import QueryCanceled
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -17,9 +20,11 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeDecorator
 
 from projections.connection import BoundedConnection
+from projections.sums import fingerprint_of
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -80,6 +85,7 @@ _POSTGRESQL_CLIENT = {
 # A bitmap has no order: with it the first of many rows would cost all of them, and a sort.
 _SCANS = ("enable_seqscan", "enable_bitmapscan", "enable_sort")
 _SQLITE_BUSY_TIMEOUT_S = 5
+_SQLITE_STEPS_PER_LOOK = 100_000
 
 
 def writer_engine(database_url: str) -> Engine:
@@ -96,6 +102,22 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
     Plans that scan a table are switched off there, so that no statistics, however stale, cost a reader O(rows).
     """
     return _engine(database_url, pool_size=pool_size, session=_POSTGRESQL_READER, isolation_level="AUTOCOMMIT")
+
+
+def auditor_engine(database_url: str | URL, statement_s: float) -> Engine:
+    """Return an engine for statements that look at much: each may take `statement_s`, and sees one snapshot."""
+    session = {"statement_timeout": f"{int(statement_s * 1000)}"}
+    engine = _engine(database_url, pool_size=1, session=session, isolation_level="AUTOCOMMIT")
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "before_cursor_execute", partial(_limit_sqlite, statement_s))
+    else:
+        event.listen(engine, "connect", partial(_wait_for_answers, statement_s))
+    return engine
+
+
+def is_too_slow(error: DBAPIError) -> bool:
+    """Return whether an error says that a statement took longer than it may."""
+    return isinstance(error.orig, QueryCanceled) or str(error.orig) == "interrupted"
 
 
 def reader_options(url: URL) -> dict[str, Any]:
@@ -118,7 +140,7 @@ def go_through_keys(connection: Connection) -> None:
 
 
 def _engine(
-    database_url: str, pool_size: int, session: dict[str, str] | None = None, isolation_level: Any = None
+    database_url: str | URL, pool_size: int, session: dict[str, str] | None = None, isolation_level: Any = None
 ) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
@@ -154,6 +176,17 @@ def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:
     return _POSTGRESQL_CLIENT | {"options": options}
 
 
+def _wait_for_answers(statement_s: float, connection: Any, _record: object) -> None:
+    connection.answer_within_s = statement_s + 5
+
+
+def _limit_sqlite(statement_s: float, connection: Connection, *_: object) -> None:
+    """Let SQLite give up the statement that begins now, as PostgreSQL does by itself."""
+    deadline_s = time.monotonic() + statement_s
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: time.monotonic() > deadline_s, _SQLITE_STEPS_PER_LOOK)
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver's own transactions are switched off; ours begin where SQLAlchemy says so.
     connection.isolation_level = None
@@ -163,3 +196,4 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     except sqlite3.Error:
         connection.close()  # nobody else will
         raise
+    connection.create_function("fingerprint", 1, fingerprint_of, deterministic=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import Column, Integer, Table, Text
 
 from event_stream.types import Event, SupportDeskBound, SupportDeskUnbound
+from projections import sums
 from projections.facts import Members
 from projections.projection import Key, Rollup
 from projections.store import KeyText, Row, metadata
@@ -23,6 +24,7 @@ table = Table(
     Column("tenant_id", KeyText, primary_key=True),
     Column("support_desk_count", Integer, nullable=False),
     Column("support_desks", Text, nullable=False),
+    *sums.columns(),
 )
 
 

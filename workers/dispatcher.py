@@ -10,6 +10,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -20,6 +21,7 @@ from event_stream.stream import START, End, Position, Progress
 from projections import checkpoint
 from projections.checkpoint import Checkpoint
 from projections.faults import describe
+from workers import verify_jobs
 from workers.drain import drain_here, needs_drain
 from workers.queue import Lease, ring
 from workers.runtime import Runtime
@@ -32,6 +34,7 @@ OUTAGE_PAUSE_S = 1.0
 QUEUED_PER_PARTITION = 2
 TRIM_BEHIND_S = 60.0
 TRIM_EVERY_S = 5.0
+LOOK_FOR_VERIFIED_S = 5.0
 
 log = structlog.get_logger()
 
@@ -76,6 +79,7 @@ class Dispatcher:
 
     runtime: Runtime
     trimmer: Trimmer = field(init=False)
+    looked_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
@@ -104,6 +108,7 @@ class Dispatcher:
         while not stopped():
             try:
                 ends, behind = self.sweep()
+                self._ask_to_verify()
                 if behind:
                     time.sleep(BUSY_SWEEP_S)
                 else:
@@ -126,6 +131,13 @@ class Dispatcher:
                 # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
                 log.warning("dispatcher.drains_itself", partition=partition)
                 drain_here(self.runtime, partition, lease)
+
+    def _ask_to_verify(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self.looked_s > LOOK_FOR_VERIFIED_S:
+            self.looked_s = now_s
+            with suppress(OutOfMemoryError):  # it can wait
+                verify_jobs.ask_if_due(self.runtime)
 
     def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[End]) -> None:
         """Publish what a drain that died after its commit could not, or what Redis forgot."""

@@ -1,4 +1,4 @@
-"""RQ as a bell: one queue of jobs that say "drain partition p" or "rebuild for a while", and the drains' lease.
+"""RQ as a bell: one queue of jobs that say "drain partition p", "rebuild for a while", "verify for a while"; a lease.
 
 Keys beside RQ's own:
 
@@ -21,11 +21,13 @@ from workers.errors import WorkersError
 QUEUE_NAME = "projector"
 DRAIN = "workers.drain.drain"
 REBUILD = "workers.rebuild_jobs.work_for_a_while"
-ALLOWED = (DRAIN, REBUILD)
+VERIFY = "workers.verify_jobs.work_for_a_while"
+ALLOWED = (DRAIN, REBUILD, VERIFY)
 LEASE_S = 5.0
 LEASE_MAX_S = 60.0  # longer than any pause for which a drain keeps it
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
+_VERIFY_ID = "verify-"
 
 
 class ForbiddenJobError(WorkersError):
@@ -33,7 +35,7 @@ class ForbiddenJobError(WorkersError):
 
 
 class DrainJob(Job):
-    """A job that can do nothing but drain or rebuild: whatever else its hash in Redis names is refused or left out.
+    """A job that can do nothing but drain, rebuild and verify: whatever else its hash names is refused or left out.
 
     RQ imports and calls any path that a job names, even with JSON. So that writing to Redis is not enough to run code,
     the function is taken from an allow-list, and callbacks and webhooks are dropped.
@@ -49,7 +51,7 @@ class DrainJob(Job):
     def func(self) -> Any:
         """The function to call; raises ForbiddenJobError for any that is not on the list."""
         if self.func_name not in ALLOWED or self.instance is not None:
-            only = " and ".join(ALLOWED)
+            only = ", ".join(ALLOWED)
             raise ForbiddenJobError(f"job {self.id} names {self.func_name!r}; only {only} run on this queue")
         return super().func
 
@@ -69,7 +71,19 @@ def ask_to_rebuild(queue: Queue, projection: str | None, tenant_id: str | None) 
     return _enqueue(queue, REBUILD, projection, tenant_id, description="rebuild for a while").id
 
 
-def _enqueue(queue: Queue, function: str, *arguments: str | int | None, description: str) -> Job:
+def ask_to_verify(queue: Queue) -> None:
+    """Enqueue a while of verifying; losing it loses nothing, as there will be another."""
+    _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
+
+
+def is_to_verify(job_id: str) -> bool:
+    """Return whether it is the id of such a job."""
+    return job_id.startswith(_VERIFY_ID)
+
+
+def _enqueue(
+    queue: Queue, function: str, *arguments: str | int | None, description: str, job_id: str | None = None
+) -> Job:
     return queue.enqueue(
         function,
         *arguments,
@@ -77,6 +91,7 @@ def _enqueue(queue: Queue, function: str, *arguments: str | int | None, descript
         result_ttl=0,
         failure_ttl=FAILURE_TTL_S,
         description=description,
+        job_id=job_id,
     )
 
 

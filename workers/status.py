@@ -15,10 +15,11 @@ from rq import Worker
 from event_stream.stream import End
 from projections import checkpoint, dead_letters
 from projections.checkpoint import Checkpoint
-from workers import breaker
+from workers import breaker, verified
 from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
 from workers.progress import STALLED_AFTER_S, Failure, Movement, read_movements
 from workers.runtime import Runtime
+from workers.verified import Verified
 
 FAILURES_MAX = 3  # what goes well the second time is no problem
 
@@ -67,6 +68,7 @@ class Status(BaseModel):
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
     breaker: str | None
+    verified: Verified
 
     def problems(self) -> list[str]:
         """Return all that is not as it should be; empty when all is well."""
@@ -83,10 +85,11 @@ class Status(BaseModel):
         ]
 
     def omissions(self) -> list[str]:
-        """Return what was appended and is not in the read models, though nothing keeps other events from them."""
+        """Return what the read models lack or hold wrongly, though nothing keeps other events from them."""
         return [
             *(f"{found}; see `projector dead-letters list`" for found in self.unapplied()),
             *(f"{found}; let producers append again what they still have" for found in self.lost()),
+            *(f"{found}; run `projector verify`" for found in self.mismatches()),
         ]
 
     def stalled(self) -> list[str]:
@@ -131,6 +134,13 @@ class Status(BaseModel):
             if each.lost
         ]
 
+    def mismatches(self) -> list[str]:
+        """Return where the read models, or the log itself, do not hold what was applied, as far as was verified."""
+        found = self.verified
+        rows = f"{found.wrong_rows:,} rows of {found.wrong_tenants:,} tenants are not what the event log says"
+        logs = [f"the event log of partition {number} is not whole: {text}" for number, text in found.logs.items()]
+        return [*([rows] if found.wrong_tenants else []), *logs]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
@@ -148,6 +158,7 @@ class Observed:
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
     breaker: str | None
+    verified: Verified
 
 
 def read_status(runtime: Runtime) -> Status:
@@ -169,6 +180,7 @@ def read_observed(runtime: Runtime) -> Observed:
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
         breaker=breaker.read(runtime.queue.connection),
+        verified=verified.read(runtime.queue.connection),
     )
 
 
@@ -189,6 +201,7 @@ def complete(runtime: Runtime, recorded: Recorded, observed: Observed) -> Status
         workers=observed.workers,
         dispatchers=observed.dispatchers,
         breaker=observed.breaker,
+        verified=observed.verified,
     )
 
 

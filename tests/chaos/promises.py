@@ -126,7 +126,11 @@ def everything_is_bounded(found: Evidence) -> None:
     keys = Counter(_kind(key.decode()) for key in redis.scan_iter())
     lasting = {pattern % partition for partition in range(PARTITIONS) for pattern in KEYS_OF_A_PARTITION}
     expiring = {pattern % partition for partition in range(PARTITIONS) for pattern in KEYS_THAT_EXPIRE}
-    known = lasting | expiring | {"events:partitions", "projector:dispatchers", "projector:tally"}
+    known = (
+        lasting
+        | expiring
+        | {"events:partitions", "projector:dispatchers", "projector:tally", "projector:verifying", "projector:verified"}
+    )
     _expect({key for key in keys if not key.startswith("rq:")} - known, set(), "keys that nobody knows")
     # What a killed worker leaves behind, RQ keeps until it expires.
     _expect(keys["rq:job"] <= 2 * PARTITIONS + found.killed, True, f"{keys['rq:job']} jobs are few")

@@ -34,6 +34,10 @@ COMMANDS = [
 ]
 
 
+# For commands whose way with either database is tested without the command.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 def environ(redis_url: str, database_url: str, tmp_path: Path) -> dict[str, str]:
     return os.environ | {
@@ -69,11 +73,6 @@ def test_every_command_has_help(command: list[str]) -> None:
         [sys.executable, "-m", "cli", *command, "--help"], check=True, capture_output=True, text=True
     )
     assert shown.stdout.startswith("Usage: ")
-
-
-@pytest.mark.parametrize("command", [["verify"], ["verify", "--tenant", "x"]])
-def test_what_comes_later_says_so(run: Run, command: list[str]) -> None:
-    assert "not available in this version yet" in run(*command, expect=2)
 
 
 def test_wrong_usage_ends_with_2(run: Run) -> None:
@@ -114,7 +113,7 @@ def test_a_newer_schema_is_left_alone(run: Run, database_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    run("migrate")
+    assert "schema is at revision 9999" in run("migrate")
     run("keys", "list")
 
 
@@ -352,7 +351,7 @@ def damaged(runtime: Runtime) -> dict[str, Any]:
     with runtime.writer.begin() as connection:
         connection.execute(text("UPDATE analysis_trend SET total = total + 1"))
         connection.execute(text("DELETE FROM tenant WHERE tenant_id = 'ten_0'"))
-        connection.execute(text("INSERT INTO tenant VALUES ('ten_unheard_of', 1, '{}')"))
+        connection.execute(text("INSERT INTO tenant VALUES ('ten_unheard_of', 1, '{}', 0, 0)"))
     return truth
 
 
@@ -407,3 +406,50 @@ def test_rebuild_ends_with_1_and_names_the_event_that_it_cannot_read(
     assert "going on with what was begun" in run("rebuild", expect=1)
     assert "compared 2 tenants" in run("rebuild", "--dry-run", expect=1)
     assert "rebuilt 2 tenants" in run("rebuild", "--restart", expect=1)
+
+
+@on_sqlite
+def test_verify_lists_what_differs_and_ends_with_1(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+    before = dump(runtime.reader)
+    shown = run("verify", expect=1)
+    assert "changed: analysis_trend ten_0" in shown
+    assert "other events: tenant ten_unheard_of: 0 events in the row, none in the log" in shown
+    assert "tenants that differ: 4" in shown
+    quick = json.loads(run("verify", "--quick", "--json", expect=1).partition("projector:")[0])
+    assert (quick["tenants"], quick["folded"], quick["wrong"]) == (4, 0, ["ten_0", "ten_unheard_of"])
+    assert {"readModel", "key", "stored", "logged"} == set(quick["miscounts"][0])
+    assert dump(runtime.reader) == before
+    assert dump(runtime.reader) != damaged
+
+
+@on_sqlite
+def test_verify_repairs_what_differs_and_tells_the_others(
+    runtime: Runtime, run: Run, damaged: dict[str, Any], redis_url: str
+) -> None:
+    run("verify", "--tenant", "ten_1", expect=1)
+    assert "3 rows" not in str(json.loads(run("status", "--json"))["problems"])
+    assert "2 rows of 1 tenants are not what the event log says" in str(json.loads(run("status", "--json"))["problems"])
+    mended = json.loads(run("verify", "--repair", "--json"))
+    assert mended["wrong"] == mended["mended"] == ["ten_0", "ten_1", "ten_2", "ten_unheard_of"]
+    assert dump(runtime.reader) == damaged
+    assert "not what the event log says" not in str(json.loads(run("status", "--json"))["problems"])
+    assert "no difference" in run("verify")
+    assert "mended" not in run("verify")
+
+
+@on_sqlite
+def test_verify_takes_a_sample_one_read_model_or_one_tenant(run: Run, damaged: dict[str, Any]) -> None:
+    assert damaged
+    told = json.loads(run("verify", "--sample", "2", "--json", "--projection", "activity"))
+    assert (told["tenants"], told["folded"], told["wrong"]) == (3, 2, [])
+    assert json.loads(run("verify", "--tenant", "ten_1", "--projection", "project", "--json"))["tenants"] == 1
+    assert "tenants: ten_0, ten_1, ten_2" in run("verify", "--tenant", "nobody", expect=2)
+    assert "choose one" in run("verify", "--quick", "--sample", "1", expect=2)
+
+
+@on_sqlite
+def test_verify_needs_no_redis(run: Run, damaged: dict[str, Any]) -> None:
+    assert damaged
+    assert "tenants that differ: 4" in run(
+        "verify", expect=1, REDIS_URL=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"
+    )

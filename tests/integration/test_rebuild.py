@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, delete, 
 from sqlalchemy.exc import OperationalError
 
 from event_stream.types import AnalysisCreated, Event, partition_of
-from projections import activity, analysis_trend, checkpoint, due, event_log, project, rebuild, tenant
+from projections import activity, analysis_trend, checkpoint, due, event_log, project, rebuild, sums, tenant
 from projections.due import Asked
 from projections.event_log import Place
 from projections.projection import Key, Projection, Rollup
@@ -444,6 +444,7 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
         MetaData(),
         Column("tenant_id", KeyText, primary_key=True),
         Column("total", BigInteger, nullable=False),
+        *sums.columns(),
     )
 
     def key(event: Event) -> Key:
@@ -472,7 +473,8 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
     expected: dict[str, int] = {}
     for each in [*EVENTS, *late]:
         expected[each["tenantid"]] = expected.get(each["tenantid"], 0) + (each["type"] == "analysis.created.v1")
-    assert dump(runtime.reader, [table])["analysis_total"] == sorted(expected.items())
+    rows = dump(runtime.reader, [table])["analysis_total"]
+    assert [row[:3] for row in rows] == [(tenant_id, total, total) for tenant_id, total in sorted(expected.items())]
 
 
 def test_what_another_release_asked_for_is_told_and_stays_due(filled: Runtime) -> None:

@@ -33,6 +33,7 @@ _COALESCE = "tests/unit/test_coalesce.py::test_"
 _HEALTH = "tests/faults/test_health.py::test_"
 _METRICS = "tests/integration/test_metrics.py::test_"
 _REBUILD = "tests/integration/test_rebuild.py::test_"
+_VERIFY = "tests/integration/test_verify.py::test_"
 
 NOTHING_LOST = (
     Mutant(
@@ -910,6 +911,65 @@ REBUILT = (
     ),
 )
 
+VERIFIED = (
+    Mutant(
+        "which events are in a row does not matter, only how many",
+        "G9",
+        "projections/sums.py",
+        "self.fingerprint + sum(added))",
+        "self.fingerprint)",
+        (f"{_VERIFY}there_is_nothing_to_find_where_nothing_was_done",),
+    ),
+    Mutant(
+        "rows that the log does not know are not looked for",
+        "G9",
+        "projections/verify.py",
+        "    only_stored = select(stored).except_(select(logged)).subquery()\n",
+        "    only_stored = select(stored).where(literal(1) == 2).subquery()\n",
+        (f"{_VERIFY}whatever_is_done_to_a_row_is_found_and_mended",),
+    ),
+    Mutant(
+        "a log is whole if its newest event is there",
+        "G9",
+        "projections/verify.py",
+        "    if expected == held + since == last:\n",
+        "    if expected == last:\n",
+        (f"{_VERIFY}a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too",),
+    ),
+    Mutant(
+        "a repair takes from the rows what the log has lost",
+        "G9",
+        "cli/verify.py",
+        "            if partition_of(tenant_id, partitions) in damaged:\n",
+        "            if not tenant_id:\n",
+        (f"{_VERIFY}a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too",),
+    ),
+    Mutant(
+        "the bytes of another tenant's event are folded",
+        "G5",
+        "projections/event_log.py",
+        "        if (*event.identity, event.type, event.project_id, event.time_us) != (*self[:2], *self[3:6]):\n",
+        "        if event is None:\n",
+        (f"{_VERIFY}a_log_whose_bytes_and_columns_disagree_is_found_and_nothing_is_rebuilt_from_it",),
+    ),
+    Mutant(
+        "a pass looks at what has changed only",
+        "G9",
+        "workers/verify_jobs.py",
+        "*changed, *at_rest})",
+        "*changed})",
+        (f"{_VERIFY}a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest",),
+    ),
+    Mutant(
+        "what a pass found stays when it is mended",
+        "G9",
+        "workers/verified.py",
+        '            client.hdel(f"{KEY}:{means}", tenant_id)\n',
+        "            client.hlen(KEY)\n",
+        (f"{_VERIFY}what_a_pass_finds_is_a_problem_until_it_is_mended",),
+    ),
+)
+
 MUTANTS = (
     *NOTHING_LOST,
     *EXACTLY_ONCE,
@@ -922,4 +982,5 @@ MUTANTS = (
     *EVENTS_AND_ANSWERS,
     *WATCHED,
     *REBUILT,
+    *VERIFIED,
 )

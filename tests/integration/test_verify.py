@@ -1,0 +1,426 @@
+"""Verification on both databases: whatever is done to the tables by hand is found, and mended where the log can."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+import pytest
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
+from sqlalchemy import Connection, Table, delete, insert, select, text, update
+from sqlalchemy.exc import OperationalError
+
+from cli.rebuild import Report
+from cli.verify import Verification
+from event_stream.types import partition_of
+from projections import activity, analysis_trend, checkpoint, due, event_log, project, tenant
+from projections.registry import PROJECTIONS
+from projections.store import Row, auditor_engine
+from projections.sums import fingerprint_of
+from tests.support.driving import append, drain_all, dump, totals
+from tests.support.events import body, event, mixed
+from tests.support.law import assert_all_is_well
+from tests.support.rebuilding import rebuild_all, rebuilder, still_due
+from workers import verified, verify_jobs
+from workers.runtime import Runtime
+from workers.status import read_status
+from workers.verify import Verifier
+
+EVENTS = list(mixed(300, tenants=3, projects=3))
+TENANTS = ["ten_0", "ten_1", "ten_2"]
+
+
+@pytest.fixture
+def filled(runtime: Runtime) -> Runtime:
+    append(runtime, *EVENTS)
+    drain_all(runtime)
+    return runtime
+
+
+def verification(runtime: Runtime, *, folded: bool = True) -> Verification:
+    """Return what `projector verify` has found, or `projector verify --quick`."""
+    with runtime.reader.connect() as connection:
+        tenants = due.tenants_in(connection, runtime.projections)
+    auditor = auditor_engine(runtime.writer.url, 60.0)
+    found = Verification(
+        Verifier(auditor, runtime.projections), rebuilder(runtime), Report(dry_run=True, tenants_total=len(tenants))
+    )
+    for _ in found.look(tenants, tenants if folded else []):
+        pass
+    auditor.dispose()
+    return found
+
+
+def repaired(found: Verification) -> Verification:
+    for _ in found.repair():
+        pass
+    found.verifier.auditor.dispose()
+    return found
+
+
+def key_is(table: Table, row: Row) -> Any:
+    return [column == value for column, value in zip(table.primary_key.columns, row, strict=False)]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What somebody does to rows of a table, given in the order of their keys; and who notices."""
+
+    table: Table
+    harm: Callable[[Table, Sequence[Row]], list[Any]]
+    by_sums: bool
+    tenants: tuple[str, ...] = ("ten_0",)
+
+
+def changed(**columns: Any) -> Callable[[Table, Sequence[Row]], list[Any]]:
+    return lambda table, rows: [update(table).where(*key_is(table, rows[0])).values(**columns)]
+
+
+def gone(table: Table, rows: Sequence[Row]) -> list[Any]:
+    return [delete(table).where(*key_is(table, rows[0]))]
+
+
+def exchanged(table: Table, rows: Sequence[Row]) -> list[Any]:
+    """Let the first row and the first of another tenant change places."""
+    other = next(row for row in rows if row[0] == "ten_1")
+    names = table.columns.keys()[len(table.primary_key.columns) :]
+    return [
+        update(table).where(*key_is(table, at)).values(dict(zip(names, row[-len(names) :], strict=True)))
+        for at, row in ((rows[0], other), (other, rows[0]))
+    ]
+
+
+DAMAGE: dict[str, Damage] = {
+    "a wrong count": Damage(analysis_trend.table, changed(total=999), by_sums=False),
+    "a stale day": Damage(analysis_trend.table, changed(by_day="[[1,1]]"), by_sums=False),
+    "an event counted twice": Damage(
+        analysis_trend.table,
+        lambda table, rows: [
+            update(table)
+            .where(*key_is(table, rows[0]))
+            .values(total=rows[0][2] + 1, events=rows[0][4] + 1, fingerprint=rows[0][5] + fingerprint_of("0000abcd"))
+        ],
+        by_sums=True,
+    ),
+    "an event not counted": Damage(
+        analysis_trend.table,
+        lambda table, rows: [
+            update(table).where(*key_is(table, rows[0])).values(total=rows[0][2] - 1, events=rows[0][4] - 1)
+        ],
+        by_sums=True,
+    ),
+    "another event counted": Damage(analysis_trend.table, changed(fingerprint=4711), by_sums=True),
+    "a missing count": Damage(analysis_trend.table, gone, by_sums=True),
+    "a missing project": Damage(project.table, gone, by_sums=True),
+    "a missing tenant": Damage(tenant.table, gone, by_sums=True),
+    "an edited slug": Damage(project.table, changed(slug="another"), by_sums=False),
+    "a project that is gone": Damage(project.table, changed(present=False), by_sums=False),
+    "an edited member": Damage(project.table, changed(repos='{"r":[true,1,"x"]}', repo_count=1), by_sums=False),
+    "a wrong number of members": Damage(tenant.table, changed(support_desk_count=77), by_sums=False),
+    "a project nobody created": Damage(
+        project.table,
+        lambda table, rows: [insert(table).values((rows[0][0], "no such project", *rows[0][2:]))],
+        by_sums=True,
+    ),
+    "a tenant that does not exist": Damage(
+        tenant.table,
+        lambda table, _rows: [insert(table).values(("ten_unheard_of", 1, "{}", 1, 1))],
+        by_sums=True,
+        tenants=("ten_unheard_of",),
+    ),
+    "swapped tenants": Damage(analysis_trend.table, exchanged, by_sums=True, tenants=("ten_0", "ten_1")),
+    "swapped support desks": Damage(tenant.table, exchanged, by_sums=True, tenants=("ten_0", "ten_1")),
+    "a missing entry": Damage(activity.table, gone, by_sums=True),
+    "an entry nobody sent": Damage(
+        activity.table,
+        lambda table, rows: [insert(table).values((*rows[0][:2], 2**60, "0000000f", "{}"))],
+        by_sums=True,
+    ),
+    "an edited fragment": Damage(activity.table, changed(entry="{}"), by_sums=False),
+    "an entry of another time": Damage(activity.table, changed(time_us=5), by_sums=False),
+    "an entry in another's place": Damage(activity.table, changed(event_id="0000000e"), by_sums=True),
+    "an emptied read model": Damage(
+        activity.table, lambda table, _rows: [delete(table)], by_sums=True, tenants=tuple(TENANTS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_whatever_is_done_to_a_row_is_found_and_mended(filled: Runtime, name: str) -> None:
+    damage, before = DAMAGE[name], dump(filled.reader)
+    with filled.writer.begin() as connection:
+        for statement in damage.harm(damage.table, before[damage.table.name]):
+            assert connection.execute(statement).rowcount != 0
+    assert dump(filled.reader) != before
+    sums = verification(filled, folded=False)
+    assert sorted(sums.wrong) == (list(damage.tenants) if damage.by_sums else [])
+    found = verification(filled)
+    assert found.is_wrong
+    assert sorted(found.wrong) == list(damage.tenants)
+    assert repaired(found).mended == set(damage.tenants)
+    assert dump(filled.reader) == before
+    assert not verification(filled).is_wrong
+    assert still_due(filled) == {}
+
+
+def test_there_is_nothing_to_find_where_nothing_was_done(filled: Runtime) -> None:
+    append(filled, *EVENTS[:50], event("watchdog.evaluated.v1", tenantid="ten_new"))
+    drain_all(filled)
+    found = verification(filled)
+    assert not found.is_wrong
+    assert (len(found.rows), found.report.tenants) == (4, 4)
+
+
+def log_rows(runtime: Runtime, type_: str, tenant_id: str = "ten_0") -> Sequence[Any]:
+    log = event_log.table
+    mine = select(log).where(log.c.tenant_id == tenant_id, log.c.type == type_).order_by(log.c.number)
+    with runtime.reader.connect() as connection:
+        return connection.execute(mine).all()
+
+
+def lose(runtime: Runtime, row: Any) -> None:
+    with runtime.writer.begin() as connection:
+        assert connection.execute(delete(event_log.table).where(*key_is(event_log.table, row))).rowcount == 1
+
+
+def rewrite(runtime: Runtime, row: Any, **columns: Any) -> None:
+    with runtime.writer.begin() as connection:
+        connection.execute(update(event_log.table).where(*key_is(event_log.table, row)).values(columns))
+
+
+@pytest.mark.parametrize("type_", ["analysis.created.v1", "watchdog.evaluated.v1"])
+def test_a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too(
+    filled: Runtime, type_: str
+) -> None:
+    append(filled, *(event("watchdog.evaluated.v1", tenantid="ten_0") for _ in range(130)))
+    drain_all(filled)
+    before = dump(filled.reader)
+    lost = max(log_rows(filled, type_), key=lambda row: (row.time_us, row.event_id))
+    lose(filled, lost)
+    found = repaired(verification(filled))
+    assert (found.wrong, found.beyond_repair, found.mended) == ({"ten_0"}, {"ten_0"}, set())
+    fault = found.logs.pop(partition_of("ten_0", 4))
+    assert f"missing: {lost.number}" in str(fault)
+    assert set(found.logs.values()) == {None}
+    assert dump(filled.reader) == before
+
+
+def test_the_newest_events_of_a_log_are_missed_too(filled: Runtime) -> None:
+    log, home = event_log.table, partition_of("ten_0", 4)
+    with filled.writer.begin() as connection:
+        last = (
+            connection.execute(select(log.c.number).where(log.c.partition == home).order_by(log.c.number.desc()))
+            .scalars()
+            .first()
+            or 0
+        )
+        connection.execute(delete(log).where(log.c.partition == home, log.c.number > last - 3))
+    assert f"missing: {last - 2:,} to {last:,}" in str(verification(filled, folded=False).logs[home])
+
+
+def another(tenant_id: str) -> str:
+    """Return a tenant of the same partition."""
+    others = (f"t{number}" for number in range(100))
+    return next(other for other in others if partition_of(other, 4) == partition_of(tenant_id, 4))
+
+
+# What somebody does to a row of the log, which stays where it is.
+REWRITTEN: dict[str, dict[str, Any]] = {
+    "another tenant": {"tenant_id": another("ten_0")},
+    "another id": {"event_id": "no id at all"},
+    "another type": {"type": "project.updated.v1"},
+    "another project": {"project_id": "no project"},
+    "no project": {"project_id": None},
+    "another time": {"time_us": 5},
+    "no event": {"body": b"{"},
+    "another event": {"body": body(event(tenantid="ten_0"))},
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_log_whose_bytes_and_columns_disagree_is_found_and_nothing_is_rebuilt_from_it(
+    filled: Runtime, name: str
+) -> None:
+    before = dump(filled.reader)
+    rewrite(filled, log_rows(filled, "analysis.created.v1")[3], **REWRITTEN[name])
+    found = repaired(verification(filled))
+    assert found.is_wrong
+    (error,) = found.report.failed.values()
+    assert ("not_json" if name == "no event" else "its bytes are not what its columns say") in error
+    assert found.mended == set()
+    assert dump(filled.reader) == before
+
+
+def test_a_number_that_no_event_has_is_missed(filled: Runtime) -> None:
+    rewrite(filled, log_rows(filled, "analysis.created.v1")[3], number=-7)
+    assert any(verification(filled, folded=False).logs.values())
+
+
+def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
+    append(runtime, *EVENTS[:100])
+    drain_all(runtime)
+
+    def project() -> None:
+        for first in range(100, len(EVENTS), 20):
+            append(runtime, *EVENTS[first : first + 20])
+            drain_all(runtime)
+
+    projecting = Thread(target=project)
+    projecting.start()
+    looks = 0
+    while projecting.is_alive() or not looks:
+        found = verification(runtime, folded=looks % 2 == 0)
+        assert not found.is_wrong, (found.miscounts, found.logs, found.report.failed)
+        looks += 1
+    projecting.join()
+    assert_all_is_well(runtime, EVENTS)
+
+
+def a_pass(runtime: Runtime) -> verified.Verified:
+    """Let jobs verify until a pass is over, and return what is told."""
+    verify_jobs.work_here(runtime)
+    while verified.is_under_way(runtime.queue.connection):
+        verify_jobs.work_here(runtime)
+    return verified.read(runtime.queue.connection)
+
+
+def wrong(runtime: Runtime, tenant_id: str, *values: int) -> None:
+    with runtime.writer.begin() as connection:
+        mine = analysis_trend.table.c.tenant_id == tenant_id
+        for value in values:
+            connection.execute(update(analysis_trend.table).where(mine).values(events=value))
+
+
+def test_what_a_pass_finds_is_a_problem_until_it_is_mended(filled: Runtime) -> None:
+    found = a_pass(filled)
+    assert (found.tenants, found.wrong_tenants, found.logs, found.skipped) == (3, 0, {}, 0)
+    assert found.at_ms is not None
+    assert read_status(filled).mismatches() == []
+    wrong(filled, "ten_1", 4711)
+    assert a_pass(filled).wrong_tenants == 1
+    [problem] = read_status(filled).mismatches()
+    assert "3 rows of 1 tenants are not what the event log says" in problem
+    assert "run `projector verify`" in str(read_status(filled).omissions())
+    assert repaired(verification(filled)).mended == {"ten_1"}
+    assert a_pass(filled).wrong_tenants == 0
+    assert read_status(filled).mismatches() == []
+
+
+def test_a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_jobs, "TENANTS_AT_REST", 1)
+    assert a_pass(filled).tenants == 3
+    wrong(filled, "ten_2", 4711)
+    looks = [a_pass(filled) for _ in range(3)]
+    assert [look.tenants for look in looks[:2]] == [1, 1]
+    assert looks[-1].wrong_tenants == 1
+    append(filled, event(tenantid="ten_0"), event(tenantid="ten_1"))
+    drain_all(filled)
+    assert a_pass(filled).tenants == 3  # those two, and the one that is known to be wrong
+
+
+def test_after_very_many_events_a_pass_looks_at_all_tenants(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "CHANGES_MAX", 10)
+    monkeypatch.setattr(verify_jobs, "TENANTS_AT_REST", 1)
+    assert a_pass(filled).tenants == 3
+
+
+def test_a_pass_gives_way_and_is_gone_on_with(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "WHILE_S", 0.0)
+    verify_jobs.work_here(filled)
+    assert filled.queue.count == 1
+    assert verified.read(filled.queue.connection).at_ms is None
+    assert a_pass(filled).tenants == 3
+
+
+def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) -> None:
+    redis = filled.queue.connection
+    with filled.writer.begin() as connection:
+        connection.execute(update(project.table).where(project.table.c.tenant_id == "ten_0").values(slug="another"))
+    found = verification(filled)
+    found.tell(redis)
+    assert a_pass(filled).wrong_tenants == 1  # which has not looked at that
+    repaired(found).tell(redis)
+    assert verified.read(redis).wrong_tenants == 0
+
+
+def test_one_job_at_a_time_is_asked_for(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    redis = filled.queue.connection
+    redis.delete(verify_jobs.KEY)
+    for _ in range(3):
+        verify_jobs.ask_if_due(filled)
+    assert filled.queue.count == 1
+    redis.delete(verify_jobs.KEY)  # as if nobody had worked for so long
+    verify_jobs.ask_if_due(filled)
+    assert filled.queue.count == 1
+    filled.queue.empty()  # type: ignore[no-untyped-call]
+    redis.delete(verify_jobs.KEY)
+    verify_jobs.ask_if_due(filled)
+    assert filled.queue.count == 1
+
+
+def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.verify.mismatches", away)
+        verify_jobs.work_here(filled)
+    assert verified.is_under_way(filled.queue.connection)
+    wrong(filled, "ten_2", 4711)
+    found = a_pass(filled)
+    assert (found.tenants, found.wrong_tenants) == (3, 1)
+
+
+def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    if filled.reader.dialect.name == "sqlite":
+        pytest.skip("a thread that waits for SQLite hears of it when SQLite answers")
+
+    def slow(connection: Connection, *_: object) -> list[Any]:
+        connection.execute(text("SELECT pg_sleep(60)"))
+        return []
+
+    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 60.0)
+    monkeypatch.setattr("workers.verify.mismatches", slow)
+    for _ in range(3):
+        with pytest.raises(JobTimeoutException), UnixSignalDeathPenalty(1, JobTimeoutException):  # type: ignore[no-untyped-call]
+            verify_jobs.work_here(filled)
+    append(filled, event(tenantid="ten_0"))
+    drain_all(filled)
+    assert totals(filled)["applied"] == len(EVENTS) + 1
+
+
+def test_a_database_that_was_set_back_is_no_fault_of_its_log(filled: Runtime) -> None:
+    assert a_pass(filled).logs == {}
+    with filled.writer.begin() as connection:
+        connection.execute(delete(event_log.table).where(event_log.table.c.number > 10))
+        for each in PROJECTIONS:
+            connection.execute(delete(each.table))
+        connection.execute(update(checkpoint.table).where(checkpoint.table.c.applied > 10).values(applied=10))
+    rebuild_all(filled)
+    assert a_pass(filled).logs == {}
+
+
+def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
+    with filled.writer.begin() as connection:
+        connection.execute(text("DELETE FROM event_log WHERE number = 2"))
+    assert a_pass(filled).logs
+    assert "is not whole" in str(read_status(filled).mismatches())
+
+
+def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+    def slow(connection: Connection, _projection: Any, tenant_id: str) -> list[Any]:
+        if tenant_id == "ten_1":
+            connection.execute(text(endless))
+        return []
+
+    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 0.2)
+    monkeypatch.setattr("workers.verify.mismatches", slow)
+    found = a_pass(filled)
+    assert (found.tenants, found.skipped, found.wrong_tenants) == (3, 1, 0)
