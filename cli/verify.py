@@ -128,7 +128,7 @@ class Verification:
             rows: dict[Means, int] = {"sums": len(found)}
             for each in self.rebuilder.compare([tenant_id]) if tenant_id in to_fold else ():
                 self.report.add(each)
-                if isinstance(each, Outcome):
+                if isinstance(each, Outcome) and each.error is None:
                     rows["rows"] = sum(sum(counts.values()) for counts in each.differed.values())
                 yield
             self.rows[tenant_id] = rows
@@ -185,10 +185,12 @@ class Verification:
                 click.echo(f"the log of partition {partition} is not whole: {fault}; restore it from a backup")
         for tenant_id in sorted(self.beyond_repair):
             click.echo(f"tenant {tenant_id} is left as it is, as the log of its partition is not whole")
-        wrong = self.wrong - self.mended
-        mended = f"; mended: {len(self.mended):,}" if self.mended else ""
-        told = f"tenants that differ: {len(wrong):,}" if wrong else "no difference" if not self.is_wrong else ""
-        click.echo(f"{told}{mended}".removeprefix("; "))
+        if self.mended:
+            click.echo(f"tenants mended: {len(self.mended):,}")
+        if wrong := self.wrong - self.mended:
+            click.echo(f"tenants that differ: {len(wrong):,}")
+        elif not self.is_wrong:
+            click.echo("no difference")
 
     def _plain(self) -> dict[str, Any]:
         return {

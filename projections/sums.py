@@ -5,7 +5,7 @@ each event that goes into it. The database adds up the same over the event log, 
 """
 
 from collections.abc import Iterable
-from hashlib import md5
+from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy import BigInteger, Column
@@ -37,7 +37,7 @@ def columns() -> tuple[Column[Any], Column[Any]]:
 
 def fingerprint_of(event_id: str) -> int:
     """Return 32 bits of an event id's hash: one that PostgreSQL has too, and that ids in sequence do not cancel out."""
-    return int.from_bytes(md5(event_id.encode(), usedforsecurity=False).digest()[:_BYTES])
+    return int.from_bytes(sha256(event_id.encode()).digest()[:_BYTES])
 
 
 class fingerprint(GenericFunction[int]):  # noqa: N801 (SQLAlchemy's functions are called like SQL's)
@@ -49,5 +49,5 @@ class fingerprint(GenericFunction[int]):  # noqa: N801 (SQLAlchemy's functions a
 
 @compiles(fingerprint, "postgresql")
 def _in_postgresql(element: fingerprint, compiler: SQLCompiler, **options: Any) -> str:
-    hashed = f"md5({compiler.process(element.clauses, **options)})"
-    return f"('x' || left({hashed}, {2 * _BYTES}))::bit({8 * _BYTES})::bigint"
+    hashed = f"sha256(convert_to({compiler.process(element.clauses, **options)}, 'UTF8'))"
+    return f"('x' || encode(substr({hashed}, 1, {_BYTES}), 'hex'))::bit({8 * _BYTES})::bigint"

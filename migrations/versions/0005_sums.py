@@ -29,7 +29,8 @@ KEYS = {"project": ("tenant_id", "project_id"), "analysis_trend": ("tenant_id", 
 
 def upgrade() -> None:
     is_postgresql = op.get_bind().dialect.name == "postgresql"
-    fingerprint = "('x' || left(md5(event_id), 8))::bit(32)::bigint" if is_postgresql else "fingerprint(event_id)"
+    hashed = "encode(substr(sha256(convert_to(event_id, 'UTF8')), 1, 4), 'hex')"
+    fingerprint = f"('x' || {hashed})::bit(32)::bigint" if is_postgresql else "fingerprint(event_id)"
     for table, types in READS.items():
         for name in ("events", "fingerprint"):
             op.add_column(table, sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))

@@ -18,6 +18,7 @@ from migrations import config, upgrade
 from projections import schema
 from projections.schema import SchemaTooOldError
 from projections.store import metadata, writer_engine
+from projections.sums import fingerprint_of
 from tests.conftest import sqlalchemy_url
 from tests.support.servers import PostgresServer
 
@@ -61,13 +62,20 @@ def test_each_revision_follows_the_one_before_and_keeps_its_data(empty: Engine) 
     upgrade(empty, revisions[0])
     with empty.begin() as connection:
         connection.execute(
-            text("INSERT INTO event_log VALUES ('t', 'i', 0, 1, 'x.v1', NULL, 5, :body)"), {"body": b"{}"}
+            text("INSERT INTO event_log VALUES ('t', 'i', 0, 1, 'analysis.created.v1', 'p', 5, :body)"), {"body": b"{}"}
         )
         with pytest.raises(SchemaTooOldError, match="projector migrate"):
             schema.check(connection)
     for revision in revisions[1:]:
         upgrade(empty, revision)
+        if revision == "0002":
+            with empty.begin() as connection:
+                connection.execute(
+                    text("INSERT INTO analysis_trend VALUES ('t', 'p', 1, '[[0,1]]'), ('t', 'q', 0, '[]')")
+                )
     with empty.connect() as connection:
+        sums = connection.execute(text("SELECT events, fingerprint FROM analysis_trend ORDER BY project_id")).all()
+        assert sums == [(1, fingerprint_of("i")), (0, 0)]
         assert connection.scalar(text("SELECT time_us FROM event_log")) == 5
         schema.check(connection)
 
