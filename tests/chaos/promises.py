@@ -22,6 +22,13 @@ from workers.runtime import Runtime
 LENGTH_MAX = 101
 KEYS_OF_A_PARTITION = ("events:{%d}", "events:{%d}:projected", "events:{%d}:read")
 KEYS_THAT_EXPIRE = ("projector:lease:{%d}", "projector:progress:{%d}")
+KEYS_OF_ALL = {
+    "events:partitions",
+    "projector:dispatchers",
+    "projector:tally",
+    *("projector:verifying", "projector:verify", "projector:verified", "projector:verified:sums"),
+}
+JOBS_MAX = 2 * PARTITIONS + 1  # drains, and one that verifies
 
 
 class BrokenPromiseError(AssertionError):
@@ -120,20 +127,16 @@ def it_recovers_by_itself(found: Evidence) -> None:
 
 def everything_is_bounded(found: Evidence) -> None:
     """G8: the queue, the streams and the keys."""
-    _expect(found.queued_max <= 2 * PARTITIONS, True, f"a queue of {found.queued_max} is short")
+    _expect(found.queued_max <= JOBS_MAX, True, f"a queue of {found.queued_max} is short")
     _expect(found.trimmed, True, f"streams of {[end.length for end in found.ends]} are trimmed")
     redis = found.runtime.stream.redis
     keys = Counter(_kind(key.decode()) for key in redis.scan_iter())
     lasting = {pattern % partition for partition in range(PARTITIONS) for pattern in KEYS_OF_A_PARTITION}
     expiring = {pattern % partition for partition in range(PARTITIONS) for pattern in KEYS_THAT_EXPIRE}
-    known = (
-        lasting
-        | expiring
-        | {"events:partitions", "projector:dispatchers", "projector:tally", "projector:verifying", "projector:verified"}
-    )
+    known = lasting | expiring | KEYS_OF_ALL
     _expect({key for key in keys if not key.startswith("rq:")} - known, set(), "keys that nobody knows")
     # What a killed worker leaves behind, RQ keeps until it expires.
-    _expect(keys["rq:job"] <= 2 * PARTITIONS + found.killed, True, f"{keys['rq:job']} jobs are few")
+    _expect(keys["rq:job"] <= JOBS_MAX + found.killed, True, f"{keys['rq:job']} jobs are few")
 
 
 RECOVERY = "G7 the lag returns to zero"
