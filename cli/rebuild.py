@@ -30,16 +30,22 @@ TENANTS_NAMED_MAX = 20
 VALUE_LENGTH_MAX = 60
 LINE_EVERY_S = 5.0
 
-
-@click.command()
-@click.option(
+only_projection = click.option(
     "--projection", type=click.Choice([projection.name for projection in PROJECTIONS]), help="Only this read model."
 )
-@click.option("--tenant", help="Only this tenant.")
+only_tenant = click.option("--tenant", help="Only this tenant.")
+give_up = click.option(
+    "--timeout", default=600.0, show_default=True, help="Give up after an outage of so many seconds."
+)
+
+
+@click.command()
+@only_projection
+@only_tenant
 @click.option("--dry-run", is_flag=True, help="Show which rows would change, and change nothing.")
 @click.option("--workers", is_flag=True, help="Let the workers do it, between drains; not here.")
 @click.option("--restart", is_flag=True, help="Begin anew where the same rebuild was begun before and not ended.")
-@click.option("--timeout", default=600.0, show_default=True, help="Give up after an outage of so many seconds.")
+@give_up
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def rebuild(
     projection: str | None,
@@ -192,7 +198,7 @@ class Report:
             title = "Rows that differ from the event log" if self.dry_run else "Rows that differed, and are mended"
             stdout().print(table(title, heads, rows))
         for sample in self.samples:
-            click.echo(line_of(sample))
+            click.echo(_line(sample))
         for tenant_id, error in self.failed.items():
             click.echo(f"tenant {tenant_id} is as it was: {error}", err=True)
         if self.due:
@@ -211,7 +217,7 @@ class Report:
                 "median": round(median(self.held_s or [0.0]) * 1000, 3),
             },
             "readModels": self.differed,
-            "samples": [plain_sample(sample) for sample in self.samples],
+            "samples": [_plain(sample) for sample in self.samples],
             "failed": [{"tenant": tenant_id, "error": error} for tenant_id, error in self.failed.items()],
             "due": self.due,
         }
@@ -246,14 +252,12 @@ class Watch:
             click.echo(f"{text}, {report.events:,} of {self._total:,} events, about {left_s:.0f} s left", err=True)
 
 
-def line_of(sample: Sample) -> str:
-    """Return a row that differs as people see it."""
+def _line(sample: Sample) -> str:
     changes = "; ".join(f"{name} {_cut(stored)} -> {_cut(new)}" for name, (stored, new) in sample.columns.items())
     return f"{sample.kind}: {sample.read_model} {' '.join(map(str, sample.key))} {changes}".rstrip()
 
 
-def plain_sample(sample: Sample) -> dict[str, Any]:
-    """Return a row that differs as JSON shows it."""
+def _plain(sample: Sample) -> dict[str, Any]:
     columns = {name: {"stored": stored, "rebuilt": new} for name, (stored, new) in sample.columns.items()}
     plain = {"readModel": sample.read_model, "kind": sample.kind, "key": list(sample.key)}
     return plain | ({"columns": columns} if columns else {})

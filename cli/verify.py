@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from cli import environment
 from cli.database import open_reader, open_writer
 from cli.output import print_json
-from cli.rebuild import Report, Watch, chosen_tenants, count_events
+from cli.rebuild import Report, Watch, chosen_tenants, count_events, give_up, only_projection, only_tenant
 from event_stream.settings import SettingsError, StreamSettings
 from event_stream.types import partition_of
 from projections import checkpoint, due
@@ -37,14 +37,12 @@ SHARED = ("events", "seconds", "readModels", "samples", "failed")
 
 
 @click.command()
-@click.option(
-    "--projection", type=click.Choice([projection.name for projection in PROJECTIONS]), help="Only this read model."
-)
-@click.option("--tenant", help="Only this tenant.")
+@only_projection
+@only_tenant
 @click.option("--quick", is_flag=True, help="Compare sums only: seconds where folding takes minutes.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Fold the events of N tenants only, drawn by lot.")
 @click.option("--repair", is_flag=True, help="Rebuild the tenants that differ, where the log is whole.")
-@click.option("--timeout", default=600.0, show_default=True, help="Give up after an outage of so many seconds.")
+@give_up
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def verify(
     projection: str | None,

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from redis import Redis
 
 KEY = "projector:verified"
-TODO_KEY = "projector:verify"
+LEFT_KEY = "projector:verify"
 TENANTS_TOLD_MAX = 1_000
 Means: TypeAlias = Literal["sums", "rows"]
 MEANS: tuple[Means, ...] = ("sums", "rows")
@@ -100,34 +100,34 @@ def note_log(redis: Redis, partition: int, fault: str | None) -> None:
 
 def is_under_way(redis: Redis) -> bool:
     """Return whether a pass was begun and has not ended."""
-    return bool(redis.exists(TODO_KEY))
+    return bool(redis.exists(LEFT_KEY))
 
 
-def begin_pass(redis: Redis, begun: Pass, todo: Iterable[int | str]) -> None:
+def begin_pass(redis: Redis, begun: Pass, whole: Iterable[int | str]) -> None:
     """Note what is to be looked at: partitions and tenants."""
     with redis.pipeline() as pipe:
-        pipe.delete(TODO_KEY)
-        pipe.rpush(TODO_KEY, begun.model_dump_json(), *map(json.dumps, todo))
+        pipe.delete(LEFT_KEY)
+        pipe.rpush(LEFT_KEY, begun.model_dump_json(), *map(json.dumps, whole))
         pipe.execute()
 
 
 def take_next(redis: Redis) -> tuple[Pass, int | str | None]:
     """Take what is to be looked at next, None at the end."""
     client: Any = redis
-    begun, left = client.lindex(TODO_KEY, 0), client.llen(TODO_KEY)
-    each = client.rpop(TODO_KEY) if left > 1 else None
+    begun, left = client.lindex(LEFT_KEY, 0), client.llen(LEFT_KEY)
+    each = client.rpop(LEFT_KEY) if left > 1 else None
     return Pass.model_validate_json(begun or b"{}"), None if each is None else json.loads(each)
 
 
 def put_back(redis: Redis, each: int | str) -> None:
     """Let the next job look at it."""
-    redis.rpush(TODO_KEY, json.dumps(each))
+    redis.rpush(LEFT_KEY, json.dumps(each))
 
 
 def count_skipped(redis: Redis, under_way: Pass) -> None:
     """Note that one took too long."""
     skipped = under_way.model_copy(update={"skipped": under_way.skipped + 1})
-    redis.lset(TODO_KEY, 0, skipped.model_dump_json())
+    redis.lset(LEFT_KEY, 0, skipped.model_dump_json())
 
 
 def end_pass(redis: Redis, ended: Pass, at_ms: int) -> None:
@@ -136,7 +136,7 @@ def end_pass(redis: Redis, ended: Pass, at_ms: int) -> None:
     told: Any = {"at_ms": at_ms, "tenants": ended.tenants, "skipped": ended.skipped, "after": ended.after}
     with redis.pipeline() as pipe:
         pipe.hset(KEY, mapping=told | until)
-        pipe.delete(TODO_KEY)
+        pipe.delete(LEFT_KEY)
         pipe.execute()
 
 

@@ -22,6 +22,7 @@ from projections.store import reader_engine, writer_engine
 from tests.chaos.plan import PARTITIONS, Plan, traffic
 from tests.chaos.processes import Chaos
 from tests.chaos.promises import RECOVERY, Evidence, broken, is_drained, is_trimmed
+from tests.support.driving import held_open
 from tests.support.servers import PostgresServer, RedisServer
 from workers.queue import drain_queue
 from workers.runtime import Runtime, redis_client
@@ -101,8 +102,10 @@ class Grounds:
         except AssertionError as error:
             return {RECOVERY: str(error)}
         with (
-            _runtime(chaos.redis.url, chaos.database_url) as runtime,
-            _runtime(chaos.redis.url.removesuffix("0") + "1", self._sqlite(chaos.directory / "calm.db")) as calm,
+            held_open(_runtime(chaos.redis.url, chaos.database_url)) as runtime,
+            held_open(
+                _runtime(chaos.redis.url.removesuffix("0") + "1", self._sqlite(chaos.directory / "calm.db"))
+            ) as calm,
         ):
             drained = chaos.await_that(_quietly(lambda: is_drained(runtime, len(chaos.sent))), RECOVERY_TIMEOUT_S)
             trimmed = chaos.await_that(_quietly(lambda: is_trimmed(runtime)), RECOVERY_TIMEOUT_S)
@@ -140,22 +143,14 @@ def grounds() -> Iterator[Grounds]:
             shutil.rmtree(directory)
 
 
-@contextmanager
-def _runtime(redis_url: str, database_url: str) -> Iterator[Runtime]:
-    made = Runtime(
+def _runtime(redis_url: str, database_url: str) -> Runtime:
+    return Runtime(
         settings=StreamSettings(partitions=PARTITIONS),
         stream=Stream(redis_client(redis_url), PARTITIONS),
         writer=writer_engine(database_url),
         reader=reader_engine(database_url),
         queue=drain_queue(redis_client(redis_url)),
     )
-    try:
-        yield made
-    finally:
-        made.stream.redis.close()
-        made.queue.connection.close()
-        made.writer.dispose()
-        made.reader.dispose()
 
 
 def _quietly(condition: Callable[[], bool]) -> Callable[[], bool]:

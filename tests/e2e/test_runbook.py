@@ -29,7 +29,7 @@ from projections import sleepers
 from projections.store import reader_engine
 from tests.conftest import sqlalchemy_url
 from tests.support.deployment import PROJECTOR, Deployment
-from tests.support.driving import append, count_equal_answers, drain_all
+from tests.support.driving import append, count_equal_answers, drain_all, held_open
 from tests.support.events import NOW_US, TENANT, event
 from tests.support.law import assert_counted_once, assert_law
 from tests.support.oracle import Oracle
@@ -134,7 +134,7 @@ def test_drains_reads_and_status_need_no_more_rights(restricted: Restricted) -> 
 def opened(restricted: Restricted) -> Iterator[Runtime]:
     """Open what a process of the role `projector` does, but read as `projector_reader`."""
     reader = reader_engine(sqlalchemy_url(restricted.url("projector_reader")))
-    with running(restricted.up.environ | restricted.up.variables()) as runtime:
+    with held_open(Runtime.from_environ(restricted.up.environ | restricted.up.variables())) as runtime:
         try:
             yield replace(runtime, reader=reader)
         finally:
@@ -214,7 +214,7 @@ def test_a_database_restored_older_reads_the_stream_again_and_tells_what_is_no_l
     environ = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "PROJECTOR_PARTITIONS": str(PARTITIONS)}
     file, backup = Path(str(make_url(sqlite_url).database)), tmp_path / "backup.db"
     older, newer = [event("project.created.v1"), *(event() for _ in range(29))], [event() for _ in range(60)]
-    with running(environ) as runtime:
+    with held_open(Runtime.from_environ(environ)) as runtime:
         append(runtime, *older)
         drain_all(runtime)
         with runtime.writer.begin() as connection:
@@ -232,7 +232,7 @@ def test_a_database_restored_older_reads_the_stream_again_and_tells_what_is_no_l
     for leftover in file.parent.glob(f"{file.name}-*"):
         leftover.unlink()
     shutil.copyfile(backup, file)
-    with running(environ) as runtime:
+    with held_open(Runtime.from_environ(environ)) as runtime:
         drain_all(runtime)
         found = read_status(runtime).partitions[HOME]
         assert (found.in_flight, found.lost, found.epoch) == (0, trimmed, int(trimmed > 0))
@@ -243,16 +243,3 @@ def test_a_database_restored_older_reads_the_stream_again_and_tells_what_is_no_l
         assert read_status(runtime).partitions[HOME].duplicates == len(newer) - trimmed
         assert_counted_once(runtime, older + newer)
         assert_law(runtime)
-
-
-@contextmanager
-def running(environ: dict[str, str]) -> Iterator[Runtime]:
-    """Open what a process does, and close it."""
-    runtime = Runtime.from_environ(environ)
-    try:
-        yield runtime
-    finally:
-        runtime.stream.redis.close()
-        runtime.queue.connection.close()
-        runtime.writer.dispose()
-        runtime.reader.dispose()

@@ -47,16 +47,21 @@ def traffic(runtime: Runtime) -> Iterator[None]:
         producer.join()
 
 
-@pytest.mark.parametrize("number", [2])
-@pytest.mark.parametrize("point", REBUILD_POINTS)
-def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(
-    runtime: Runtime, start: Start, database_url: str, redis_url: str, point: str, number: int
-) -> None:
+def load_and_damage(runtime: Runtime) -> None:
+    """Project the history, and make much of the read models wrong."""
     append(runtime, *HISTORY)
     drain_all(runtime)
     with runtime.writer.begin() as connection:
         connection.execute(delete(activity.table))
         connection.execute(update(analysis_trend.table).values(total=-5))
+
+
+@pytest.mark.parametrize("number", [2])
+@pytest.mark.parametrize("point", REBUILD_POINTS)
+def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(
+    runtime: Runtime, start: Start, database_url: str, redis_url: str, point: str, number: int
+) -> None:
+    load_and_damage(runtime)
     start("cli", "worker")
     start("cli", "dispatcher")
     with traffic(runtime):
@@ -87,11 +92,7 @@ def is_drained(runtime: Runtime) -> bool:
 def test_workers_share_the_work_and_one_that_is_killed_leaves_it_to_the_others(
     runtime: Runtime, start: Start, database_url: str, redis_url: str
 ) -> None:
-    append(runtime, *HISTORY)
-    drain_all(runtime)
-    with runtime.writer.begin() as connection:
-        connection.execute(delete(activity.table))
-        connection.execute(update(analysis_trend.table).values(total=-5))
+    load_and_damage(runtime)
     doomed, _ = start("tests.support.dying_rebuild", "while comparing", "1", "worker"), start("cli", "dispatcher")
     wait_until(lambda: len(read_workers(runtime)) == 1, "the first worker is there")
     with traffic(runtime):

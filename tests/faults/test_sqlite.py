@@ -6,8 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sqlalchemy import event as sa_event
 from sqlalchemy.exc import DatabaseError
 
 from projections.store import writer_engine
+from tests.support.driving import held_open
 from tests.support.outages import Work
 from tests.support.points import strike
 from tests.support.servers import wait_until
@@ -117,16 +117,10 @@ def test_a_database_that_may_not_grow(runtime: Runtime, monkeypatch: pytest.Monk
     work.assert_whole()
 
 
-@contextmanager
-def runtime_on(file: Path, redis_url: str) -> Iterator[Runtime]:
-    made = Runtime.from_environ(
+def runtime_on(file: Path, redis_url: str) -> Runtime:
+    return Runtime.from_environ(
         {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{file}", "PROJECTOR_PARTITIONS": "4"}
     )
-    yield made
-    for engine in (made.writer, made.reader):
-        engine.dispose()
-    made.stream.redis.close()
-    made.queue.connection.close()
 
 
 @pytest.mark.parametrize("point", ["after read", "after claim", "before commit"])
@@ -135,7 +129,7 @@ def test_a_disk_that_is_full(
 ) -> None:
     with small_disk(megabytes=8) as disk:
         file = Path(shutil.copyfile(sqlite_template, disk / "projector.db"))
-        with runtime_on(file, redis_url) as runtime:
+        with held_open(runtime_on(file, redis_url)) as runtime:
             work = Work.load(runtime)
             strike(monkeypatch, point, lambda: work.end_when_noticed(ballast(disk)))
             work.until_dry()
@@ -151,7 +145,7 @@ def test_a_folder_that_is_gone_for_a_while(
     folder, away = tmp_path / "data", tmp_path / "away"
     folder.mkdir()
     file = Path(shutil.copyfile(sqlite_template, folder / "projector.db"))
-    with runtime_on(file, redis_url) as runtime:
+    with held_open(runtime_on(file, redis_url)) as runtime:
         work = Work.load(runtime)
 
         def fault() -> None:

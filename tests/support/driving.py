@@ -1,7 +1,8 @@
 """How tests move events: append raw, drain in process, dump tables, ask the API."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +31,18 @@ from workers.queue import Lease
 from workers.runtime import Runtime
 
 READ_MODELS = tuple(projection.table for projection in PROJECTIONS)
+
+
+@contextmanager
+def held_open(runtime: Runtime) -> Iterator[Runtime]:
+    """Let a test use a runtime of its own within this block, and close all that it holds open."""
+    try:
+        yield runtime
+    finally:
+        runtime.stream.redis.close()
+        runtime.queue.connection.close()
+        runtime.writer.dispose()
+        runtime.reader.dispose()
 
 
 def append(runtime: Runtime, *events: dict[str, Any]) -> list[Appended]:
