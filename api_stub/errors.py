@@ -89,6 +89,12 @@ def unavailable() -> ApiError:
     return ApiError(503, "UNAVAILABLE", "The store cannot be reached; try again.", headers={"Retry-After": "1"})
 
 
+def not_filled() -> ApiError:
+    """Return the answer while a rebuild has not given the tenant all that a read needs."""
+    message = "This read is still being filled from your tenant's events; try again later."
+    return ApiError(503, "UNAVAILABLE", message, headers={"Retry-After": "30"})
+
+
 def not_implemented(message: str) -> ApiError:
     """Return the answer for a part of the contract that is not built yet."""
     return ApiError(501, "NOT_IMPLEMENTED", message)

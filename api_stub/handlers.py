@@ -14,7 +14,7 @@ from api_stub import checks, errors, keys
 from api_stub.coalesce import Coalescer
 from api_stub.keys import ApiKey, KeyAsk
 from api_stub.lookup import Database
-from api_stub.reads import ActivityAsk, StatsAsk, StatsRow, activity_lookup, stats_lookup
+from api_stub.reads import ActivityAsk, NotFilled, StatsAsk, StatsRow, activity_lookup, stats_lookup
 
 HOUR_US = 3_600_000_000
 
@@ -35,8 +35,8 @@ class Reads:
 
     key_ring: checks.KeyRing
     key_of: Coalescer[KeyAsk, ApiKey]
-    stats_of: Coalescer[StatsAsk, StatsRow]
-    activity_of: Coalescer[ActivityAsk, str]
+    stats_of: Coalescer[StatsAsk, StatsRow | NotFilled]
+    activity_of: Coalescer[ActivityAsk, str | NotFilled]
     clock: Callable[[], int] = now_us
 
     @classmethod
@@ -65,6 +65,8 @@ class Reads:
         row = await self.stats_of.get(StatsAsk(key.tenant_id, slug))
         if row is None:
             raise errors.no_such_project()
+        if isinstance(row, NotFilled):
+            raise errors.not_filled()
         if row.project_id != (key.project_id or row.project_id) or row.project_id != (wanted or row.project_id):
             raise errors.forbidden("WRONG_PROJECT", "This slug belongs to another project than the request's.")
         trend = row.trend(now)
@@ -92,6 +94,8 @@ class Reads:
         entries = await self.activity_of.get(ActivityAsk(key.tenant_id, project_id, now - hours * HOUR_US))
         if entries is None:
             raise errors.no_such_project()
+        if isinstance(entries, NotFilled):
+            raise errors.not_filled()
         if project_id != (key.project_id or project_id):
             raise errors.forbidden("WRONG_PROJECT", "This API key is bound to another project.")
         return json_response(200, b'{"success":true,"data":[' + entries.encode() + b"]}")

@@ -20,6 +20,8 @@ from projections.bulk import key_rows
 from projections.project import table as project
 from projections.store import Row
 from projections.tenant import table as tenant
+from projections.versions import have_rows
+from projections.versions import table as active_version
 
 WINDOW_DAYS = 30
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
@@ -55,6 +57,15 @@ def _date(day: int) -> str:
     return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
 
 
+class NotFilled:
+    """The answer while a rebuild has not given the tenant rows in all read models that one needs."""
+
+
+NOT_FILLED = NotFilled()
+_STATS_READS = ("analysis_trend", "project", "tenant")
+_ACTIVITY_READS = ("activity", "project")
+
+
 class ActivityAsk(NamedTuple):
     """Which project's activity, and from when on (exclusive), in microseconds since 1970 UTC."""
 
@@ -63,18 +74,31 @@ class ActivityAsk(NamedTuple):
     after_us: int
 
 
-def _stats_answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow]:
-    found = {}
-    for tenant_id, slug, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
-        if project_id is None:
-            continue
-        counts = by_day_from_json(by_day or "[]")
-        found[StatsAsk(tenant_id, slug)] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
+def _stats_answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow | NotFilled]:
+    found: dict[StatsAsk, StatsRow | NotFilled] = {}
+    for tenant_id, slug, versions, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
+        ask = StatsAsk(tenant_id, slug)
+        if _lack_rows(versions, _STATS_READS, project_id):
+            found[ask] = NOT_FILLED
+        elif project_id is not None:
+            counts = by_day_from_json(by_day or "[]")
+            found[ask] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
     return found
 
 
-def _activity_answers(rows: Iterable[Row]) -> dict[ActivityAsk, str]:
-    return {ActivityAsk(*key): entries or "" for *key, exists, entries in rows if exists}
+def _activity_answers(rows: Iterable[Row]) -> dict[ActivityAsk, str | NotFilled]:
+    found: dict[ActivityAsk, str | NotFilled] = {}
+    for *key, versions, exists, entries in rows:
+        if _lack_rows(versions, _ACTIVITY_READS, exists):
+            found[ActivityAsk(*key)] = NOT_FILLED
+        elif exists:
+            found[ActivityAsk(*key)] = entries or ""
+    return found
+
+
+def _lack_rows(versions: str | None, read_models: tuple[str, ...], project: object) -> bool:
+    """Return whether read models of a tenant are not filled; of a tenant that has no events nothing is to be filled."""
+    return not have_rows(versions, read_models) and (versions, project) != (None, None)
 
 
 @cache
@@ -94,6 +118,7 @@ def _stats_statement(dialect_name: str) -> Select[Any]:
         select(
             tenant_id,
             slug,
+            active_version.c.versions,
             project.c.project_id,
             project.c.log_source_count,
             project.c.repo_count,
@@ -103,6 +128,7 @@ def _stats_statement(dialect_name: str) -> Select[Any]:
             analysis_trend.c.by_day,
         )
         .select_from(keys)
+        .outerjoin(active_version, active_version.c.tenant_id == tenant_id)
         # Outer, so that no planner begins with the projects, whatever it knows of their number.
         .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
         .outerjoin(tenant, tenant.c.tenant_id == tenant_id)
@@ -135,10 +161,12 @@ def _activity_statement(dialect_name: str) -> Select[Any]:
             tenant_id,
             project_id,
             after_us,
+            active_version.c.versions,
             project.c.present,
             select(joined).select_from(newest).correlate(keys).scalar_subquery(),
         )
         .select_from(keys)
+        .outerjoin(active_version, active_version.c.tenant_id == tenant_id)
         .outerjoin(
             project,
             (project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present,

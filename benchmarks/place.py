@@ -18,7 +18,7 @@ from benchmarks import mixes
 from benchmarks.mixes import PARTITIONS, Entry
 from benchmarks.size import Size
 from cli.embedded import free_port
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from event_stream.stream import Stream, stream_key
 from projections.settings import DatabaseSettings
 from tests.support.servers import PostgresServer, RedisServer

@@ -6,7 +6,7 @@ import click
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli import append, contract, dead_letters, doctor, keys, processes, rebuild, status, up, verify
+from cli import append, contract, dead_letters, doctor, keys, migrate, processes, rebuild, status, up, verify
 from cli.output import CliError
 from event_stream.errors import EventStreamError
 from event_stream.settings import SettingsError
@@ -28,7 +28,7 @@ def projector(debug: bool) -> None:  # noqa: ARG001 (read where errors are told)
 
 for command in (
     up.up,
-    processes.migrate,
+    migrate.migrate,
     processes.api,
     processes.worker,
     processes.dispatcher,

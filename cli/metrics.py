@@ -157,6 +157,22 @@ RECORDED: tuple[Measure[Recorded], ...] = (
         "Dead letters that nobody has replayed or discarded yet.",
         lambda recorded: _by_name({reason.value: recorded.dead_letters.get(reason.value, 0) for reason in Reason}),
     ),
+    Measure(
+        "projector_rebuild_due_tenants",
+        "gauge",
+        ("projection",),
+        "Tenants whose rows of a projection are of another version than this API process's, or lack events: a rebuild"
+        " is due.",
+        lambda recorded: _by_name({name: each.due for name, each in recorded.outdated.items()}),
+    ),
+    Measure(
+        "projector_newer_tenants",
+        "gauge",
+        ("projection",),
+        "Tenants whose rows of a projection are of a newer version than this API process's; workers of its release"
+        " stop there.",
+        lambda recorded: _by_name({name: each.newer for name, each in recorded.outdated.items()}),
+    ),
 )
 STATUS: tuple[Measure[Status], ...] = (
     Measure(

@@ -1,4 +1,4 @@
-"""The Procfile's processes, and `migrate`."""
+"""The Procfile's processes."""
 
 import os
 import signal
@@ -13,12 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api_stub.settings import ApiSettings
 from cli import environment, serve
-from event_stream.settings import StreamSettings
-from migrations import upgrade
-from projections import checkpoint, schema
+from cli.output import CliError
+from projections import versions
 from projections.faults import describe
-from projections.settings import DatabaseSettings
-from projections.store import writer_engine
 from workers.dispatcher import Dispatcher
 from workers.runtime import Runtime, process_runtime
 from workers.worker import spare_the_collector
@@ -30,34 +27,6 @@ log = structlog.get_logger()
 
 
 @click.command()
-def migrate() -> None:
-    """Create or upgrade the schema."""
-    environment.load()
-    partitions = StreamSettings.from_environ(os.environ).partitions
-    revision = migrate_database(DatabaseSettings.from_environ(os.environ).database_url, partitions)
-    click.echo(f"schema is at revision {revision}, {partitions} partitions")
-
-
-def migrate_database(database_url: str, partitions: int) -> str | None:
-    """Bring a database to the newest schema and return the revision it then has, which may be newer than this release.
-
-    Raises PartitionsMismatchError if it was made with other partitions.
-    """
-    engine = writer_engine(database_url)
-    try:
-        # A newer schema is fine, and an older release does not know its revisions.
-        with engine.connect() as connection:
-            stored = schema.found(connection)
-        if stored is None or stored <= schema.REVISION:
-            upgrade(engine)
-        with engine.begin() as connection:
-            checkpoint.create_all(connection, partitions)
-            return schema.found(connection)
-    finally:
-        engine.dispose()
-
-
-@click.command()
 def api() -> None:
     """Answer the reads over HTTP on HOST:PORT."""
     environment.load()
@@ -66,12 +35,20 @@ def api() -> None:
 
 @click.command()
 def worker() -> None:
-    """Run one RQ worker that drains partitions when rung."""
+    """Run one RQ worker that drains partitions when rung.
+
+    It stops where a newer release has taken over the read models.
+    """
     environment.load()
     _await_servers(Runtime.from_environ(os.environ), stopped=lambda: False)
     runtime = process_runtime()
+    with runtime.reader.connect() as connection:
+        versions.check(connection, runtime.projections)
     spare_the_collector()
-    rq_worker(runtime).work(logging_level="WARNING")
+    running = rq_worker(runtime)
+    running.work(logging_level="WARNING")
+    if running.outdated is not None:
+        raise CliError(str(running.outdated))
 
 
 @click.command()

@@ -18,7 +18,7 @@ from cli.database import open_reader, open_writer
 from cli.output import print_json, progress_bar, stdout, table
 from event_stream.envelope import time_text
 from event_stream.settings import StreamSettings
-from projections import checkpoint, due, event_log
+from projections import checkpoint, due, event_log, versions
 from projections.due import Asked
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
@@ -45,6 +45,7 @@ give_up = click.option(
 @click.option("--dry-run", is_flag=True, help="Show which rows would change, and change nothing.")
 @click.option("--workers", is_flag=True, help="Let the workers do it, between drains; not here.")
 @click.option("--restart", is_flag=True, help="Begin anew where the same rebuild was begun before and not ended.")
+@click.option("--downgrade", is_flag=True, help="Take back to this release what a newer one has made of read models.")
 @give_up
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def rebuild(
@@ -53,6 +54,7 @@ def rebuild(
     dry_run: bool,
     workers: bool,
     restart: bool,
+    downgrade: bool,
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -63,6 +65,8 @@ def rebuild(
     """
     if workers and dry_run:
         raise click.UsageError("--dry-run is done here; leave --workers out.")
+    if downgrade and (projection or tenant or dry_run):
+        raise click.UsageError("--downgrade is of all read models; leave --projection, --tenant and --dry-run out.")
     environment.load()
     asked = Asked(projection, tenant)
     chosen = [each for each in PROJECTIONS if projection in (None, each.name)]
@@ -71,6 +75,8 @@ def rebuild(
     with reader.connect() as connection:
         applied = sum(at.applied for at in checkpoint.read_all(connection, partitions))
         tenants = all_tenants = chosen_tenants(connection, chosen, tenant)
+    if downgrade:
+        versions.step_back(writer, PROJECTIONS, partitions)
     if not dry_run:
         tenants = _due(writer, asked, chosen, all_tenants, restart=restart)
     with reader.connect() as connection:

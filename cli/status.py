@@ -79,6 +79,12 @@ def shown(found: Status) -> RenderableType:
         Text(),
         table("Open dead letters", ("reason", "letters"), letters),
         Text(),
+        table(
+            "Projections",
+            ("name", "version", "tenants due", "tenants newer"),
+            [(each.name, each.version or "newer", each.due, each.newer) for each in found.projections],
+        ),
+        Text(),
         table("Processes", ("name", "state", "silent s"), alive, left=2),
         Text(),
         *_failures(found),

@@ -23,12 +23,16 @@ log = structlog.get_logger()
 
 @dataclass
 class Child:
-    """One process that is to run all the time. `last` children are ended after all others."""
+    """One process that is to run all the time, or `until_done`, which its exit code 0 says.
+
+    `last` children are ended after all others.
+    """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
     last: bool = False
+    until_done: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     due_at: float = 0.0
@@ -58,7 +62,7 @@ class Child:
     def tend(self) -> bool:
         """Start it if it is due; returns whether it was started."""
         now = time.monotonic()
-        if self.pid is not None:
+        if self.pid is not None or self._is_done():
             return False
         if self.process is not None:
             log.warning("process.died", process=self.name, code=self.process.returncode)
@@ -75,6 +79,9 @@ class Child:
             self.due_at = now + RESTART_PAUSE_MAX_S
             return False
         return True
+
+    def _is_done(self) -> bool:
+        return self.until_done and self.process is not None and self.process.returncode == 0
 
     def signal(self, number: int) -> None:
         """Send a signal if it runs."""

@@ -30,11 +30,13 @@ from api_stub.settings import ApiSettings
 from cli import demo, environment
 from cli.append import make_producer
 from cli.embedded import EmbeddedValkey, free_port
+from cli.migrate import migrate_database
 from cli.output import CliError
-from cli.processes import migrate_database
 from cli.serve import check_free
 from cli.supervisor import POLL_S, Child, Supervisor
 from event_stream.settings import StreamSettings
+from projections import versions
+from projections.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
 from workers.progress import STALLED_AFTER_S
@@ -114,6 +116,8 @@ def _start(
     environment.write({name: environ[name] for name in ("REDIS_URL", "DATABASE_URL")}, directory)
     for name in ["api", "dispatcher", *["worker"] * workers]:
         supervisor.add(_process(name, environ))
+    if _is_rebuild_due(environ["DATABASE_URL"]):
+        supervisor.add(Child("rebuild", [*_command("migrate"), "--rebuild"], environ, until_done=True))
     url = _operations_url(ApiSettings.from_environ(environ))
     _await(supervisor, stopping, lambda: _is_ok(f"{url}/readyz"), "reads did not answer; the lines above say why")
     return not stopping.is_set()
@@ -210,7 +214,21 @@ def _environ(directory: Path) -> tuple[dict[str, str], EmbeddedValkey | None]:
 
 
 def _process(name: str, environ: Mapping[str, str]) -> Child:
-    return Child(name, [sys.executable, "-m", "cli", name], environ)
+    return Child(name, _command(name), environ)
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-m", "cli", name]
+
+
+def _is_rebuild_due(database_url: str) -> bool:
+    """Return whether another release has made some of the rows."""
+    engine = writer_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            return bool(versions.outdated_tenants(connection, PROJECTIONS))
+    finally:
+        engine.dispose()
 
 
 def _start_demo(

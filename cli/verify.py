@@ -20,7 +20,7 @@ from cli.output import print_json
 from cli.rebuild import Report, Watch, chosen_tenants, count_events, give_up, only_projection, only_tenant
 from event_stream.settings import SettingsError, StreamSettings
 from event_stream.types import partition_of
-from projections import checkpoint, due
+from projections import checkpoint, due, versions
 from projections.due import Asked
 from projections.registry import PROJECTIONS
 from projections.store import auditor_engine
@@ -71,10 +71,12 @@ def verify(
         tenants = chosen_tenants(connection, chosen, tenant)
         folded = [] if quick else sorted(random.sample(tenants, min(sample, len(tenants)))) if sample else tenants
         events = count_events(connection, folded)
+        due_anyway = {*versions.outdated_tenants(connection, chosen)} & {*tenants}
     verification = Verification(
         Verifier(auditor_engine(writer.url, STATEMENT_S), chosen, timeout),
         Rebuilder(writer, reader, partitions, chosen, timeout),
         Report(dry_run=True, tenants_total=len(folded)),
+        due_anyway,
     )
     with Watch(verification.report, events) as watch:
         for _ in chain(verification.look(tenants, folded), verification.repair() if repair else ()):
@@ -90,12 +92,14 @@ def verify(
 class Verification:
     """What was verified so far and what was wrong; of the tenants that were, `mended` are right by now.
 
+    Of those that are `due` some rows are another release's, or behind; these rows are not looked at.
     Those `beyond_repair` are on a partition whose log is not whole: a rebuild would take from the rows what it lost.
     """
 
     verifier: Verifier
     rebuilder: Rebuilder
     report: Report
+    due: set[str] = field(default_factory=set)
     rows: dict[str, dict[Means, int]] = field(default_factory=dict)
     miscounts: dict[str, list[Miscount]] = field(default_factory=dict)
     logs: dict[int, str | None] = field(default_factory=dict)
@@ -111,7 +115,7 @@ class Verification:
     @property
     def is_wrong(self) -> bool:
         """Whether anything is wrong, or could not be verified."""
-        return bool(self.wrong - self.mended or any(self.logs.values()) or self.report.failed)
+        return bool(self.wrong - self.mended or any(self.logs.values()) or self.report.failed or self.due)
 
     def look(self, tenants: Sequence[str], folded: Sequence[str]) -> Iterator[None]:
         """Add up the events of tenants and of the logs, and fold those of some; yields now and then."""
@@ -124,7 +128,7 @@ class Verification:
             if found:
                 self.miscounts[tenant_id] = found
             rows: dict[Means, int] = {"sums": len(found)}
-            for each in self.rebuilder.compare([tenant_id]) if tenant_id in to_fold else ():
+            for each in self.rebuilder.verify([tenant_id]) if tenant_id in to_fold else ():
                 self.report.add(each)
                 if isinstance(each, Outcome) and each.error is None:
                     rows["rows"] = sum(sum(counts.values()) for counts in each.differed.values())
@@ -181,14 +185,22 @@ class Verification:
         for partition, fault in self.logs.items():
             if fault:
                 click.echo(f"the log of partition {partition} is not whole: {fault}; restore it from a backup")
-        for tenant_id in sorted(self.beyond_repair):
-            click.echo(f"tenant {tenant_id} is left as it is, as the log of its partition is not whole")
+        self._show_left_out()
         if self.mended:
             click.echo(f"tenants mended: {len(self.mended):,}")
         if wrong := self.wrong - self.mended:
             click.echo(f"tenants that differ: {len(wrong):,}")
         elif not self.is_wrong:
             click.echo("no difference")
+
+    def _show_left_out(self) -> None:
+        for tenant_id in sorted(self.beyond_repair):
+            click.echo(f"tenant {tenant_id} is left as it is, as the log of its partition is not whole")
+        if self.due:
+            click.echo(
+                f"tenants with rows that are due to be rebuilt, and were not compared: {len(self.due):,};"
+                " run `projector migrate --rebuild`"
+            )
 
     def _plain(self) -> dict[str, Any]:
         return {
@@ -202,6 +214,7 @@ class Verification:
             "wrong": sorted(self.wrong),
             "mended": sorted(self.mended),
             "beyondRepair": sorted(self.beyond_repair),
+            "due": sorted(self.due),
         }
 
 

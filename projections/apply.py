@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from event_stream.envelope import Reason, equal_json
 from event_stream.stream import Reading
 from event_stream.types import Identity
-from projections import checkpoint, dead_letters, event_log
+from projections import checkpoint, dead_letters, event_log, versions
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
 from projections.event_log import Accepted, Received
@@ -36,9 +36,9 @@ class Batch:
 def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
     """Apply a batch and return the checkpoint after it.
 
-    Raises StaleClaimError if another drain was faster, FoldError, or the database's own errors; nothing has changed
-    then. If the process dies, or the outcome of the commit is unknown, the checkpoint tells: reading from it again
-    repeats the batch or continues after it, and either way each event counts once.
+    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError, or the database's own errors;
+    nothing has changed then. If the process dies, or the outcome of the commit is unknown, the checkpoint tells:
+    reading from it again repeats the batch or continues after it, and either way each event counts once.
     """
     try:
         with engine.begin() as connection:
@@ -53,8 +53,8 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     checkpoint.claim(connection, batch.expected, batch.homes)
     accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
-    for projection in projections:
-        projection.project(connection, accepted.new)
+    for projection, events in versions.share_out(connection, projections, accepted.new, known=batch.start.applied):
+        projection.project(connection, events)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
     if dead_letters.any_open(connection):

@@ -4,6 +4,7 @@ Nearly all of the log is folded while drains go on. Only the replacement claims 
 what came meanwhile, compares, and writes the rows that differ. So a reader sees the rows from before or from after.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.exc import DBAPIError
 
 from event_stream.types import TYPES
-from projections import checkpoint, due, event_log
+from projections import checkpoint, due, event_log, versions
 from projections.bulk import delete_rows, upsert_rows
 from projections.errors import ProjectionsError
 from projections.event_log import Logged, Place
@@ -32,16 +33,21 @@ class LogReplacedError(ProjectionsError):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How a stored read model of a tenant differs from its log, by the primary keys' order.
+    """How a projection's rows of a tenant differ from its log, by the primary keys' order.
 
     `missing` are the rows that should be there, `extra` those that should not, `changed` pairs of a stored row and the
     one that should stand there.
     """
 
-    table: Table
+    projection: Projection
     missing: list[Row]
     extra: list[Row]
     changed: list[tuple[Row, Row]]
+
+    @property
+    def table(self) -> Table:
+        """The read model that differs."""
+        return self.projection.table
 
     def __len__(self) -> int:
         return len(self.missing) + len(self.extra) + len(self.changed)
@@ -49,10 +55,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What became of a tenant: how its read models differed, and for how long its partition was claimed."""
+    """What became of a tenant: how its read models differed, and for how long its partition was claimed.
+
+    `due` are the names of those that were to be rebuilt anyway, being of another version or behind.
+    """
 
     differences: list[Difference]
     held_s: float
+    due: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -131,7 +141,8 @@ class Refolding:
 def replace(engine: Engine, refolding: Refolding) -> Replaced:
     """Put what is folded in the place of what is stored, in one transaction; what was due is settled in it.
 
-    Rows that are equal are not written. Raises as `Refolding.step` does; nothing has changed then. If the process dies,
+    The rows are of this release's version then. Those that are equal are not written. Raises OutdatedReleaseError, or
+    as `Refolding.step` does; nothing has changed then. If the process dies,
     or the outcome of the commit is unknown, what is due tells; doing it again is harmless.
     """
     with _claimed(engine, refolding) as connection:
@@ -139,6 +150,7 @@ def replace(engine: Engine, refolding: Refolding) -> Replaced:
         differences = _differences(connection, refolding)
         for difference in differences:
             _mend(connection, difference)
+        versions.fill(connection, refolding.tenant_id, refolding.projections)
         due.settle(connection, refolding.tenant_id, [projection.name for projection in refolding.projections])
     return Replaced(differences, time.monotonic() - claimed_s)
 
@@ -148,7 +160,15 @@ def compare(engine: Engine, refolding: Refolding) -> Replaced:
     with _claimed(engine, refolding) as connection:
         claimed_s = time.monotonic()
         differences = _differences(connection, refolding)
-    return Replaced(differences, time.monotonic() - claimed_s)
+        due_anyway = versions.due_of(connection, refolding.tenant_id, refolding.projections)
+    return Replaced(differences, time.monotonic() - claimed_s, due_anyway)
+
+
+def verify(engine: Engine, refolding: Refolding) -> Replaced:
+    """Return how the rows differ that are not due to be rebuilt, and change nothing; as `compare` otherwise."""
+    found = compare(engine, refolding)
+    wrong = [each for each in found.differences if each.projection.name not in found.due]
+    return dataclasses.replace(found, differences=wrong)
 
 
 @contextmanager
@@ -169,13 +189,14 @@ def _differences(connection: Connection, refolding: Refolding) -> list[Differenc
     while not is_whole:
         _, is_whole = refolding.step(connection)
     both = zip(refolding.projections, refolding.models, strict=True)
-    return [_difference(connection, projection.table, refolding.tenant_id, model) for projection, model in both]
+    return [_difference(connection, projection, refolding.tenant_id, model) for projection, model in both]
 
 
-def _difference(connection: Connection, table: Table, tenant_id: str, model: Model) -> Difference:
+def _difference(connection: Connection, projection: Projection, tenant_id: str, model: Model) -> Difference:
+    table = projection.table
     width = len(table.primary_key.columns)
     missing = {row[:width]: row for rows in model.values() for row in rows}
-    found = Difference(table, [], [], [])
+    found = Difference(projection, [], [], [])
     for stored in rows_of(connection, table, tenant_id):
         rebuilt = missing.pop(tuple(stored[:width]), None)
         if rebuilt is None:

@@ -5,7 +5,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, selec
 from projections import registry
 from projections.errors import ProjectionsError
 
-REVISION = "0005"
+REVISION = "0006"
 READ_MODELS = tuple(projection.table for projection in registry.PROJECTIONS)
 
 _alembic_version = Table("alembic_version", MetaData(), Column("version_num", Text))

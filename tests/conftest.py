@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Engine
 
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
 from projections.settings import DatabaseSettings

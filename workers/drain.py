@@ -15,6 +15,7 @@ from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError
 from projections.faults import Fault, describe, fault_of
+from projections.versions import OutdatedReleaseError
 from workers import breaker
 from workers.breaker import PROBE_S, Breaker
 from workers.intake import Intake
@@ -116,6 +117,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
 
     An outage met by a step is not an error of the job: it is logged, and the lease is kept for a while, so that nobody
     rings before it is worth trying again. Without the Redis of the lease the job fails; the dispatcher rings again.
+    Raises OutdatedReleaseError: there is nothing to wait for.
     """
     deadline = time.monotonic() + budget_s
     # In this order, so that a step is made even where entering takes as long as the budget.
@@ -126,6 +128,9 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
             log.info("drain.overtaken", partition=drainer.partition, error=str(error))
             continue
         except BaseTimeoutException:
+            raise
+        except OutdatedReleaseError:
+            lease.release()  # a newer release may go on at once
             raise
         except Exception as error:
             pause_s = _pause_after(error, drainer)

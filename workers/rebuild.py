@@ -15,11 +15,12 @@ from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Engine
 
 from event_stream.types import partition_of
-from projections import due
+from projections import due, versions
 from projections.due import Asked
 from projections.faults import Fault, describe, fault_of
 from projections.projection import FoldError, Projection
-from projections.rebuild import Difference, Refolding, Replaced, compare, replace
+from projections.rebuild import Difference, Refolding, Replaced, compare, replace, verify
+from projections.versions import OutdatedReleaseError
 from workers.errors import WorkersError
 
 BACK_OFF_FIRST_S = 0.2
@@ -48,6 +49,7 @@ class Outcome(BaseModel):
     """What became of a tenant. With an `error` its read models are as they were; else `held_s` is how long it took.
 
     `differed` counts for each read model the rows that were missing, extra and changed; `samples` shows some of them.
+    `due` names the projections whose rows were to be rebuilt anyway, being of another version or behind.
     """
 
     tenant_id: str
@@ -55,6 +57,10 @@ class Outcome(BaseModel):
     held_s: float = 0.0
     differed: dict[str, dict[str, int]] = {}
     samples: list[Sample] = []
+    due: frozenset[str] = frozenset()
+
+
+_OTHER_RELEASE = (UnknownProjectionError, OutdatedReleaseError)
 
 
 @dataclass
@@ -77,11 +83,20 @@ class Rebuilder:
         for tenant_id in tenants:
             yield from self._finish(replace, tenant_id, partial(self._names_due, asked, tenant_id))
 
+    def rebuild_outdated(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+        """Rebuild what of these tenants' rows is of another version than this release's, or behind."""
+        for tenant_id in tenants:
+            yield from self._finish(replace, tenant_id, partial(self._names_outdated, tenant_id))
+
     def compare(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
         """Tell what a rebuild of all projections would change, and change nothing."""
-        names = frozenset(projection.name for projection in self.projections)
         for tenant_id in tenants:
-            yield from self._finish(compare, tenant_id, lambda: names)
+            yield from self._finish(compare, tenant_id, self._names)
+
+    def verify(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+        """Tell what is wrong in rows that are not due to be rebuilt, and change nothing."""
+        for tenant_id in tenants:
+            yield from self._finish(verify, tenant_id, self._names)
 
     def _finish(
         self,
@@ -104,7 +119,7 @@ class Rebuilder:
             except BaseTimeoutException:
                 raise
             except Exception as error:
-                if isinstance(error, UnknownProjectionError) or fault_of(error, _INTERRUPTIONS) is Fault.OURS:
+                if isinstance(error, _OTHER_RELEASE) or fault_of(error, _INTERRUPTIONS) is Fault.OURS:
                     yield Outcome(tenant_id=tenant_id, error=_named(error))
                     return
                 if time.monotonic() - moved_s > self.timeout_s:
@@ -119,6 +134,14 @@ class Rebuilder:
         with self.reader.connect() as connection:
             return due.of_tenant(connection, tenant_id, asked)
 
+    def _names_outdated(self, tenant_id: str) -> frozenset[str]:
+        with self.reader.connect() as connection:
+            standings = versions.of_tenant(connection, tenant_id)
+        return self._names() - versions.live_in(standings, self.projections)
+
+    def _names(self) -> frozenset[str]:
+        return frozenset(projection.name for projection in self.projections)
+
     def _pages(self, refolding: Refolding) -> Iterator[int]:
         """Fold until less than a page is left; yields the number of events of each page."""
         is_last = False
@@ -129,7 +152,7 @@ class Rebuilder:
 
     def _refolding(self, tenant_id: str, names: frozenset[str]) -> Refolding:
         projections = [projection for projection in self.projections if projection.name in names]
-        if unknown := names - {projection.name for projection in projections}:
+        if unknown := names - self._names():
             raise UnknownProjectionError(
                 f"due is {', '.join(sorted(unknown))}, which this release does not have; --restart forgets it"
             )
@@ -137,7 +160,7 @@ class Rebuilder:
 
 
 def _done(tenant_id: str, replaced: Replaced) -> Outcome:
-    outcome = Outcome(tenant_id=tenant_id, held_s=replaced.held_s)
+    outcome = Outcome(tenant_id=tenant_id, held_s=replaced.held_s, due=replaced.due)
     for each in replaced.differences:
         outcome.differed[each.table.name] = {
             "missing": len(each.missing),

@@ -4,7 +4,7 @@ The database knows what is recorded, Redis what waits and who works. Whoever mus
 away, as `/metrics` must, reads the halves by themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from rq import Worker
 
 from event_stream.stream import End
-from projections import checkpoint, dead_letters
+from projections import checkpoint, dead_letters, versions
 from projections.checkpoint import Checkpoint
+from projections.versions import Count
 from workers import breaker, verified
 from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
 from workers.progress import STALLED_AFTER_S, Failure, Movement, read_movements
@@ -44,6 +45,19 @@ class PartitionStatus(BaseModel):
     failure: Failure | None
 
 
+class ProjectionStatus(BaseModel):
+    """A projection, and the tenants whose rows are not of this release's version, or lack events.
+
+    Of those that are `due` a rebuild makes the rows; those that are `newer` only a newer release may touch. `version`
+    is None where only a newer release has the projection.
+    """
+
+    name: str
+    version: int | None
+    due: int
+    newer: int
+
+
 class ProcessStatus(BaseModel):
     """A worker or a dispatcher; `idle_s` is how long ago its loop last gave a sign of life."""
 
@@ -68,6 +82,7 @@ class Status(BaseModel):
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
     breaker: str | None
+    projections: list[ProjectionStatus]
     verified: Verified
 
     def problems(self) -> list[str]:
@@ -82,6 +97,8 @@ class Status(BaseModel):
             *(f"{found}; start `projector dispatcher`" for found in self.undispatched()),
             *(f"{found}; start `projector worker`" for found in self.undrained()),
             *(f"{found}; mend or roll back the release" for found in self.held_up()),
+            *(f"{found}; run `projector migrate --rebuild`" for found in self.due()),
+            *(f"{found}; run the newer release" for found in self.outdated()),
         ]
 
     def omissions(self) -> list[str]:
@@ -121,6 +138,20 @@ class Status(BaseModel):
         """Return why a breaker is open, if one is."""
         return [] if self.breaker is None else [f"the breaker is open, nothing is parked: {self.breaker}"]
 
+    def due(self) -> list[str]:
+        """Return which read models are to be rebuilt for some tenants: until then their rows are behind, or missing."""
+        return [
+            f"a rebuild is due: {each.name} to version {each.version} for {each.due:,} tenants"
+            for each in self.projections
+            if each.due
+        ]
+
+    def outdated(self) -> list[str]:
+        """Return which read models this release is too old for."""
+        return [
+            f"{each.name} is of a newer release for {each.newer:,} tenants" for each in self.projections if each.newer
+        ]
+
     def unapplied(self) -> list[str]:
         """Return how many dead letters are open, if any."""
         reasons = ", ".join(f"{reason} {letters:,}" for reason, letters in self.dead_letters.items())
@@ -144,10 +175,13 @@ class Status(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """The database's half: the checkpoints by partition, and the number of open letters of each reason that has any."""
+    """The database's half: the checkpoints by partition, the number of open letters of each reason that has any, and
+    by projection of how many tenants the rows are not this release's.
+    """
 
     checkpoints: Sequence[Checkpoint]
     dead_letters: dict[str, int]
+    outdated: Mapping[str, Count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +204,8 @@ def read_recorded(runtime: Runtime) -> Recorded:
     """Return what the database knows; raises what it raises."""
     with runtime.reader.connect() as connection:
         checkpoints = checkpoint.read_all(connection, runtime.stream.partitions)
-        return Recorded(checkpoints, dead_letters.open_by_reason(connection))
+        outdated = versions.count(connection, runtime.projections)
+        return Recorded(checkpoints, dead_letters.open_by_reason(connection), outdated)
 
 
 def read_observed(runtime: Runtime) -> Observed:
@@ -201,6 +236,7 @@ def complete(runtime: Runtime, recorded: Recorded, observed: Observed) -> Status
         workers=observed.workers,
         dispatchers=observed.dispatchers,
         breaker=observed.breaker,
+        projections=_projections(runtime, recorded.outdated),
         verified=observed.verified,
     )
 
@@ -231,6 +267,14 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
             idle_s=max(0.0, (now - worker.last_heartbeat).total_seconds()) if worker.last_heartbeat else 0.0,
         )
         for worker in sorted(found, key=lambda worker: worker.name)
+    ]
+
+
+def _projections(runtime: Runtime, outdated: Mapping[str, Count]) -> list[ProjectionStatus]:
+    known = {projection.name: projection.version for projection in runtime.projections}
+    return [
+        ProjectionStatus(name=name, version=known.get(name), due=count.due, newer=count.newer)
+        for name, count in outdated.items()
     ]
 
 

@@ -2,12 +2,16 @@
 
 import gc
 import os
+import signal
 import socket
+from types import TracebackType
 from uuid import uuid4
 
 from redis.client import Pipeline
 from rq import SimpleWorker, worker_registration
+from rq.job import Job
 
+from projections.versions import OutdatedReleaseError
 from workers.queue import DrainJob
 from workers.runtime import Runtime
 
@@ -17,7 +21,12 @@ ALLOCATIONS_PER_COLLECTION = 20_000
 
 
 class DrainWorker(SimpleWorker):
-    """RQ's worker, but one that Redis may forget: with every heartbeat it says again who it is."""
+    """RQ's worker, but one that Redis may forget: with every heartbeat it says again who it is.
+
+    It stops at a job that finds read models too new for it; `outdated` tells why then.
+    """
+
+    outdated: OutdatedReleaseError | None = None
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Give a sign of life, and register again, should Redis have come back with nothing."""
@@ -27,6 +36,13 @@ class DrainWorker(SimpleWorker):
             pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
             worker_registration.register(self, pipe)
             own.execute()
+
+    def handle_exception(self, job: Job, *exc_info: type[BaseException] | BaseException | TracebackType | None) -> None:
+        """Tell what failed; if a newer release has to go on, ask for no other job."""
+        super().handle_exception(job, *exc_info)
+        if isinstance(exc_info[1], OutdatedReleaseError):
+            self.outdated = exc_info[1]
+            self.request_stop(signal.SIGTERM, None)  # type: ignore[no-untyped-call]
 
 
 def spare_the_collector() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
 from projections.settings import DatabaseSettings

@@ -21,7 +21,7 @@ from sqlalchemy import make_url, text
 
 from api_stub import keys
 from api_stub.keys import Kind
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from event_stream import Producer
 from event_stream.stream import stream_key
 from event_stream.types import partition_of

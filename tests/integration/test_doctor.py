@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from cli.embedded import free_port
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from event_stream.types import partition_of
 from migrations import upgrade
 from projections import schema

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from event_stream.stream import PartitionsMismatchError
 from migrations import config, upgrade
 from projections import schema

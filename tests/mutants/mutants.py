@@ -19,6 +19,7 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+_OF_ONE_VERSION = "tests/integration/test_projection_versions.py::test_"
 _GONE_BACK = "tests/faults/test_database_gone_back.py::test_"
 _DRAIN = "tests/integration/test_drain.py::test_"
 _RINGING = "tests/integration/test_ringing.py::test_"
@@ -905,8 +906,8 @@ REBUILT = (
         "a comparison mends what it finds",
         "3",
         "workers/rebuild.py",
-        "self._finish(compare, tenant_id, lambda: names)",
-        "self._finish(replace, tenant_id, lambda: names)",
+        "self._finish(compare, tenant_id, self._names)",
+        "self._finish(replace, tenant_id, self._names)",
         (f"{_REBUILD}a_comparison_tells_what_differs_and_changes_nothing",),
     ),
 )
@@ -970,6 +971,65 @@ VERIFIED = (
     ),
 )
 
+OF_ONE_VERSION = (
+    Mutant(
+        "rows of an older version are folded on",
+        "G3",
+        "projections/versions.py",
+        "if standings.get(each.name) == Standing(each.version))",
+        "if each.name in standings)",
+        (f"{_OF_ONE_VERSION}a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild",),
+    ),
+    Mutant(
+        "nobody notes that rows lack events",
+        "G3",
+        "projections/versions.py",
+        "at if name in live else at._replace(is_behind=True)",
+        "at",
+        (f"{_OF_ONE_VERSION}a_rollback_before_the_rebuild_loses_nothing",),
+    ),
+    Mutant(
+        "an older release folds into rows of a newer one",
+        "G3",
+        "projections/versions.py",
+        "        if at.version > known.get(name, 0):\n            raise",
+        "        if at.version > known.get(name, 0) + 9:\n            raise",
+        (f"{_OF_ONE_VERSION}an_older_worker_rolls_back_and_says_so_and_the_newer_goes_on",),
+    ),
+    Mutant(
+        "a rebuild does not say of which version its rows are",
+        "3",
+        "projections/rebuild.py",
+        "        versions.fill(connection, refolding.tenant_id, refolding.projections)\n",
+        "",
+        (f"{_OF_ONE_VERSION}a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild",),
+    ),
+    Mutant(
+        "a tenant without a line is taken for a new one",
+        "G3",
+        "projections/versions.py",
+        "    new -= _with_history(connection, new, known)\n",
+        "",
+        (f"{_OF_ONE_VERSION}a_tenant_that_a_release_without_versions_took_in_is_rebuilt",),
+    ),
+    Mutant(
+        "a read model without rows is taken for an empty one",
+        "2",
+        "api_stub/reads.py",
+        "    return not have_rows(versions, read_models) and (versions, project) != (None, None)",
+        "    return not have_rows(versions, read_models) and (versions, project) == ()",
+        (f"{_OF_ONE_VERSION}a_projection_that_is_new_answers_503_until_its_tenant_has_it",),
+    ),
+    Mutant(
+        "verification calls rows wrong that are due",
+        "G9",
+        "projections/verify.py",
+        "        if line is not None and not versions.live_in(versions.parse(line), [projection]):\n            return []\n",
+        "",
+        (f"{_OF_ONE_VERSION}verification_leaves_out_what_is_due_and_still_finds_the_rest",),
+    ),
+)
+
 MUTANTS = (
     *NOTHING_LOST,
     *EXACTLY_ONCE,
@@ -983,4 +1043,5 @@ MUTANTS = (
     *WATCHED,
     *REBUILT,
     *VERIFIED,
+    *OF_ONE_VERSION,
 )

@@ -1,0 +1,240 @@
+"""Versions: of which release's making a tenant's rows are, read model by read model; read and set under the claim.
+
+A line a tenant says it for people too: `activity 1, analysis_trend 1 behind, project 1`. A projection that is not named
+has no rows yet. One that is `behind` was left out by a drain of another release; its rows are of that version, and lack
+what came since.
+
+Events are folded only into rows of this release's version that lack nothing. All others are left to a rebuild, which
+finds them in the log, and sets the version in the transaction that fills the rows.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from sqlalchemy import Column, Connection, Engine, Index, Select, Table, func, select, union_all
+
+from event_stream.types import Event, partition_of
+from projections import checkpoint, event_log
+from projections.bulk import bind_keys, find, key_rows, upsert_rows
+from projections.errors import ProjectionsError
+from projections.pages import tenants_of
+from projections.projection import Projection
+from projections.store import KeyText, metadata
+
+table = Table(
+    "active_version",
+    metadata,
+    Column("tenant_id", KeyText, primary_key=True),
+    Column("versions", KeyText, nullable=False),
+)
+Index("active_version_by_versions", table.c.versions)
+
+_BEHIND = " behind"
+_STANDING = re.compile(rf"(\S+) ([1-9][0-9]{{0,8}})({_BEHIND})?")
+
+
+class Standing(NamedTuple):
+    """The version of a tenant's rows in one read model, and whether they lack events."""
+
+    version: int
+    is_behind: bool = False
+
+
+Standings: TypeAlias = dict[str, Standing]
+"""By the projections' names; one that is not there has no rows yet."""
+
+
+class OutdatedReleaseError(ProjectionsError):
+    """Rows are of a version that this release does not know, so it must not touch them."""
+
+    def __init__(self, name: str, version: int, known: int | None) -> None:
+        own = "does not have it" if known is None else f"has version {known}"
+        super().__init__(
+            f"read model {name} is at version {version}, and this release {own}: run the newer release, or go back to"
+            " this one by `projector rebuild --downgrade`"
+        )
+
+
+class Count(NamedTuple):
+    """Of how many tenants the rows of a projection are to be rebuilt, and of how many they are too new for us."""
+
+    due: int = 0
+    newer: int = 0
+
+
+def share_out(
+    connection: Connection, projections: Sequence[Projection], events: Sequence[Event], known: int
+) -> list[tuple[Projection, Sequence[Event]]]:
+    """Return which of a partition's new events each projection is to fold, and note whose rows lack some from now on.
+
+    The caller holds the claim, and has appended the events behind the log's number `known`. Raises
+    OutdatedReleaseError; nothing must be committed then.
+    """
+    tenants = sorted({event.tenant_id for event in events})
+    stored = _read(connection, tenants)
+    line = dump(_current(projections))
+    if all(stored.get(tenant_id) == line for tenant_id in tenants):
+        return [(projection, events) for projection in projections]
+    new = {tenant_id for tenant_id in tenants if tenant_id not in stored}
+    new -= _with_history(connection, new, known)
+    standings = {
+        tenant_id: _current(projections) if tenant_id in new else parse(stored.get(tenant_id, ""))
+        for tenant_id in tenants
+    }
+    for each in standings.values():
+        refuse_newer(each, projections)
+    live = {tenant_id: live_in(each, projections) for tenant_id, each in standings.items()}
+    after = {tenant_id: dump(_left_out(each, live[tenant_id])) for tenant_id, each in standings.items()}
+    upsert_rows(connection, table, [each for each in after.items() if stored.get(each[0]) != each[1]])
+    return [
+        (projection, [event for event in events if projection.name in live[event.tenant_id]])
+        for projection in projections
+    ]
+
+
+def live_in(standings: Standings, projections: Iterable[Projection]) -> frozenset[str]:
+    """Return the names of the projections whose rows are of this release's version and lack nothing."""
+    return frozenset(each.name for each in projections if standings.get(each.name) == Standing(each.version))
+
+
+def refuse_newer(standings: Standings, projections: Sequence[Projection]) -> None:
+    """Raise OutdatedReleaseError if any rows are of a version that these projections do not know."""
+    known = {projection.name: projection.version for projection in projections}
+    for name, at in standings.items():
+        if at.version > known.get(name, 0):
+            raise OutdatedReleaseError(name, at.version, known.get(name))
+
+
+def check(connection: Connection, projections: Sequence[Projection]) -> None:
+    """Raise OutdatedReleaseError if any tenant's rows are too new for this release; cheap, however many there are."""
+    for versions, _ in connection.execute(_others(projections)):
+        refuse_newer(parse(versions), projections)
+
+
+def count(connection: Connection, projections: Sequence[Projection]) -> Mapping[str, Count]:
+    """Return by projection of how many tenants the rows are not this release's; O(such tenants).
+
+    Those that only a newer release has are named too.
+    """
+    found = {projection.name: Count() for projection in projections}
+    known = {projection.name: projection.version for projection in projections}
+    for versions, tenants in connection.execute(_others(projections)):
+        standings = parse(versions)
+        for name in known.keys() | standings.keys():
+            before, at = found.get(name, Count()), standings.get(name)
+            if at is not None and at.version > known.get(name, 0):
+                found[name] = before._replace(newer=before.newer + tenants)
+            elif at != Standing(known[name]):
+                found[name] = before._replace(due=before.due + tenants)
+    return found
+
+
+def of_tenant(connection: Connection, tenant_id: str) -> Standings:
+    """Return where one tenant's read models stand."""
+    return parse(_read(connection, [tenant_id]).get(tenant_id, ""))
+
+
+def due_of(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> frozenset[str]:
+    """Return the names of the projections whose rows of a tenant are known to be another release's, or to lack events.
+
+    Of a tenant that no drain has noted nothing is known.
+    """
+    standings = of_tenant(connection, tenant_id)
+    return frozenset(_current(projections)) - live_in(standings, projections) if standings else frozenset()
+
+
+def outdated_tenants(connection: Connection, projections: Sequence[Projection]) -> list[str]:
+    """Return the tenants of which rows in these read models are not this release's or lack events, ascending."""
+    stored = {row.tenant_id: row.versions for row in connection.execute(select(table))}
+    names = _current(projections).keys()
+    tenants = stored.keys() | set(tenants_of(connection, event_log.table))
+    return sorted(each for each in tenants if live_in(parse(stored.get(each, "")), projections) != names)
+
+
+def fill(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> None:
+    """Note that a tenant's rows in these read models are of this release's version and lack nothing: under the claim.
+
+    Raises OutdatedReleaseError if some of them were of a newer one.
+    """
+    standings, filled = of_tenant(connection, tenant_id), _current(projections)
+    for name, at in filled.items():
+        if name in standings and standings[name].version > at.version:
+            raise OutdatedReleaseError(name, standings[name].version, at.version)
+    upsert_rows(connection, table, [(tenant_id, dump(standings | filled))])
+
+
+def step_back(engine: Engine, projections: Sequence[Projection], partitions: int) -> None:
+    """Note of all rows that are too new for this release that they are due to be rebuilt by it, and of which version.
+
+    Until then they stand as they are; what only the newer release has is taken as not there.
+    """
+    known = _current(projections)
+    for partition in range(partitions):
+        with engine.begin() as connection:
+            checkpoint.claim_as_it_is(connection, partition)
+            others = connection.execute(select(table).where(table.c.versions != dump(known)))
+            stored = {tenant_id: parse(versions) for tenant_id, versions in others}
+            mine = {
+                tenant_id: {
+                    name: Standing(known[name].version, is_behind=True) if at.version > known[name].version else at
+                    for name, at in standings.items()
+                    if name in known
+                }
+                for tenant_id, standings in stored.items()
+                if partition_of(tenant_id, partitions) == partition
+            }
+            changed = [(each, dump(standings)) for each, standings in mine.items() if standings != stored[each]]
+            upsert_rows(connection, table, changed)
+
+
+def dump(standings: Standings) -> str:
+    """Return the line that says where read models stand, by name."""
+    return ", ".join(f"{name} {at.version}{_BEHIND if at.is_behind else ''}" for name, at in sorted(standings.items()))
+
+
+def parse(line: str) -> Standings:
+    """Return what a line says; what cannot be read, as after damage, is not there, and so is due to be rebuilt."""
+    found = [_STANDING.fullmatch(each) for each in line.split(", ")]
+    return {match[1]: Standing(int(match[2]), match[3] is not None) for match in found if match}
+
+
+@lru_cache(maxsize=256)
+def have_rows(line: str | None, names: tuple[str, ...]) -> bool:
+    """Return whether a line says that there are rows, of whatever version, in all of these read models."""
+    return parse(line or "").keys() >= set(names)
+
+
+def _current(projections: Iterable[Projection]) -> Standings:
+    return {projection.name: Standing(projection.version) for projection in projections}
+
+
+def _left_out(standings: Standings, live: Collection[str]) -> Standings:
+    return {name: at if name in live else at._replace(is_behind=True) for name, at in standings.items()}
+
+
+def _read(connection: Connection, tenants: Iterable[str]) -> dict[str, str]:
+    found = find(connection, table, list(table.columns), [(tenant_id,) for tenant_id in tenants])
+    return {row[0]: row[1] for row in found}
+
+
+def _with_history(connection: Connection, tenants: Collection[str], known: int) -> set[str]:
+    """Return those of the tenants that have events numbered up to `known`: a release without versions took them."""
+    if not tenants:
+        return set()
+    name, log = connection.dialect.name, event_log.table
+    keys = key_rows(name, [log.c.tenant_id])
+    first = select(log.c.number).where(log.c.tenant_id == keys.c[0], log.c.number <= known)
+    found = first.order_by(log.c.event_id).limit(1).correlate(keys).scalar_subquery()
+    asked = [(tenant_id,) for tenant_id in tenants]
+    return {row[0] for row in connection.execute(select(keys.c[0], found), bind_keys(name, asked)) if row[1]}
+
+
+def _others(projections: Sequence[Projection]) -> Select[str, int]:
+    """Return the lines that are not this release's, with the number of tenants: two ranges of an index."""
+    line = dump(_current(projections))
+    ranges = union_all(
+        *(select(table.c.versions).where(condition) for condition in (table.c.versions < line, table.c.versions > line))
+    ).subquery()
+    return select(ranges.c.versions, func.count()).group_by(ranges.c.versions)

@@ -1,0 +1,65 @@
+"""A rolling deploy of a second version with real processes: nothing is lost, and each one says what is to be said."""
+
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from projections import analysis_trend, versions
+from tests.faults.test_rebuild import HISTORY, TRAFFIC, is_drained, traffic
+from tests.support.driving import append, drain_all, dump, with_projections
+from tests.support.events import event
+from tests.support.law import assert_all_is_well
+from tests.support.processes import Start, environ_of
+from tests.support.releases import NEW, THOUSAND
+from tests.support.servers import wait_until
+from workers.runtime import Runtime
+from workers.status import read_status, read_workers
+
+
+def outdated(runtime: Runtime) -> list[str]:
+    with runtime.reader.connect() as connection:
+        return versions.outdated_tenants(connection, NEW)
+
+
+def run_to_its_end(environ: dict[str, str], *command: str) -> "subprocess.CompletedProcess[str]":
+    whole = [sys.executable, "-m", *command]
+    return subprocess.run(whole, check=False, env=environ, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("point", ["after the claim", "before its commit"])
+def test_two_releases_side_by_side_and_a_rebuild_that_is_killed(
+    runtime: Runtime, start: Start, database_url: str, redis_url: str, point: str
+) -> None:
+    environ, new = environ_of(database_url, redis_url), with_projections(runtime, *NEW)
+    append(runtime, *HISTORY)
+    drain_all(runtime)
+    start("cli", "dispatcher")
+    older = start("cli", "worker")
+    wait_until(lambda: len(read_workers(runtime)) == 1, "the old worker is there")
+    later: list[dict[str, Any]] = []
+    with traffic(runtime):
+        start("tests.support.releases", "worker")
+        wait_until(lambda: len(read_workers(runtime)) == 2, "the new worker is there")
+        assert read_status(new).due() == ["a rebuild is due: analysis_trend to version 2 for 3 tenants"]
+        killed = start("tests.support.releases", "dying", point, "2", "migrate", "--rebuild")
+        assert killed.wait(120) == -signal.SIGKILL
+        assert len(outdated(new)) == 2
+        done = run_to_its_end(environ, "tests.support.releases", "migrate", "--rebuild")
+        assert (done.returncode, outdated(new)) == (0, []), done.stderr
+
+    def old_one_has_met_what_is_new() -> bool:
+        later.append(event(tenantid="ten_1"))
+        append(runtime, later[-1])
+        return older.poll() is not None
+
+    wait_until(old_one_has_met_what_is_new, "the old worker ends", 120)
+    assert older.returncode == 1
+    wait_until(lambda: is_drained(runtime), "everything is projected", 120)
+    assert_all_is_well(new, [*HISTORY, *TRAFFIC, *later])
+    assert {row[2] % THOUSAND for row in dump(runtime.reader, [analysis_trend.table])["analysis_trend"]} == {0}
+    again = run_to_its_end(environ, "cli", "worker")
+    assert again.returncode == 1
+    assert "analysis_trend is at version 2, and this release has version 1: run the newer release" in again.stderr

@@ -1,0 +1,365 @@
+"""Versions of projections, on both databases: releases side by side do no harm, and a rebuild brings all to one."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import anyio
+import pytest
+from sqlalchemy import delete, insert, update
+
+from event_stream.types import partition_of
+from projections import activity, analysis_trend, event_log, versions
+from projections.projection import Model, Projection
+from projections.store import Row
+from projections.versions import OutdatedReleaseError, Standing
+from tests.integration.test_verify import verification
+from tests.support.driving import (
+    Api,
+    append,
+    checkpoints,
+    count_equal_answers,
+    drain_all,
+    dump,
+    letters,
+    with_projections,
+)
+from tests.support.events import event, mixed
+from tests.support.law import assert_all_is_well, assert_law
+from tests.support.oracle import Oracle
+from tests.support.rebuilding import differing, outcomes_of, rebuild_all, rebuilder
+from tests.support.releases import NEW, OLD, THOUSAND
+from workers import verify_jobs
+from workers.drain import Drainer, run
+from workers.queue import Lease, ring
+from workers.runtime import Runtime
+from workers.status import read_status
+from workers.worker import worker
+
+EVENTS = list(mixed(600, tenants=3, projects=3))
+TENANTS = ["ten_0", "ten_1", "ten_2"]
+ALL_OLD = "activity 1, analysis_trend 1, project 1, tenant 1"
+ALL_NEW = "activity 1, analysis_trend 2, project 1, tenant 1"
+LEFT_OUT = "activity 1, analysis_trend 1 behind, project 1, tenant 1"
+
+
+@pytest.fixture
+def old(runtime: Runtime) -> Runtime:
+    """The release that was there first; half of the events are projected by it."""
+    append(runtime, *EVENTS[:300])
+    drain_all(runtime)
+    return runtime
+
+
+@pytest.fixture
+def new(old: Runtime) -> Runtime:
+    """The release that comes after it, on the same servers."""
+    return with_projections(old, *NEW)
+
+
+def lines(runtime: Runtime) -> dict[str, str]:
+    return {row[0]: row[1] for row in dump(runtime.reader, [versions.table])["active_version"]}
+
+
+def trends(runtime: Runtime) -> Sequence[Row]:
+    return dump(runtime.reader, [analysis_trend.table])["analysis_trend"]
+
+
+def refolded(runtime: Runtime, projection: Projection, tenant_id: str) -> list[Row]:
+    """Return the rows that a projection gives for all of a tenant's events, by its fold and nothing else."""
+    model: Model = {}
+    log = dump(runtime.reader, [event_log.table])["event_log"]
+    logged = [event_log.Logged(*row[:2], *row[3:]) for row in log if row[0] == tenant_id]
+    projection.fold_into(model, [each for one in logged if (each := one.decoded()) is not None])
+    return sorted(row for rows in model.values() for row in rows)
+
+
+def migrate(runtime: Runtime) -> None:
+    """Do what `projector migrate --rebuild` does, to its end."""
+    with runtime.reader.connect() as connection:
+        tenants = versions.outdated_tenants(connection, runtime.projections)
+    outcomes = outcomes_of(rebuilder(runtime).rebuild_outdated(tenants))
+    assert {outcome.tenant_id: outcome.error for outcome in outcomes} == dict.fromkeys(tenants)
+    with runtime.reader.connect() as connection:
+        assert versions.outdated_tenants(connection, runtime.projections) == []
+
+
+def test_a_tenant_begins_with_the_versions_of_the_release_that_meets_it_first(old: Runtime, new: Runtime) -> None:
+    assert lines(old) == dict.fromkeys(TENANTS, ALL_OLD)
+    append(new, event(tenantid="ten_late"))
+    drain_all(new)
+    assert lines(new) == dict.fromkeys(TENANTS, ALL_OLD) | {"ten_late": ALL_NEW}
+
+
+def test_a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild(old: Runtime, new: Runtime) -> None:
+    before = trends(old)
+    append(new, *EVENTS[300:])
+    drain_all(new)
+    assert trends(new) == before
+    assert lines(new) == dict.fromkeys(TENANTS, LEFT_OUT)
+    assert sum(at.applied for at in checkpoints(new)) == len(EVENTS)
+    assert_law(new)
+
+    migrate(new)
+    assert lines(new) == dict.fromkeys(TENANTS, ALL_NEW)
+    assert {row[2] % THOUSAND for row in trends(new)} == {0}
+    assert_all_is_well(new, EVENTS)
+
+
+def test_what_is_not_of_another_version_is_folded_all_the_while(old: Runtime, new: Runtime) -> None:
+    append(new, *EVENTS[300:])
+    drain_all(new)
+    for each in NEW:
+        if each.name != "analysis_trend":
+            rows = [row for tenant_id in TENANTS for row in refolded(old, each, tenant_id)]
+            assert dump(old.reader, [each.table])[each.table.name] == rows
+
+
+def test_after_the_rebuild_events_are_folded_live_again(new: Runtime) -> None:
+    migrate(new)
+    append(new, *EVENTS[300:])
+    drain_all(new)
+    assert trends(new) == [row for tenant_id in TENANTS for row in refolded(new, NEW[2], tenant_id)]
+    assert differing(rebuild_all(new)) == {}
+    assert_all_is_well(new, EVENTS)
+
+
+def test_an_older_worker_rolls_back_and_says_so_and_the_newer_goes_on(old: Runtime, new: Runtime) -> None:
+    migrate(new)
+    before = (trends(old), checkpoints(old))
+    append(old, *EVENTS[300:])
+    for partition in {partition_of(tenant_id, 4) for tenant_id in TENANTS}:
+        lease = Lease(old.queue.connection, partition)
+        with pytest.raises(
+            OutdatedReleaseError, match="analysis_trend is at version 2, and this release has version 1"
+        ):
+            run(Drainer(old, partition), lease)
+        assert lease.take()
+        lease.release()
+    assert (trends(old), checkpoints(old), letters(old)) == (*before, [])
+    drain_all(new)
+    assert_all_is_well(new, EVENTS)
+
+
+def test_an_older_worker_ends_at_such_a_job_and_a_new_one_does_not_start(
+    old: Runtime, new: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(new)
+    append(old, event(tenantid="ten_1"))
+    monkeypatch.setattr("workers.drain.process_runtime", lambda: old)
+    for _ in range(2):
+        ring(old.queue, partition_of("ten_1", 4), "token")
+    outdated = worker(old)
+    outdated.work(burst=True, logging_level="CRITICAL")
+    assert "run the newer release, or go back to this one by `projector rebuild --downgrade`" in str(outdated.outdated)
+    assert old.queue.count == 1  # it takes no other job
+    with old.reader.connect() as connection:
+        versions.check(connection, NEW)
+        with pytest.raises(OutdatedReleaseError):
+            versions.check(connection, OLD)
+
+
+def test_a_rollback_before_the_rebuild_loses_nothing(old: Runtime, new: Runtime) -> None:
+    append(new, *EVENTS[300:400])
+    drain_all(new)
+    append(old, *EVENTS[400:])
+    drain_all(old)
+    assert lines(old) == dict.fromkeys(TENANTS, LEFT_OUT)
+    migrate(old)
+    assert lines(old) == dict.fromkeys(TENANTS, ALL_OLD)
+    assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, OLD[2], tenant_id)]
+    assert_all_is_well(old, EVENTS)
+
+
+def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: Runtime, new: Runtime) -> None:
+    migrate(new)
+    append(new, *EVENTS[300:])
+    drain_all(new)
+    with old.reader.connect() as connection:
+        assert versions.outdated_tenants(connection, OLD) == TENANTS
+    refused = outcomes_of(rebuilder(old).rebuild_outdated(TENANTS))
+    assert {str(outcome.error)[:51] for outcome in refused} == {"OutdatedReleaseError: read model analysis_trend is "}
+    assert lines(old) == dict.fromkeys(TENANTS, ALL_NEW)
+
+    versions.step_back(old.writer, OLD, 4)
+    assert lines(old) == dict.fromkeys(TENANTS, LEFT_OUT)
+    assert count_equal_answers(old, Oracle(EVENTS)) > 0
+    migrate(old)
+    assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, OLD[2], tenant_id)]
+    assert_all_is_well(old, EVENTS)
+
+
+def test_going_back_forgets_what_only_the_newer_release_has(old: Runtime) -> None:
+    older = with_projections(old, *OLD[:3])
+    versions.step_back(old.writer, older.projections, 4)
+    assert lines(old) == dict.fromkeys(TENANTS, "analysis_trend 1, project 1, tenant 1")
+    append(older, *EVENTS[300:])
+    drain_all(older)
+    migrate(old)
+    assert_all_is_well(old, EVENTS)
+
+
+def test_a_projection_that_is_new_answers_503_until_its_tenant_has_it(runtime: Runtime) -> None:
+    """The older release has no monitoring activity."""
+    older = with_projections(runtime, *OLD[:3])
+    append(older, *EVENTS[:300])
+    drain_all(older)
+    append(runtime, *EVENTS[300:])
+    drain_all(runtime)
+    assert dump(runtime.reader, [activity.table])["activity"] == []
+    oracle = Oracle(EVENTS)
+    projects = [(tenant, project) for tenant, project in oracle.projects() if oracle.exists(tenant, project)]
+    api = Api(runtime.writer, runtime.reader)
+
+    async def statuses(path: Callable[[str, str], str]) -> set[int]:
+        return {
+            (await api.ask(path(tenant, project), api.key(tenant), X_Project_Id=project)).status_code
+            for tenant, project in projects
+        }
+
+    async def asked() -> None:
+        def newest(_tenant: str, _project: str) -> str:
+            return "/v1/config/monitoring/activity"
+
+        refused = await api.ask(newest("", ""), api.key("ten_0"), X_Project_Id=projects[0][1])
+        assert (refused.json()["error"]["code"], refused.headers["Retry-After"]) == ("UNAVAILABLE", "30")
+        assert await statuses(newest) == {503}
+        slugs = {(tenant, held): slug for tenant, _ in projects for slug, held in oracle.slugs(tenant).items()}
+        for (tenant, _), slug in slugs.items():
+            await api.data(f"/v1/config/projects/{slug}/stats", api.key(tenant))
+        unheard_of = await api.ask(newest("", ""), api.key("ten_unheard_of"), X_Project_Id=projects[0][1])
+        assert unheard_of.status_code == 404
+
+    anyio.run(asked)
+    migrate(runtime)
+    api.close()
+    assert_all_is_well(runtime, EVENTS)
+
+
+def test_a_tenant_that_a_release_without_versions_took_in_is_rebuilt_and_not_taken_for_a_new_one(
+    old: Runtime, new: Runtime
+) -> None:
+    with old.writer.begin() as connection:
+        connection.execute(delete(versions.table).where(versions.table.c.tenant_id == "ten_1"))
+    append(new, *EVENTS[300:])
+    drain_all(new)
+    assert lines(new)["ten_1"] == ""
+    migrate(new)
+    assert_all_is_well(new, EVENTS)
+
+
+def test_a_line_that_somebody_damaged_is_due_to_be_rebuilt(old: Runtime) -> None:
+    with old.writer.begin() as connection:
+        connection.execute(update(versions.table).values(versions="activity 1, analysis_trend, project x, tenant 0"))
+    append(old, *EVENTS[300:])
+    drain_all(old)
+    assert set(lines(old).values()) == {"activity 1"}
+    migrate(old)
+    assert_all_is_well(old, EVENTS)
+
+
+def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_too_old(
+    old: Runtime, new: Runtime
+) -> None:
+    assert read_status(old).due() == read_status(old).outdated() == []
+    due = "a rebuild is due: analysis_trend to version 2 for 3 tenants"
+    assert read_status(new).due() == [due]
+    assert f"{due}; run `projector migrate --rebuild`" in read_status(new).obstacles()
+    assert read_status(new).outdated() == []
+    with new.reader.connect() as connection:
+        (first, *others) = versions.outdated_tenants(connection, NEW)
+    outcomes_of(rebuilder(new).rebuild_outdated([first]))
+    assert read_status(new).due() == [due.replace("3", "2")]
+    assert read_status(old).outdated() == ["analysis_trend is of a newer release for 1 tenants"]
+    outcomes_of(rebuilder(new).rebuild_outdated(others))
+    assert read_status(new).due() == []
+    older = with_projections(old, *OLD[:3])
+    unknown = [each for each in read_status(older).projections if each.version is None]
+    assert [(each.name, each.due, each.newer) for each in unknown] == [("activity", 0, 3)]
+
+
+def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runtime, new: Runtime) -> None:
+    append(new, *EVENTS[300:])
+    drain_all(new)
+    found = verification(new)
+    assert (found.wrong, found.report.failed) == (set(), {})
+    with new.writer.begin() as connection:
+        connection.execute(update(analysis_trend.table).values(events=-1))
+        connection.execute(update(activity.table).where(activity.table.c.tenant_id == "ten_1").values(event_id="x"))
+    assert verification(new).wrong == {"ten_1"}
+    new.queue.connection.delete(verify_jobs.KEY)
+    while read_status(new).verified.at_ms is None:
+        verify_jobs.work_here(new)
+    assert read_status(new).verified.wrong_tenants == 1
+    for _ in (repair := verification(new)).repair():
+        pass
+    assert repair.mended == {"ten_1"}
+
+
+def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old: Runtime, new: Runtime) -> None:
+    random_ = random.Random(11)
+    waiting = list(EVENTS[300:])
+    ran: set[str] = set()
+
+    def append_some() -> None:
+        append(old, *(waiting.pop() for _ in range(min(len(waiting), 15))))
+
+    def drain(runtime: Runtime) -> None:
+        try:
+            drain_all(runtime)
+        except OutdatedReleaseError:
+            ran.add("refused")
+
+    def rebuild_some(runtime: Runtime) -> None:
+        tenants = random_.sample(TENANTS, 2)
+        for outcome in outcomes_of(rebuilder(runtime).rebuild_outdated(tenants)):
+            ran.add("rebuilt" if outcome.error is None else "not rebuilt")
+
+    deeds: list[Callable[[], None]] = [
+        append_some,
+        lambda: drain(old),
+        lambda: drain(new),
+        lambda: rebuild_some(old),
+        lambda: rebuild_some(new),
+        lambda: versions.step_back(old.writer, OLD, 4),
+    ]
+    for _ in range(60):
+        random_.choices(deeds, weights=(8, 4, 4, 1, 2, 1))[0]()
+        for tenant_id, line in lines(old).items():
+            at = versions.parse(line)["analysis_trend"]
+            if not at.is_behind:
+                made_by = {1: OLD, 2: NEW}[at.version][2]
+                assert [row for row in trends(old) if row[0] == tenant_id] == refolded(old, made_by, tenant_id)
+    assert ran == {"refused", "rebuilt", "not rebuilt"}
+    append(new, *waiting)
+    drain(new)
+    migrate(new)
+    assert_all_is_well(new, EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("line", "standings"),
+    [
+        ("", {}),
+        ("a 1", {"a": Standing(1)}),
+        ("a 12 behind, b_c 3", {"a": Standing(12, is_behind=True), "b_c": Standing(3)}),
+        ("a, b 0, c -1, d 1 before, e 2", {"e": Standing(2)}),
+    ],
+)
+def test_a_line_says_what_it_can_be_read_to_say(line: str, standings: versions.Standings) -> None:
+    assert versions.parse(line) == standings
+    assert versions.parse(versions.dump(standings)) == standings
+
+
+def test_ten_thousand_other_tenants_cost_status_nothing(runtime: Runtime) -> None:
+    with runtime.writer.begin() as connection:
+        connection.execute(insert(versions.table), [{"tenant_id": f"t{n}", "versions": ALL_OLD} for n in range(10_000)])
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("ANALYZE active_version")
+    explain = "EXPLAIN QUERY PLAN" if runtime.reader.dialect.name == "sqlite" else "EXPLAIN"
+    with runtime.reader.connect() as connection:
+        statement = versions._others(OLD).compile(connection.engine, compile_kwargs={"literal_binds": True})
+        plan = " ".join(str(row) for row in connection.exec_driver_sql(f"{explain} {statement}"))
+        assert plan.count("active_version_by_versions") == 2
+        assert versions.count(connection, OLD) == dict.fromkeys(
+            (each.name for each in OLD), versions.Count(due=0, newer=0)
+        )

@@ -1,0 +1,38 @@
+"""Another release, with a second version of a projection: here, or as `python -m tests.support.releases COMMAND`.
+
+With `dying POINT CALL` before the command it dies as `tests.support.dying_rebuild` does. Its answers are the same, but each of its rows says whose it is: `total` counts in thousands.
+"""
+
+import importlib
+import sys
+from dataclasses import replace
+
+from event_stream.types import Event
+from projections import analysis_trend, registry
+from projections.analysis_trend import AnalysisTrend
+from projections.projection import Projection
+
+THOUSAND = 1000
+
+
+def _fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
+    return analysis_trend.fold(row, event)._replace(total=row.total + THOUSAND)
+
+
+SECOND = replace(analysis_trend.projection, version=2, fold=_fold)
+OLD: tuple[Projection, ...] = registry.PROJECTIONS
+NEW: tuple[Projection, ...] = tuple(SECOND if each.name == SECOND.name else each for each in OLD)
+
+
+def main() -> None:
+    registry.PROJECTIONS = NEW
+    # Whatever is imported from here on takes the registry's projections.
+    if sys.argv[1] == "dying":
+        del sys.argv[1]
+        importlib.import_module("tests.support.dying_rebuild").main()
+    else:
+        importlib.import_module("cli.main").run()
+
+
+if __name__ == "__main__":
+    main()
