@@ -13,7 +13,7 @@ from projections import checkpoint, dead_letters, event_log
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
 from projections.event_log import Accepted, Received
-from projections.projection import Projection
+from projections.projection import Projection, as_folded
 from projections.sleepers import end_sleepers
 
 
@@ -53,8 +53,9 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     checkpoint.claim(connection, batch.expected, batch.homes)
     accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
+    new = as_folded(accepted.new)
     for projection in projections:
-        projection.project(connection, accepted.new)
+        projection.project(connection, new)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
     if dead_letters.any_open(connection):

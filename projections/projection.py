@@ -8,7 +8,7 @@ history. A change of meaning raises `version`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from sqlalchemy import Column, Connection, Table
 
 from event_stream.types import Data, Event
+from event_stream.versions import upcast
 from projections.bulk import find, insert_rows, keep_newest, upsert_rows
 from projections.errors import ProjectionsError
 from projections.store import Row
@@ -25,20 +26,31 @@ R = TypeVar("R")
 
 Key: TypeAlias = tuple[str, ...]
 Kinds: TypeAlias = frozenset[type[Data]]
-"""The kinds of events that a projection reads; the others are none of its business."""
+"""The kinds of events that a projection reads, each by its newest version; the others are none of its business."""
 Model: TypeAlias = dict[Row, list[Row]]
 """A read model in memory: the rows of each key, or of each group."""
 
 
 class FoldError(ProjectionsError):
-    """A projection's own code failed on an event; the cause is the exception that came out of it.
+    """Our own code, a projection's or an upcaster, failed on an event; the cause is the exception that came out of it.
 
     The message names the kind of the cause only: its text may hold what the event holds.
     """
 
-    def __init__(self, projection: str, event: Event, cause: Exception) -> None:
+    def __init__(self, part: str, event: Event, cause: Exception) -> None:
         self.event = event
-        super().__init__(f"projection {projection} failed with {type(cause).__name__}")
+        super().__init__(f"{part} failed with {type(cause).__name__}")
+
+
+def as_folded(events: Iterable[Event]) -> list[Event]:
+    """Return events as folds want them, each in the newest version of its type; raises FoldError."""
+    newest = []
+    for event in events:
+        try:
+            newest.append(upcast(event))
+        except Exception as error:
+            raise FoldError(f"the upcaster of {event.type}", event, error) from error
+    return newest
 
 
 class Projection(Protocol):
@@ -112,7 +124,7 @@ class Rollup(Generic[R]):
                 try:
                     touched[self.key(event)].append(event)
                 except Exception as error:
-                    raise FoldError(self.name, event, error) from error
+                    raise FoldError(f"projection {self.name}", event, error) from error
         return touched
 
     def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row:
@@ -126,7 +138,7 @@ class Rollup(Generic[R]):
             return (*self.dump(row), *sums.plus(events))
         except Exception as error:
             # The event in hand: the first while loading, the last while dumping.
-            raise FoldError(self.name, event, error) from error
+            raise FoldError(f"projection {self.name}", event, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +186,7 @@ class Feed:
         try:
             return self.entry(event)
         except Exception as error:
-            raise FoldError(self.name, event, error) from error
+            raise FoldError(f"projection {self.name}", event, error) from error
 
 
 def project_key(event: Event) -> Key:

@@ -45,7 +45,7 @@ class Poisoned:
     def fold_into(self, model: Model, events: Sequence[Event]) -> None:
         for each in events:
             if POISON in each.body.decode():
-                raise FoldError(self.name, each, ValueError(POISON))
+                raise FoldError(f"projection {self.name}", each, ValueError(POISON))
 
 
 @dataclass
