@@ -6,6 +6,7 @@ Its rows are byte for byte those of this release, so that each can be held again
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -82,8 +83,13 @@ def later_release(
             patch.setitem(TYPES, type_, kind)
         for type_, upcaster in {**LATER_UPCASTERS, **upcasters}.items():
             patch.setitem(versions.UPCASTERS, type_, upcaster)
-        patch.setattr(types, "_VALIDATOR", types._whole_events().validator)
+        patch.setattr(types, "_VALIDATOR", _validator())
         yield tuple(LATER_PROJECTIONS.get(each.name, each) for each in PROJECTIONS)
+
+
+@cache
+def _validator() -> Any:
+    return types._whole_events().validator
 
 
 def native(event: dict[str, Any], version: int) -> dict[str, Any]:
