@@ -52,10 +52,15 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     partition = batch.expected.partition
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     checkpoint.claim(connection, batch.expected, batch.homes)
-    accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
+    accepted = event_log.judge(connection, batch.received)
     new = as_folded(accepted.new)
-    for projection in projections:
-        projection.project(connection, new)
+    models = [projection.fetch(connection, new) for projection in projections]
+    # The database is as busy with the log as we are with the folds: so both at the same time.
+    with event_log.appending(connection, partition, accepted.new, last_number=batch.start.applied):
+        for projection, model in zip(projections, models, strict=True):
+            projection.fold_into(model, new)
+    for projection, model in zip(projections, models, strict=True):
+        projection.store(connection, model)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
     if dead_letters.any_open(connection):

@@ -55,7 +55,9 @@ def rows_after(projection: Projection, engines: tuple[Engine, Engine], batches: 
         connection.execute(projection.table.delete())
     for batch in batches:
         with writer.begin() as connection:
-            projection.project(connection, batch)
+            model = projection.fetch(connection, batch)
+            projection.fold_into(model, batch)
+            projection.store(connection, model)
     return dump(reader, [projection.table])
 
 
