@@ -37,7 +37,7 @@ class Pace:
     def count_after(self, done: Reading) -> int:
         """Return how many to read once a batch is done: more, but not so many that they break the byte budget."""
         entries = max(1, len(done.entries))
-        fitting = max(1, BYTES_MAX * entries // max(1, sum(entry.size for entry in done.entries)))
+        fitting = max(1, BYTES_MAX * entries // max(1, done.size))
         return min(self.count * FASTER, fitting, ENTRIES_MAX)
 
     def speed_up(self, count: int) -> None:
