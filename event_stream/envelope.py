@@ -24,10 +24,11 @@ _URI_REFERENCE = (
 )
 # RFC 3339 date-time; the ranges that datetime.fromisoformat would stretch are spelled out.
 _RFC3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
+    r"\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
 _COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_SHOWN = datetime(1970, 1, 1)  # noqa: DTZ001 (in UTC, but shown without an offset)
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an offset can lead past the year 9999
 
@@ -70,7 +71,7 @@ def time_us_of(text: object) -> int:
 
 def time_text(time_us: int) -> str:
     """Return microseconds since 1970 UTC as RFC 3339 with `Z`; a fraction only if not zero, without trailing zeros."""
-    text = (_EPOCH.replace(tzinfo=None) + timedelta(microseconds=min(time_us, _LATEST_US))).isoformat()
+    text = (_EPOCH_SHOWN + min(time_us, _LATEST_US) * _MICROSECOND).isoformat()
     return (text.rstrip("0") if "." in text else text) + "Z"
 
 

@@ -92,11 +92,6 @@ class Entry(NamedTuple):
         """The value of the field `event`; None where an entry has no such field."""
         return self.fields.get(FIELD)
 
-    @property
-    def size(self) -> int:
-        """How many bytes its fields hold."""
-        return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
-
     def digest(self) -> bytes:
         """Return 32 bytes that tell this entry from any other that ever gets the same position."""
         hashed = sha256()
@@ -137,6 +132,11 @@ class Reading:
         """Whether nothing lies behind the last entry read."""
         last = self.entries[-1].position if self.entries else self.before
         return self.end.position is None or last == self.end.position
+
+    @property
+    def size(self) -> int:
+        """How many bytes the fields of its entries hold."""
+        return sum(len(part) for entry in self.entries for pair in entry.fields.items() for part in pair)
 
     def after(self, position: Position, count: int) -> "Reading":
         """Return the first `count` entries behind `position`."""

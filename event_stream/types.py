@@ -1,5 +1,6 @@
 """Every event type and its data (CONTRACT 1.3), and `decode`: bytes to an Event, or the reason why not."""
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, Union
 from zlib import crc32
 
@@ -126,11 +127,16 @@ TYPES: dict[str, type[Data]] = {
     "analysis.created.v1": AnalysisCreated,
     "watchdog.evaluated.v1": WatchdogEvaluated,
 }
+"""Every version of every type that was ever accepted: the log keeps them. Older ones: event_stream/versions.py."""
 TENANT_LEVEL = frozenset({"support_desk.bound.v1", "support_desk.unbound.v1"})
+_VERSIONED = re.compile(r"(.+)\.v([1-9][0-9]{0,8})")
 
 
 class Event(NamedTuple):
-    """One checked fact. `project_id` is None for the tenant-level types; `time_us` counts from 1970 UTC."""
+    """One checked fact. `project_id` is None for the tenant-level types; `time_us` counts from 1970 UTC.
+
+    `type` and `body` are as they were received, also where `data` has been brought to a later version.
+    """
 
     tenant_id: str
     id: str
@@ -163,6 +169,12 @@ class Arrival(NamedTuple):
 def partition_of(tenant_id: str, partitions: int) -> int:
     """Return the partition of a tenant: crc32 of its UTF-8 bytes, modulo the number of partitions (CONTRACT 1.2)."""
     return crc32(tenant_id.encode()) % partitions
+
+
+def version_of(type_: str) -> tuple[str, int]:
+    """Return the name of a type and its version, which is 0 where the type is not of the form `name.v<N>`."""
+    found = _VERSIONED.fullmatch(type_)
+    return (found[1], int(found[2])) if found else (type_, 0)
 
 
 def decode(body: bytes, arrival: Arrival | None = None) -> Event:
@@ -198,8 +210,13 @@ def _whole(type_: str, data: type[Data]) -> type[Envelope]:
     return create_model(f"{data.__name__}Event", __base__=Envelope, **members)
 
 
-_ENVELOPES: Any = Annotated[Union[tuple(_whole(*each) for each in TYPES.items())], Field(discriminator="type")]  # noqa: UP007
-_VALIDATOR = TypeAdapter(_ENVELOPES).validator
+def _whole_events() -> TypeAdapter[Any]:
+    """Return what tells the types apart by their name, and checks envelope and data of each at once."""
+    envelopes: Any = Annotated[Union[tuple(_whole(*each) for each in TYPES.items())], Field(discriminator="type")]  # noqa: UP007
+    return TypeAdapter(envelopes)
+
+
+_VALIDATOR = _whole_events().validator
 
 
 def _valid_at_once(body: bytes) -> Event | None:
@@ -227,7 +244,7 @@ def _judged(body: bytes, arrival: Arrival | None) -> Event:
     if arrival is not None:
         _check_partition(envelope.tenantid, arrival)
     if data_class is None:
-        raise InvalidEventError(Reason.UNKNOWN_TYPE, f"type: {envelope.type!r:.100} is not known to this version")
+        raise InvalidEventError(Reason.UNKNOWN_TYPE, f"type: {envelope.type!r:.100} {_unknown(envelope.type)}")
     try:
         data = data_class.model_validate(envelope.data)
     except ValidationError as error:
@@ -235,6 +252,17 @@ def _judged(body: bytes, arrival: Arrival | None) -> Event:
     if arrival is not None:
         check_clock(envelope.time_us, arrival.at_ms, arrival.max_clock_skew_s)
     return Event(envelope.tenantid, envelope.id, envelope.type, envelope.time_us, project_id, data, body)
+
+
+def _unknown(type_: str) -> str:
+    name, version = version_of(type_)
+    newest = max((known for other, known in map(version_of, TYPES) if other == name), default=0)
+    if not 0 < newest < version:
+        return "is not known to this release"
+    return (
+        f"is of a later release, this one knows up to v{newest}: upgrade the workers,"
+        " then `projector dead-letters replay --reason unknown_type`"
+    )
 
 
 def _project_id(value: object) -> str:

@@ -13,7 +13,7 @@ from projections import checkpoint, dead_letters, event_log, versions
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
 from projections.event_log import Accepted, Received
-from projections.projection import Projection
+from projections.projection import Projection, as_folded
 from projections.sleepers import end_sleepers
 
 
@@ -52,9 +52,15 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     partition = batch.expected.partition
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     checkpoint.claim(connection, batch.expected, batch.homes)
-    accepted = event_log.accept(connection, partition, batch.received, last_number=batch.start.applied)
-    for projection, events in versions.share_out(connection, projections, accepted.new, known=batch.start.applied):
-        projection.project(connection, events)
+    accepted = event_log.judge(connection, batch.received)
+    shares = versions.share_out(connection, projections, as_folded(accepted.new), known=batch.start.applied)
+    models = [projection.fetch(connection, events) for projection, events in shares]
+    # The database is as busy with the log as we are with the folds: so both at the same time.
+    with event_log.appending(connection, partition, accepted.new, last_number=batch.start.applied):
+        for (projection, events), model in zip(shares, models, strict=True):
+            projection.fold_into(model, events)
+    for (projection, _), model in zip(shares, models, strict=True):
+        projection.store(connection, model)
     letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
     dead_letters.park(connection, letters)
     if dead_letters.any_open(connection):

@@ -1,7 +1,8 @@
 """Many rows at once, on PostgreSQL and SQLite: look up by keys, insert, upsert, keep the newest."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -111,13 +112,25 @@ def _all(conditions: Sequence[Any]) -> Any:
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows given in the order of the table's columns; none of them may exist."""
+    with inserting(connection, table, rows):
+        pass
+
+
+@contextmanager
+def inserting(connection: Connection, table: Table, rows: Sequence[Row]) -> Iterator[None]:
+    """Insert rows as `insert_rows` does, by the end of the block: PostgreSQL stores them while the block runs.
+
+    The block must leave the connection alone. If it raises, the transaction has to be rolled back.
+    """
     if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        _copy(connection, table, rows)
-        return
-    marks = ", ".join("?" * len(table.columns))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} VALUES ({marks})", list(rows))
+        yield
+    elif connection.dialect.name == "postgresql":
+        with _copying(connection, table, rows):
+            yield
+    else:
+        marks = ", ".join("?" * len(table.columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} VALUES ({marks})", list(rows))
+        yield
 
 
 def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
@@ -190,7 +203,8 @@ def _keep_newest_of_all(
     return delete(table).where(*in_group, tuple_(*order) < tuple_(*list(kept.c)[len(group) :]))
 
 
-def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+@contextmanager
+def _copying(connection: Connection, table: Table, rows: Sequence[Row]) -> Iterator[None]:
     driver: Any = connection.connection.driver_connection
     with (
         driver.cursor() as cursor,
@@ -199,6 +213,7 @@ def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
         copy.set_types([_type_name(column) for column in table.columns])
         for row in rows:
             copy.write_row(row)
+        yield
 
 
 def _type_name(column: Column[Any]) -> str:

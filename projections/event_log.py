@@ -1,6 +1,7 @@
 """The event log: every accepted event, once, for ever. Its primary key is what makes a repeat harmless."""
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from sqlalchemy import (
 from event_stream.envelope import InvalidEventError, equal_json
 from event_stream.stream import Position
 from event_stream.types import Event, Identity, decode
-from projections.bulk import find, insert_rows
+from projections.bulk import find, inserting
 from projections.errors import ProjectionsError
 from projections.pages import read_page
 from projections.store import KeyText, metadata
@@ -60,22 +61,24 @@ class Accepted:
     conflicts: list[Received]
 
 
-def accept(connection: Connection, partition: int, batch: Sequence[Received], last_number: int) -> Accepted:
-    """Append the events whose identity is new to the log, numbered from `last_number` + 1.
+def judge(connection: Connection, batch: Sequence[Received]) -> Accepted:
+    """Tell which events of a batch have an identity that is new to the log; those are to be appended.
 
     The caller holds the partition's claim, and a tenant is always on one partition; so nobody else decides about these
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
-    accepted = _told_apart(batch, find_bodies(connection, [received.event.identity for received in batch]))
-    insert_rows(
-        connection,
-        table,
-        [
-            (event.tenant_id, event.id, partition, number, event.type, event.project_id, event.time_us, event.body)
-            for number, event in enumerate(accepted.new, start=last_number + 1)
-        ],
-    )
-    return accepted
+    return _told_apart(batch, find_bodies(connection, [received.event.identity for received in batch]))
+
+
+def appending(
+    connection: Connection, partition: int, events: Sequence[Event], last_number: int
+) -> AbstractContextManager[None]:
+    """Append events that are new to the log, numbered from `last_number` + 1, while a block runs (`bulk.inserting`)."""
+    rows = [
+        (event.tenant_id, event.id, partition, number, event.type, event.project_id, event.time_us, event.body)
+        for number, event in enumerate(events, start=last_number + 1)
+    ]
+    return inserting(connection, table, rows)
 
 
 def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[Identity, bytes]:

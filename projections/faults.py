@@ -1,9 +1,9 @@
 """Which error means that we are wrong, and which that the world is away: decided here, and nowhere else.
 
 The costliest bug of this kind of system is to take an outage for poison. So only three things are held against an
-event: an exception out of a projection's own code; a database that refuses the data itself (SQLSTATE class 22, data
-exception, or 23, integrity violation); that it is in the log and cannot be decoded any more. Everything else is the
-world being away, and is tried again.
+event: an exception out of our own code, a projection's or an upcaster; a database that refuses the data itself
+(SQLSTATE class 22, data exception, or 23, integrity violation); that it is in the log and cannot be decoded any more.
+Everything else is the world being away, and is tried again.
 """
 
 import sqlite3

@@ -1,14 +1,15 @@
 """What a projection is: a value that says which rows an event touches and how it changes them.
 
 There are two kinds. A `Rollup` folds events into one row a key. A `Feed` keeps the newest entries of a group.
-Live events go into the table by `project`, a rebuild's into memory by `fold_into`: by the same folds.
+`fold_into` brings a read model in memory from before some events to after them. For live events `fetch` gets the rows
+that they touch, and `store` writes what became of them; a rebuild folds all of a tenant's events.
 Both are order-free: the rows depend on the set of events alone, so a late event, a replay or a rebuild gives the same
 bytes. No clock, no randomness, no I/O and no logging in `key`, `fold` or `entry`: a rebuild calls them for all of
 history. A change of meaning raises `version`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from sqlalchemy import Column, Connection, Table
 
 from event_stream.types import Data, Event
+from event_stream.versions import upcast
 from projections.bulk import find, insert_rows, keep_newest, upsert_rows
 from projections.errors import ProjectionsError
 from projections.store import Row
@@ -25,20 +27,31 @@ R = TypeVar("R")
 
 Key: TypeAlias = tuple[str, ...]
 Kinds: TypeAlias = frozenset[type[Data]]
-"""The kinds of events that a projection reads; the others are none of its business."""
+"""The kinds of events that a projection reads, each by its newest version; the others are none of its business."""
 Model: TypeAlias = dict[Row, list[Row]]
 """A read model in memory: the rows of each key, or of each group."""
 
 
 class FoldError(ProjectionsError):
-    """A projection's own code failed on an event; the cause is the exception that came out of it.
+    """Our own code, a projection's or an upcaster, failed on an event; the cause is the exception that came out of it.
 
     The message names the kind of the cause only: its text may hold what the event holds.
     """
 
-    def __init__(self, projection: str, event: Event, cause: Exception) -> None:
+    def __init__(self, part: str, event: Event, cause: Exception) -> None:
         self.event = event
-        super().__init__(f"projection {projection} failed with {type(cause).__name__}")
+        super().__init__(f"{part} failed with {type(cause).__name__}")
+
+
+def as_folded(events: Iterable[Event]) -> list[Event]:
+    """Return events as folds want them, each in the newest version of its type; raises FoldError."""
+    newest = []
+    for event in events:
+        try:
+            newest.append(upcast(event))
+        except Exception as error:
+            raise FoldError(f"the upcaster of {event.type}", event, error) from error
+    return newest
 
 
 class Projection(Protocol):
@@ -60,11 +73,14 @@ class Projection(Protocol):
     def reads(self) -> Kinds:
         """The kinds of events that change it."""
 
-    def project(self, connection: Connection, events: Sequence[Event]) -> None:
-        """Bring the read model from before `events` to after them; raises FoldError."""
+    def fetch(self, connection: Connection, events: Sequence[Event]) -> Model:
+        """Return what the table holds of the read model, as far as `fold_into` needs it; raises FoldError."""
 
     def fold_into(self, model: Model, events: Sequence[Event]) -> None:
         """Bring a read model in memory from before `events` to after them; raises FoldError, and spoils it then."""
+
+    def store(self, connection: Connection, model: Model) -> None:
+        """Bring the table to where the events led that were folded into what `fetch` returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +106,21 @@ class Rollup(Generic[R]):
         if tuple(self.table.columns.keys()[-2:]) != Sums._fields:
             raise TypeError(f"the table of projection {self.name} must end with `*sums.columns()`")
 
-    def project(self, connection: Connection, events: Sequence[Event]) -> None:
-        """Load the touched rows once, fold in memory, store each once."""
-        touched = self._by_key(events)
+    def fetch(self, connection: Connection, events: Sequence[Event]) -> Model:
+        """Return the rows that the events touch, by key."""
         width = len(self.table.primary_key.columns)
-        found = find(connection, self.table, list(self.table.columns), sorted(touched))
-        stored = {row[:width]: row for row in found}
-        rows = [self._after(key, stored.get(key), key_events) for key, key_events in touched.items()]
-        upsert_rows(connection, self.table, rows)
+        found = find(connection, self.table, list(self.table.columns), sorted(self._by_key(events)))
+        return {row[:width]: [row] for row in found}
 
     def fold_into(self, model: Model, events: Sequence[Event]) -> None:
-        """Fold as `project` does, with the model in the place of the table."""
+        """Put in the place of each row that the events touch the one that follows from them."""
         for key, key_events in self._by_key(events).items():
             stored = model.get(key)
             model[key] = [self._after(key, stored[0] if stored else None, key_events)]
+
+    def store(self, connection: Connection, model: Model) -> None:
+        """Store each row once."""
+        upsert_rows(connection, self.table, chain.from_iterable(model.values()))
 
     def _by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
         touched: defaultdict[Key, list[Event]] = defaultdict(list)
@@ -112,7 +129,7 @@ class Rollup(Generic[R]):
                 try:
                     touched[self.key(event)].append(event)
                 except Exception as error:
-                    raise FoldError(self.name, event, error) from error
+                    raise FoldError(f"projection {self.name}", event, error) from error
         return touched
 
     def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row:
@@ -126,7 +143,7 @@ class Rollup(Generic[R]):
             return (*self.dump(row), *sums.plus(events))
         except Exception as error:
             # The event in hand: the first while loading, the last while dumping.
-            raise FoldError(self.name, event, error) from error
+            raise FoldError(f"projection {self.name}", event, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +162,19 @@ class Feed:
     keep: int
     entry: Callable[[Event], Row]
 
-    def project(self, connection: Connection, events: Sequence[Event]) -> None:
-        """Add the entries of new events, then remove what is older than the newest `keep` of each touched group."""
-        by_group = self._by_group(events)
-        # Of more than are kept, the oldest need not even be written.
-        newest = (self._newest(rows) for rows in by_group.values())
-        insert_rows(connection, self.table, list(chain.from_iterable(newest)))
-        keep_newest(connection, self.table, self.group, self.order, self.keep, sorted(by_group))
+    def fetch(self, _connection: Connection, _events: Sequence[Event]) -> Model:
+        """Return nothing: what is stored already does not change, at most it is too old then."""
+        return {}
 
     def fold_into(self, model: Model, events: Sequence[Event]) -> None:
         """Add the entries of new events, and keep the newest of each touched group."""
         for group, rows in self._by_group(events).items():
             model[group] = self._newest(model.get(group, []) + rows)
+
+    def store(self, connection: Connection, model: Model) -> None:
+        """Add the new entries, then remove what is older than the newest `keep` of each touched group."""
+        insert_rows(connection, self.table, list(chain.from_iterable(model.values())))
+        keep_newest(connection, self.table, self.group, self.order, self.keep, sorted(model))
 
     def _by_group(self, events: Sequence[Event]) -> Model:
         by_group: defaultdict[Row, list[Row]] = defaultdict(list)
@@ -174,7 +192,7 @@ class Feed:
         try:
             return self.entry(event)
         except Exception as error:
-            raise FoldError(self.name, event, error) from error
+            raise FoldError(f"projection {self.name}", event, error) from error
 
 
 def project_key(event: Event) -> Key:

@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.exc import DBAPIError
 
 from event_stream.types import TYPES
+from event_stream.versions import types_of
 from projections import checkpoint, due, event_log, versions
 from projections.bulk import delete_rows, upsert_rows
 from projections.errors import ProjectionsError
 from projections.event_log import Logged, Place
 from projections.pages import ROWS_AT_ONCE, rows_of
-from projections.projection import Model, Projection
+from projections.projection import Model, Projection, as_folded
 from projections.sleepers import end_sleepers
 from projections.store import Row, go_through_keys
 
@@ -87,8 +88,8 @@ class Refolding:
 
     def __post_init__(self) -> None:
         self.models = [{} for _ in self.projections]
-        read = {kind for projection in self.projections for kind in projection.reads}
-        self._unread = frozenset(name for name, kind in TYPES.items() if kind not in read)
+        read = types_of({kind for projection in self.projections for kind in projection.reads})
+        self._unread = frozenset(TYPES) - read
 
     def step(self, connection: Connection) -> tuple[int, bool]:
         """Fold the next page; returns how many of the tenant's events it held, and whether less than a page is left.
@@ -131,7 +132,7 @@ class Refolding:
         return len(mine), len(page) < EVENTS_AT_ONCE
 
     def _fold(self, page: Iterable[Logged]) -> None:
-        events = [event for logged in page if (event := logged.decoded()) is not None]
+        events = as_folded(event for logged in page if (event := logged.decoded()) is not None)
         self.spoilt = True
         for projection, model in zip(self.projections, self.models, strict=True):
             projection.fold_into(model, events)

@@ -22,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-from event_stream.types import TYPES
+from event_stream.versions import types_of
 from projections import checkpoint, event_log, versions
 from projections.projection import Feed, Projection
 from projections.store import Row
@@ -98,7 +98,7 @@ def _gaps(connection: Connection, partition: int, since: int, applied: int) -> l
 
 def _statement(projection: Projection) -> Select[Any] | CompoundSelect[Any]:
     """Return what is on one side and not on the other, as (where the tenant stands, side, key, sums)."""
-    log, types = event_log.table, [name for name, kind in TYPES.items() if kind in projection.reads]
+    log, types = event_log.table, sorted(types_of(projection.reads))
     of_tenant = log.c.tenant_id == bindparam("tenant")
     stored = _stored(projection).cte("stored")
     logged = _summed(projection, log, of_tenant & log.c.type.in_(types)).cte("logged")

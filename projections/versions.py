@@ -69,7 +69,7 @@ def share_out(
 ) -> list[tuple[Projection, Sequence[Event]]]:
     """Return which of a partition's new events each projection is to fold, and note whose rows lack some from now on.
 
-    The caller holds the claim, and has appended the events behind the log's number `known`. Raises
+    The caller holds the claim, and the log's number `known` is the last before these events. Raises
     OutdatedReleaseError; nothing must be committed then.
     """
     tenants = sorted({event.tenant_id for event in events})

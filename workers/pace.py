@@ -37,7 +37,7 @@ class Pace:
     def count_after(self, done: Reading) -> int:
         """Return how many to read once a batch is done: more, but not so many that they break the byte budget."""
         entries = max(1, len(done.entries))
-        fitting = max(1, BYTES_MAX * entries // max(1, sum(entry.size for entry in done.entries)))
+        fitting = max(1, BYTES_MAX * entries // max(1, done.size))
         return min(self.count * FASTER, fitting, ENTRIES_MAX)
 
     def speed_up(self, count: int) -> None:
@@ -60,8 +60,9 @@ class Pace:
             self.suspect = place
             self.why = describe(error)
         elif isinstance(error, FoldError):
-            # A fold says which event it failed on: what stands before that one can go ahead.
-            culprit = next(entry.position for entry in batch.received if entry.event is error.event)
+            # A fold says which event it failed on: what stands before that one can go ahead. By now the event may be of
+            # a later version than it was received in; and of an identity only the first is folded.
+            culprit = next(each.position for each in batch.received if each.event.identity == error.event.identity)
             self.count = max(1, positions.index(culprit))
         else:
             self.count = max(1, len(positions) // 2)

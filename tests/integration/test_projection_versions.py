@@ -12,7 +12,7 @@ from projections import activity, analysis_trend, event_log, versions
 from projections.projection import Model, Projection
 from projections.store import Row
 from projections.versions import OutdatedReleaseError, Standing
-from tests.integration.test_verify import verification
+from tests.integration.test_verify import repaired, verification
 from tests.support.driving import (
     Api,
     append,
@@ -290,9 +290,7 @@ def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runti
     while read_status(new).verified.at_ms is None:
         verify_jobs.work_here(new)
     assert read_status(new).verified.wrong_tenants == 1
-    for _ in (repair := verification(new)).repair():
-        pass
-    assert repair.mended == {"ten_1"}
+    assert repaired(verification(new)).mended == {"ten_1"}
 
 
 def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old: Runtime, new: Runtime) -> None:

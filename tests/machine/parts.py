@@ -39,13 +39,16 @@ class Poisoned:
     name, version, table = "poisoned", 1, Table("poisoned", MetaData())
     reads = frozenset(TYPES.values())
 
-    def project(self, connection: Connection, events: Sequence[Event]) -> None:
-        self.fold_into({}, events)
+    def fetch(self, connection: Connection, events: Sequence[Event]) -> Model:
+        return {}
 
     def fold_into(self, model: Model, events: Sequence[Event]) -> None:
         for each in events:
             if POISON in each.body.decode():
-                raise FoldError(self.name, each, ValueError(POISON))
+                raise FoldError(f"projection {self.name}", each, ValueError(POISON))
+
+    def store(self, connection: Connection, model: Model) -> None:
+        pass
 
 
 @dataclass

@@ -35,6 +35,7 @@ _HEALTH = "tests/faults/test_health.py::test_"
 _METRICS = "tests/integration/test_metrics.py::test_"
 _REBUILD = "tests/integration/test_rebuild.py::test_"
 _VERIFY = "tests/integration/test_verify.py::test_"
+_VERSIONS = "tests/integration/test_event_versions.py::test_"
 
 NOTHING_LOST = (
     Mutant(
@@ -1010,7 +1011,7 @@ OF_ONE_VERSION = (
         "projections/versions.py",
         "    new -= _with_history(connection, new, known)\n",
         "",
-        (f"{_OF_ONE_VERSION}a_tenant_that_a_release_without_versions_took_in_is_rebuilt",),
+        (f"{_OF_ONE_VERSION}a_tenant_that_a_release_without_versions_took_in_is_rebuilt_and_not_taken_for_a_new_one",),
     ),
     Mutant(
         "a read model without rows is taken for an empty one",
@@ -1030,6 +1031,59 @@ OF_ONE_VERSION = (
     ),
 )
 
+VERSIONS = (
+    Mutant(
+        "an event of an older version is folded as it came",
+        "G3",
+        "projections/apply.py",
+        "as_folded(accepted.new)",
+        "accepted.new",
+        (f"{_VERSIONS}rows_do_not_tell_in_which_version_an_event_was_written",),
+    ),
+    Mutant(
+        "a rebuild folds events of an older version as they came",
+        "G3",
+        "projections/rebuild.py",
+        "as_folded(event for logged in page if (event := logged.decoded()) is not None)",
+        "[event for logged in page if (event := logged.decoded()) is not None]",
+        (f"{_VERSIONS}an_upgrade_changes_no_row_and_goes_on",),
+    ),
+    Mutant(
+        "a projection is said to read the newest version of a type only",
+        "G9",
+        "event_stream/versions.py",
+        "if TYPES[_newest(type_)] in kinds",
+        "if TYPES[type_] in kinds",
+        (f"{_VERSIONS}rows_do_not_tell_in_which_version_an_event_was_written",),
+    ),
+    Mutant(
+        "an upcaster may lead to what no fold reads",
+        "G1",
+        "event_stream/versions.py",
+        "if type(data) is not TYPES[type_]:",
+        "if data is event.body:",
+        (
+            "tests/unit/test_event_versions.py::test_an_upcaster_that_leads_elsewhere_is_a_bug_not_an_event_that_nobody_reads",
+        ),
+    ),
+    Mutant(
+        "an upcaster that fails is taken for an outage",
+        "G5",
+        "projections/projection.py",
+        'raise FoldError(f"the upcaster of {event.type}", event, error) from error',
+        "raise",
+        ("tests/unit/test_event_versions.py::test_an_upcaster_that_fails_is_like_a_fold_that_fails",),
+    ),
+    Mutant(
+        "the event that a fold failed on is looked for as it was received",
+        "G5",
+        "workers/pace.py",
+        "if each.event.identity == error.event.identity)",
+        "if each.event is error.event)",
+        (f"{_VERSIONS}a_fold_that_fails_on_an_old_event_in_the_middle_of_a_batch_is_told_which_it_was",),
+    ),
+)
+
 MUTANTS = (
     *NOTHING_LOST,
     *EXACTLY_ONCE,
@@ -1044,4 +1098,5 @@ MUTANTS = (
     *REBUILT,
     *VERIFIED,
     *OF_ONE_VERSION,
+    *VERSIONS,
 )

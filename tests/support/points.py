@@ -24,7 +24,7 @@ POINTS: dict[str, Point] = {
     "before read": (Intake, "take", "before"),
     "after read": (Intake, "take", "after"),
     "after claim": (checkpoint, "claim", "after"),
-    "inside accept": (event_log, "insert_rows", "after"),
+    "inside accept": (event_log, "inserting", "after"),
     "after fold": (dead_letters, "park", "before"),
     "before commit": (checkpoint, "advance", "after"),
     "after commit": (Stream, "publish_projected", "before"),

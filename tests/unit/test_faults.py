@@ -18,7 +18,7 @@ from tests.support.events import body, event
 
 
 def out_of_a_fold(cause: BaseException) -> FoldError:
-    error = FoldError("project", decode(body(event())), Exception())
+    error = FoldError("projection project", decode(body(event())), Exception())
     error.__cause__ = cause
     return error
 
@@ -104,6 +104,6 @@ def test_a_state_that_nobody_knows_is_told_by_its_class() -> None:
 def test_a_description_holds_nothing_of_the_event() -> None:
     assert "secret" not in describe(DBAPIError("INSERT secret", {"x": "secret"}, pg.UniqueViolation("secret")))
     assert describe(DBAPIError("s", {}, pg.UniqueViolation("secret"))) == "UniqueViolation 23505"
-    failed = FoldError("project", decode(body(event())), KeyError("secret"))
+    failed = FoldError("projection project", decode(body(event())), KeyError("secret"))
     assert describe(failed) == "FoldError: projection project failed with KeyError"
     assert describe(psycopg.OperationalError("connection refused\nhint")) == "OperationalError: connection refused"
