@@ -8,7 +8,7 @@ Keys, all bytes and all on the streams' server (the braces are literal: a Redis 
     events:partitions     string   the number of partitions, announced by whoever drains
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -209,10 +209,12 @@ class Stream:
             pipe.xinfo_stream(stream_key(partition))
         return [_end(info) for info in pipe.execute(raise_on_error=False)]
 
-    def wait_for_more(self, ends: Sequence[End], timeout_s: float) -> None:
-        """Return as soon as any stream moves past its end in `ends`, or after `timeout_s`."""
-        after = {stream_key(partition): str(end.position or START) for partition, end in enumerate(ends)}
-        self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
+    def wait_for_more(self, ends: Mapping[int, End], timeout_s: float) -> list[int]:
+        """Return the partitions whose streams moved past their `ends`, as soon as one does; none after `timeout_s`."""
+        after = {stream_key(partition): str(end.position or START) for partition, end in ends.items()}
+        moved: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
+        entries = dict(moved or ())
+        return [partition for partition in ends if stream_key(partition).encode() in entries]
 
     def trim(self, partition: int, before: Position, beside: Entry) -> int:
         """Remove entries older than `before` (a few may stay) from the stream that holds the entry `beside`.

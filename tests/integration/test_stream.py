@@ -229,14 +229,14 @@ def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> No
     client = redis_client(redis_url)
     stream = Stream(client, 4)
     stream.append([(HOME, b"x")])
-    ends = stream.ends()
+    ends = dict(enumerate(stream.ends()))
     started = time.monotonic()
-    stream.wait_for_more(ends, 0.2)
+    assert stream.wait_for_more(ends, 0.2) == []
     assert time.monotonic() - started >= 0.15
     later = threading.Timer(0.1, lambda: stream.append([(0, b"y")]))
     later.start()
     started = time.monotonic()
-    stream.wait_for_more(ends, 4)
+    assert stream.wait_for_more(ends, 4) == [0]
     assert time.monotonic() - started < 3
     later.join()
     client.close()
