@@ -22,6 +22,7 @@ from api_stub.handlers import Reads
 from api_stub.lookup import database
 from api_stub.meter import Meter
 from api_stub.operations import Health, Operations
+from api_stub.protocol import AnswersInOnePiece
 from api_stub.settings import ApiSettings
 from cli.metrics import Own
 from cli.output import CliError
@@ -57,7 +58,7 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     for address in settings.addresses:
         check_free(address)
     servers = [
-        _server(meter.on(application(routes), [route.path for route in routes]), *address)
+        _server(meter.on(application(routes)), *address)
         for routes, address in zip(served, settings.addresses, strict=True)
     ]
     try:
@@ -117,6 +118,9 @@ def _server(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
             app,
             host=host,
             port=port,
+            http=AnswersInOnePiece,
+            ws="none",
+            proxy_headers=False,
             access_log=False,
             log_config=None,
             log_level="warning",

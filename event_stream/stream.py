@@ -8,10 +8,10 @@ Keys, all bytes and all on the streams' server (the braces are literal: a Redis 
     events:partitions     string   the number of partitions, announced by whoever drains
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
@@ -173,20 +173,21 @@ class Stream:
         self.check_partitions()
 
     def append(self, bodies: Sequence[tuple[int, bytes]]) -> list[Appended]:
-        """Append (partition, body) pairs in order, in one pipeline; returns where each went.
+        """Append (partition, body) pairs in order, in one round trip; returns where each went.
 
         Raises the first error; the entries before and after it may have been appended (a retry is harmless: the
         event's identity absorbs it).
         """
-        pipe = self.redis.pipeline(transaction=False)
-        for partition, body in bodies:
-            pipe.xadd(stream_key(partition), {FIELD: body})
+        pool = self.redis.connection_pool
+        connection: Any = pool.get_connection()
         try:
-            ids = pipe.execute()
-        except ResponseError as error:
-            # redis-py puts the command before what Redis said, and with it a piece of somebody's event.
-            error.args = (str(error).rpartition(" of pipeline caused error: ")[2], *error.args[1:])
+            send = partial(_append_all, connection, bodies)
+            ids = connection.retry.call_with_retry(send, lambda _: connection.disconnect())
+        except BaseException:
+            connection.disconnect()  # whoever came next on it would read the answers that nobody read
             raise
+        finally:
+            pool.release(connection)
         return [
             Appended(partition, Position.parse(entry_id)) for (partition, _), entry_id in zip(bodies, ids, strict=True)
         ]
@@ -209,10 +210,12 @@ class Stream:
             pipe.xinfo_stream(stream_key(partition))
         return [_end(info) for info in pipe.execute(raise_on_error=False)]
 
-    def wait_for_more(self, ends: Sequence[End], timeout_s: float) -> None:
-        """Return as soon as any stream moves past its end in `ends`, or after `timeout_s`."""
-        after = {stream_key(partition): str(end.position or START) for partition, end in enumerate(ends)}
-        self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
+    def wait_for_more(self, ends: Mapping[int, End], timeout_s: float) -> list[int]:
+        """Return the partitions whose streams moved past their `ends`, as soon as one does; none after `timeout_s`."""
+        after = {stream_key(partition): str(end.position or START) for partition, end in ends.items()}
+        moved: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
+        entries = dict(moved or ())
+        return [partition for partition in ends if stream_key(partition).encode() in entries]
 
     def trim(self, partition: int, before: Position, beside: Entry) -> int:
         """Remove entries older than `before` (a few may stay) from the stream that holds the entry `beside`.
@@ -255,6 +258,24 @@ def projected_key(partition: int) -> str:
 def read_key(partition: int) -> str:
     """Return the key of a partition's count of entries read."""
     return f"events:{{{partition}}}:read"
+
+
+def _append_all(connection: Any, bodies: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    """Send all, then read all answers; without redis-py's pipeline, which takes three times as long over each XADD."""
+    if bodies:
+        connection.send_packed_command([b"".join([_xadd(partition, body) for partition, body in bodies])])
+    return [connection.read_response() for _ in bodies]
+
+
+def _xadd(partition: int, body: bytes) -> bytes:
+    """Return `XADD events:{p} * event <body>` as Redis reads it: how many parts, and each with its length."""
+    return b"%b$%d\r\n%b\r\n" % (_xadd_but_body(partition), len(body), body)
+
+
+@cache
+def _xadd_but_body(partition: int) -> bytes:
+    parts = [b"XADD", stream_key(partition).encode(), b"*", FIELD]
+    return b"*%d\r\n" % (len(parts) + 1) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
 def _reading(pipe: Pipeline, partition: int, position: Position, count: int, other: Position) -> Reading:

@@ -104,18 +104,32 @@ class Dispatcher:
         return ends, behind
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Sweep until `stopped`: when a stream grows, and at least every IDLE_SWEEP_S. Outlives every outage."""
+        """Sweep until `stopped`, and in between ring where a stream grows. Outlives every outage."""
         while not stopped():
             try:
                 ends, behind = self.sweep()
                 self._ask_to_verify()
-                if behind:
-                    time.sleep(BUSY_SWEEP_S)
-                else:
-                    self.runtime.stream.wait_for_more(ends, IDLE_SWEEP_S)
+                quiet = {partition: end for partition, end in enumerate(ends) if partition not in behind}
+                self._listen(quiet, BUSY_SWEEP_S if behind else IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:
                 log.warning("dispatcher.outage", error=describe(error))
                 time.sleep(OUTAGE_PAUSE_S)
+
+    def _listen(self, quiet: dict[int, End], until_sweep_s: float) -> None:
+        """Ring for each stream that grows past its end in `quiet`, at once; a sweep would look at everything first.
+
+        Returns when it is time to sweep: in `until_sweep_s`, or BUSY_SWEEP_S after the first stream grew.
+        """
+        deadline = time.monotonic() + until_sweep_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            if not quiet:
+                time.sleep(left_s)
+                return
+            grown = self.runtime.stream.wait_for_more(quiet, left_s)
+            if grown:
+                self._ring(grown)
+                quiet = {partition: end for partition, end in quiet.items() if partition not in grown}
+                deadline = min(deadline, time.monotonic() + BUSY_SWEEP_S)
 
     def _ring(self, behind: list[int]) -> None:
         queue = self.runtime.queue

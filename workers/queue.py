@@ -84,15 +84,19 @@ def is_to_verify(job_id: str) -> bool:
 def _enqueue(
     queue: Queue, function: str, *arguments: str | int | None, description: str, job_id: str | None = None
 ) -> Job:
-    return queue.enqueue(
-        function,
-        *arguments,
-        job_timeout=JOB_TIMEOUT_S,
-        result_ttl=0,
-        failure_ttl=FAILURE_TTL_S,
-        description=description,
-        job_id=job_id,
-    )
+    with queue.connection.pipeline() as pipe:  # without, RQ makes two round trips
+        job = queue.enqueue(
+            function,
+            *arguments,
+            job_timeout=JOB_TIMEOUT_S,
+            result_ttl=0,
+            failure_ttl=FAILURE_TTL_S,
+            description=description,
+            job_id=job_id,
+            pipeline=pipe,
+        )
+        pipe.execute()
+    return job
 
 
 class Lease:

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import socket
+import time
 from types import TracebackType
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from workers.runtime import Runtime
 
 # RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
 WORKER_TTL_S = 20
+BEAT_EVERY_S = 5.0
 ALLOCATIONS_PER_COLLECTION = 20_000
 
 
@@ -27,15 +29,22 @@ class DrainWorker(SimpleWorker):
     """
 
     outdated: OutdatedReleaseError | None = None
+    _beat_at = float("-inf")
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Give a sign of life, and register again, should Redis have come back with nothing."""
+        """Give a sign of life, and register again, should Redis have come back with nothing.
+
+        One that would be a round trip of its own, of which RQ makes three a job, is left out while the last is fresh.
+        """
+        if pipeline is None and timeout is None and time.monotonic() - self._beat_at < BEAT_EVERY_S:
+            return
         with self.connection.pipeline() as own:
             pipe = own if pipeline is None else pipeline
             super().heartbeat(timeout, pipe)
             pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
             worker_registration.register(self, pipe)
             own.execute()
+        self._beat_at = time.monotonic()
 
     def handle_exception(self, job: Job, *exc_info: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Tell what failed; if a newer release has to go on, ask for no other job."""

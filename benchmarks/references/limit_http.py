@@ -1,4 +1,4 @@
-"""limit-http: the same server and framework as the API's, answering the same bytes from memory.
+"""limit-http: uvicorn and Starlette as they come, answering the same bytes as the API from memory.
 
 `python -m benchmarks.references.limit_http <port> <file>` serves the file's content on every path of the API.
 """
@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-import uvloop
+import uvicorn
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api_stub.app import application
-from api_stub.handlers import json_response
 from benchmarks import place
 from benchmarks.asking import await_port
 from benchmarks.place import Place
-from cli.serve import _serve, _server
 
 _numbers = count(1)
 
@@ -39,11 +37,11 @@ def main(port: int, file: Path) -> None:
     body = file.read_bytes()
 
     async def answer(_request: Request) -> Response:
-        return json_response(200, body)
+        return Response(body, media_type="application/json")
 
     paths = ["/v1/config/projects/{slug}/stats", "/v1/config/monitoring/activity"]
-    app = application([Route(path, answer, methods=["GET"]) for path in paths])
-    uvloop.run(_serve([_server(app, "127.0.0.1", port)]))
+    app = Starlette(routes=[Route(path, answer) for path in paths])
+    uvicorn.run(app, port=port, access_log=False, log_level="warning", lifespan="off", server_header=False)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ async def test_who_may_not_read_learns_nothing_about_parameters(api: Api) -> Non
     assert await problem(api, "/v1/config/projects/NOT-A-SLUG/stats") == (401, "UNAUTHORIZED")
 
 
-@pytest.mark.parametrize("slug", ["A", "a_b", "x" * 101, "é", "%20", "a%0A", "a.b", "..."])
+@pytest.mark.parametrize("slug", ["A", "a_b", "x" * 101, "é", "%20", "a%0A", "a.b", "...", "{slug}"])
 async def test_a_slug_has_its_alphabet(api: Api, slug: str) -> None:
     assert await problem(api, f"/v1/config/projects/{slug}/stats", api.key(TENANT)) == (400, "VALIDATION_ERROR")
 
@@ -543,5 +543,4 @@ async def test_health_endpoints_need_no_key_and_name_what_fails(runtime: Runtime
 async def test_the_document_describes_exactly_the_routes(api: Api) -> None:
     document = (await api.ask("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
-    routes = {getattr(route, "path", "") for route in api.app.routes}
-    assert set(document["paths"]) == routes
+    assert set(document["paths"]) == {route.path for route in api.routes}

@@ -23,10 +23,11 @@ from event_stream.stream import Position, Progress
 from event_stream.types import partition_of
 from projections import checkpoint
 from projections.faults import Fault
-from tests.support.driving import append, checkpoints, drain_all, totals
+from tests.support.driving import append, append_raw, checkpoints, drain_all, totals
 from tests.support.events import TENANT, body, event
 from tests.support.servers import wait_until
 from workers import dispatcher as dispatching
+from workers import worker as working_worker
 from workers.dispatcher import Dispatcher, Trimmer
 from workers.drain import Drainer, run
 from workers.pace import Pace
@@ -74,6 +75,40 @@ def test_a_sweep_over_idle_streams_rings_for_nobody(runtime: Runtime) -> None:
     drain_all(runtime)
     assert Dispatcher(runtime).sweep()[1] == []
     assert runtime.queue.count == 0
+
+
+def test_between_sweeps_each_stream_that_grows_is_rung_for_at_once(runtime: Runtime) -> None:
+    dispatcher = Dispatcher(runtime)
+    ends, _ = dispatcher.sweep()
+    listening = threading.Thread(target=dispatcher._listen, args=(dict(enumerate(ends)), 60.0))
+    began = time.monotonic()
+    listening.start()
+    append(runtime, event())
+    wait_until(lambda: runtime.queue.count == 1, "the first is rung for")
+    listening.join()
+    assert time.monotonic() - began < 30  # the next sweep comes soon
+    quiet = {partition: end for partition, end in enumerate(ends) if partition != HOME}
+    listening = threading.Thread(target=dispatcher._listen, args=(quiet, 1.0))
+    listening.start()
+    append_raw(runtime, (HOME + 1) % 4, b"one that somebody else hears")
+    wait_until(lambda: runtime.queue.count == 2, "so is another, while the first is worked on")
+    append_raw(runtime, HOME, b"more")
+    listening.join()
+    assert runtime.queue.count == 2
+
+
+def test_a_worker_beats_its_heart_on_its_own_only_once_in_a_while(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = worker(runtime)
+    working.register_birth()  # type: ignore[no-untyped-call]
+    working.heartbeat()
+    runtime.queue.connection.delete(working.key)
+    working.heartbeat()
+    assert not runtime.queue.connection.exists(working.key)
+    monkeypatch.setattr(working_worker, "BEAT_EVERY_S", 0.0)
+    working.heartbeat()
+    assert runtime.queue.connection.exists(working.key)
 
 
 def test_a_sweep_rings_for_a_stream_that_ends_before_its_checkpoint(runtime: Runtime) -> None:

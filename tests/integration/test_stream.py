@@ -12,6 +12,7 @@ import fakeredis
 import pytest
 from cloudevents.core.v1.event import CloudEvent
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from event_stream import (
     Appended,
@@ -225,18 +226,31 @@ def test_a_server_that_does_not_count_entries_added_is_named() -> None:
         _end(told)
 
 
+def test_an_append_after_one_that_was_refused_gets_its_own_answers(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    stream = Stream(client, 4)
+    client.set(f"events:{{{HOME}}}", "no stream")
+    one, other, _ = (partition for partition in range(4) if partition != HOME)
+    with pytest.raises(ResponseError, match=r"^WRONGTYPE"):
+        stream.append([(HOME, b"x"), (one, b"y"), (other, b"z")])
+    client.delete(f"events:{{{HOME}}}")
+    appended = stream.append([(other, b"1"), (one, b"2")])
+    assert appended == [(partition, stream.ends()[partition].position) for partition in (other, one)]
+    client.close()
+
+
 def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> None:
     client = redis_client(redis_url)
     stream = Stream(client, 4)
     stream.append([(HOME, b"x")])
-    ends = stream.ends()
+    ends = dict(enumerate(stream.ends()))
     started = time.monotonic()
-    stream.wait_for_more(ends, 0.2)
+    assert stream.wait_for_more(ends, 0.2) == []
     assert time.monotonic() - started >= 0.15
     later = threading.Timer(0.1, lambda: stream.append([(0, b"y")]))
     later.start()
     started = time.monotonic()
-    stream.wait_for_more(ends, 4)
+    assert stream.wait_for_more(ends, 4) == [0]
     assert time.monotonic() - started < 3
     later.join()
     client.close()

@@ -797,8 +797,8 @@ WATCHED = (
         "a path that nobody serves becomes a label",
         "G5",
         "api_stub/meter.py",
-        "if pattern.match(path)), NO_ROUTE)",
-        "if pattern.match(path)), path)",
+        "scope.get(TEMPLATE, NO_ROUTE)",
+        'scope.get(TEMPLATE, scope["path"])',
         ("tests/unit/test_meter.py::test_unknown_paths_are_one_route_however_many_there_are",),
     ),
     Mutant(

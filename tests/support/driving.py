@@ -109,7 +109,8 @@ class Api:
         reads = Reads.on(self.database, key_cache_s, clock=lambda: self.now_us)
         self.health = Health()
         operations = Operations.on(reader, self.executor, lambda: self.health, self._scrape)
-        self.app = application(read_routes(reads) + operations_routes(operations))
+        self.routes = read_routes(reads) + operations_routes(operations)
+        self.app = application(self.routes)
 
     def key(
         self,

@@ -1,0 +1,77 @@
+"""An answer reaches the kernel in one piece, over real connections."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from api_stub.protocol import OncePerTurn
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Counting(asyncio.Transport):
+    """A transport that counts what is handed on to the real one behind it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self.transport = transport
+        self.sent: list[bytes] = []
+
+    def writelines(self, pieces: Any) -> None:
+        self.sent.append(b"".join(pieces))
+        self.transport.write(self.sent[-1])
+
+    def close(self) -> None:
+        self.transport.close()
+
+
+async def told(says: Callable[[OncePerTurn], None]) -> tuple[list[bytes], bytes]:
+    """Return what a server that `says` something handed to its connection, and what its client got."""
+    made: list[Counting] = []
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            made.append(Counting(transport))
+            says(OncePerTurn(made[0]))
+
+    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        got = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    return made[0].sent, got
+
+
+async def test_what_is_written_in_one_turn_goes_out_together() -> None:
+    def says(transport: OncePerTurn) -> None:
+        transport.write(b"head")
+        transport.write(b"body")
+        asyncio.get_running_loop().call_later(0.01, transport.close)
+
+    assert await told(says) == ([b"headbody"], b"headbody")
+
+
+async def test_closing_sends_what_was_written_before() -> None:
+    def says(transport: OncePerTurn) -> None:
+        transport.write(b"all of it")
+        transport.close()
+
+    assert await told(says) == ([b"all of it"], b"all of it")
+
+
+async def test_later_turns_are_sent_later() -> None:
+    def says(transport: OncePerTurn) -> None:
+        transport.write(b"one")
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, transport.write, b"two")
+        loop.call_later(0.02, transport.close)
+
+    assert await told(says) == ([b"one", b"two"], b"onetwo")
