@@ -14,6 +14,12 @@ from workers.runtime import Runtime
 # RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
 WORKER_TTL_S = 20
 ALLOCATIONS_PER_COLLECTION = 20_000
+BEAT_MS = "beat_ms"
+# By Redis's clock: RQ writes the host's, and hosts' clocks differ.
+_BEAT = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], now[1] * 1000 + math.floor(now[2] / 1000))
+"""
 
 
 class DrainWorker(SimpleWorker):
@@ -25,6 +31,7 @@ class DrainWorker(SimpleWorker):
             pipe = own if pipeline is None else pipeline
             super().heartbeat(timeout, pipe)
             pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            pipe.eval(_BEAT, 1, self.key, BEAT_MS)
             worker_registration.register(self, pipe)
             own.execute()
 
