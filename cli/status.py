@@ -22,7 +22,7 @@ from workers.overview import read_overview
 from workers.runtime import Runtime
 
 REFRESH_S = 1.0
-PICTURE_WIDTH = 110
+PICTURE_WIDTH = 116
 
 
 @click.command()
