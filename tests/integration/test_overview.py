@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -234,6 +235,17 @@ def test_json_is_the_model_and_keeps_its_order(runtime: Runtime, environ: dict[s
     assert "no worker is alive; start `projector worker`" in found["problems"]
 
 
+@only_sqlite
+def test_watching_in_a_pipe_prints_it_again_and_again(environ: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "cli", "status", "--watch"]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [line for line in (process.stdout.readline() for _ in range(60)) if line.startswith("health: ")]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert len(told) > 1
+
+
 class Terminal:
     """A command at a terminal, and all that it has written there."""
 
@@ -256,7 +268,7 @@ class Terminal:
 
     def end(self) -> int:
         if self.process.poll() is None:
-            self.process.send_signal(2)
+            self.process.send_signal(signal.SIGINT)
         code = self.process.wait(30)
         os.close(self.ours)
         return code

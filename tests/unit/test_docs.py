@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from api_stub.settings import ApiSettings
+from cli import status
 from cli.main import projector
 from cli.metrics import MEASURES, Measure
 from cli.scrape import HALF_WITHIN_S
@@ -18,9 +19,11 @@ from event_stream.settings import Settings, StreamSettings
 from event_stream.types import decode
 from projections.settings import DatabaseSettings
 from tests.support.events import body
+from workers import rates, tenants
 from workers.checkup.check import Check
 from workers.checkup.registry import CHECKS
 from workers.overview import Overview
+from workers.progress import STALLED_AFTER_S
 from workers.settings import RedisSettings
 from workers.told import Told
 
@@ -116,6 +119,14 @@ def test_the_table_of_members_is_what_status_prints_as_json() -> None:
     listed = [line for line in page.splitlines() if line.startswith("| `")]
     assert listed == [_member_row(*member) for member in _members(Overview)]
     assert len(listed) > 50
+
+
+def test_the_page_of_status_tells_the_bounds_that_hold() -> None:
+    text = " ".join((ROOT / "docs" / "status.md").read_text().split())
+    assert f"{tenants.LOOKED_AT_MAX:,} events and {tenants.LOOKED_AT_MAX:,} entries are looked at" in text
+    assert f"but {tenants.LOOKED_AT_MIN} of each partition at least" in text
+    assert (tenants.SHOWN, rates.LATELY_S, status.REFRESH_S) == (10, 600, 1)
+    assert f"`silent` after {STALLED_AFTER_S:.0f} s" in text
 
 
 Member: TypeAlias = tuple[str, Any, Told]
