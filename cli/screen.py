@@ -18,6 +18,7 @@ from workers.verified import Verified
 
 COLOURS = {"ok": "green", "degraded": "yellow", "failing": "red"}
 BARS = (30, 20, 15, 12, 10)  # how many fit; each divides the history
+COUNTERS = ("added", "read", "applied", "duplicates", "parked", "lost", "in_flight")
 GAP = 3  # between tables that stand beside each other
 
 
@@ -71,15 +72,12 @@ def _head(found: Overview, width: int, *, ascii_only: bool) -> Panel:
 
 
 def _facts(found: Overview) -> list[str]:
-    total = {name: f"{sum(getattr(each, name) for each in found.partitions):,}" for name in _COUNTERS}
+    total = {name: f"{sum(getattr(each, name) for each in found.partitions):,}" for name in COUNTERS}
     return [
         "{added} added = {read} read + {in_flight} in flight + {lost} lost".format(**total),
         "{read} read = {applied} applied + {duplicates} duplicates + {parked} parked".format(**total),
         f"{found.queue_length:,} drains wait for a worker; {_verified(found.verified)}",
     ]
-
-
-_COUNTERS = ("added", "read", "applied", "duplicates", "parked", "lost", "in_flight")
 
 
 def _verified(found: Verified) -> str:

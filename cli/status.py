@@ -45,7 +45,7 @@ def status(as_json: bool, watch: bool, svg: Path | None) -> None:
     if as_json:
         click.echo(found.model_dump_json(indent=2, by_alias=True))
     elif svg:
-        svg.write_text(picture(Screen(found)))
+        svg.write_text(picture(Screen(found)), encoding="utf-8")
     else:
         stdout().print(Screen(found))
 
