@@ -1,112 +1,92 @@
-"""`projector status`: where every partition is, and who works."""
+"""`projector status`: where every partition is, how fast it goes, who works, and for whom."""
 
 import os
+import re
 import time
+from io import StringIO
+from pathlib import Path
 
 import click
 from redis.exceptions import RedisError
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
-from cli.output import print_json, stdout, table
+from cli.output import stdout
+from cli.screen import Screen
 from event_stream.envelope import time_text
 from projections.faults import describe
+from workers.overview import read_overview
 from workers.runtime import Runtime
-from workers.status import Status, read_status
-from workers.verified import Verified
 
 REFRESH_S = 1.0
+PICTURE_WIDTH = 116
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
-def status(as_json: bool, watch: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON; docs/status.md lists every member.")
+@click.option("--watch", is_flag=True, help="Refresh in place until interrupted.")
+@click.option("--svg", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Draw it into a file.")
+def status(as_json: bool, watch: bool, svg: Path | None) -> None:
     """Show per partition what was read, what became of it, and what waits.
 
     read = applied + duplicates + parked, and added = read + in flight + lost.
     """
+    if as_json + watch + (svg is not None) > 1:
+        raise click.UsageError("choose one of --json, for machines, --watch, for people, and --svg, for documents.")
     environment.load()
     runtime = Runtime.from_environ(os.environ)
-    if as_json and watch:
-        raise click.UsageError("--watch is for people, --json for machines; choose one.")
-    if as_json:
-        found = read_status(runtime)
-        print_json(found.model_dump() | {"problems": found.problems()})
-    elif watch:
+    if watch:
         _watch(runtime)
+        return
+    found = read_overview(runtime)
+    if as_json:
+        click.echo(found.model_dump_json(indent=2, by_alias=True))
+    elif svg:
+        svg.write_text(picture(Screen(found)), encoding="utf-8")
     else:
-        stdout().print(shown(read_status(runtime)))
+        stdout().print(Screen(found))
 
 
 def _watch(runtime: Runtime) -> None:
-    with Live(_now(runtime), console=stdout(), auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(REFRESH_S)
-                live.update(_now(runtime), refresh=True)
-        except KeyboardInterrupt:
-            return
-
-
-def _now(runtime: Runtime) -> RenderableType:
-    """Return the status, or why there is none: an outage is when one watches."""
+    console = stdout()
     try:
-        return shown(read_status(runtime))
+        if console.is_terminal:
+            _refresh(runtime, console)
+        while True:
+            console.print(_now(runtime, None)[0], "")
+            time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _refresh(runtime: Runtime, console: Console) -> None:
+    shown, last = _now(runtime, None)
+    with Live(shown, console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(REFRESH_S)
+            shown, last = _now(runtime, last)
+            live.update(shown, refresh=True)
+
+
+def _now(runtime: Runtime, last: Screen | None) -> tuple[RenderableType, Screen | None]:
+    """Return the status, or why there is none above the last one: an outage is when one watches."""
+    try:
+        last = Screen(read_overview(runtime))
     except (RedisError, SQLAlchemyError) as error:
-        return Text(describe(error), style="bold red")
+        said = Text(describe(error), style="bold red")
+        if last is None:
+            return said, None
+        since = Text(f"the last that was read, at {time_text(last.found.at_ms * 1000)}:", style="red")
+        return Group(said, since, last), last
+    return last, last
 
 
-def shown(found: Status) -> RenderableType:
-    """Return the status as people look at it."""
-    columns = ("added", "read", "applied", "duplicates", "parked", "lost", "in_flight")
-    partitions = [
-        (str(each.partition), each.position, *(getattr(each, name) for name in columns), f"{each.lag_s:.1f}")
-        for each in found.partitions
-    ]
-    totals = [sum(getattr(each, name) for each in found.partitions) for name in columns]
-    partitions.append(("all", "", *totals, f"{max(each.lag_s for each in found.partitions):.1f}"))
-    heads = ("partition", "position", *(name.replace("_", " ") for name in columns), "lag s")
-    alive = [(worker.name, worker.state, f"{worker.idle_s:.0f}") for worker in found.workers]
-    alive += [(f"dispatcher {each.name}", each.state, f"{each.idle_s:.0f}") for each in found.dispatchers]
-    letters = list(found.dead_letters.items()) or [("none", 0)]
-    problems = found.problems()
-    return Group(
-        table("Partitions", heads, partitions, left=2),
-        Text(),
-        table("Open dead letters", ("reason", "letters"), letters),
-        Text(),
-        table(
-            "Projections",
-            ("name", "version", "tenants due", "tenants newer"),
-            [(each.name, each.version or "newer", each.due, each.newer) for each in found.projections],
-        ),
-        Text(),
-        table("Processes", ("name", "state", "silent s"), alive, left=2),
-        Text(),
-        *_failures(found),
-        Text(_verified(found.verified)),
-        Text(),
-        *(Text(f"problem: {problem}", style="bold red") for problem in problems),
-        *([] if problems else [Text("no problems", style="green")]),
-    )
-
-
-def _verified(found: Verified) -> str:
-    if found.at_ms is None:
-        return "not verified yet"
-    skipped = f", {found.skipped:,} left out for their size" if found.skipped else ""
-    return f"verified at {time_text(found.at_ms * 1000)}: {found.tenants:,} tenants{skipped}"
-
-
-def _failures(found: Status) -> list[RenderableType]:
-    heads = ("partition", "at fault", "error", "in a row", "next batch", "tries again in s")
-    rows = [
-        (str(each.partition), at.fault.value, at.error, at.failures, at.next_batch, f"{at.pause_s:.1f}")
-        for each in found.partitions
-        if (at := each.failure) is not None
-    ]
-    return [table("Failing", heads, rows, left=3), Text()] if rows else []
+def picture(shown: RenderableType) -> str:
+    """Return what a terminal would show as an SVG, which asks no server for fonts."""
+    console = Console(record=True, width=PICTURE_WIDTH, force_terminal=True, color_system="truecolor", file=StringIO())
+    console.print(shown)
+    drawn = console.export_svg(title="projector status", unique_id="status")
+    return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)

@@ -162,6 +162,15 @@ def tenants_between(connection: Connection, partition: int, after: int, until: i
     return connection.scalars(select(table.c.tenant_id).where(*here).distinct()).all()
 
 
+def count_by_tenant(connection: Connection, partition: int, after: int, limit: int) -> Sequence[tuple[str, int]]:
+    """Return the `limit` tenants with the most events numbered from behind `after` on, and how many those are."""
+    mine = (table.c.partition == partition, table.c.number > after)
+    counted = func.count().label("counted")
+    statement = select(table.c.tenant_id, counted).where(*mine).group_by(table.c.tenant_id)
+    rows = connection.execute(statement.order_by(counted.desc(), table.c.tenant_id).limit(limit))
+    return [(tenant_id, count) for tenant_id, count in rows]
+
+
 def count_of(connection: Connection, tenant_id: str) -> int:
     """Return how many events a tenant has, counted in steps, none of which takes long."""
     counted, after_id = 0, ""

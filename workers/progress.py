@@ -8,13 +8,15 @@ Keys:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 from redis import Redis
 
 from projections.faults import Fault
+from workers.rates import count_applied
 from workers.tally import Committed, count_committed, count_failed
+from workers.told import Told
 
 STALLED_AFTER_S = 30.0
 FAILURE_SHOWN_S = 120
@@ -26,11 +28,13 @@ class Failure(BaseModel):
     It tries again after `pause_s`, with `next_batch` entries.
     """
 
-    fault: Fault
-    error: str
-    failures: int
-    next_batch: int
-    pause_s: float
+    fault: Annotated[
+        Fault, Told("", "Who is at fault: `world`, a server or a machine; `ours`, the release or an event.")
+    ]
+    error: Annotated[str, Told("", "The error's kind, and what it says.")]
+    failures: Annotated[int, Told("batches", "How many have failed in a row.")]
+    next_batch: Annotated[int, Told("entries", "How many the next batch tries.")]
+    pause_s: Annotated[float, Told("s", "How long after the failure that is.")]
 
     @property
     def kind(self) -> str:
@@ -52,6 +56,7 @@ def note_batch(redis: Redis, partition: int, batch: Committed) -> None:
         pipe.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
         pipe.delete(_failure_key(partition))
         count_committed(pipe, batch)
+        count_applied(pipe, partition, batch.applied)
         pipe.execute()
 
 

@@ -7,10 +7,11 @@ away, as `/metrics` must, reads the halves by themselves.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 from rq import Worker
+from rq.worker import BaseWorker
 
 from event_stream.stream import End
 from projections import checkpoint, dead_letters, versions
@@ -20,7 +21,9 @@ from workers import breaker, verified
 from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
 from workers.progress import STALLED_AFTER_S, Failure, Movement, read_movements
 from workers.runtime import Runtime
+from workers.told import Told
 from workers.verified import Verified
+from workers.worker import BEAT_MS
 
 FAILURES_MAX = 3  # what goes well the second time is no problem
 
@@ -28,44 +31,42 @@ FAILURES_MAX = 3  # what goes well the second time is no problem
 class PartitionStatus(BaseModel):
     """One partition. `added` = `read` + `in_flight` + `lost`, and `read` = `applied` + `duplicates` + `parked` (G1)."""
 
-    partition: int
-    epoch: int
-    position: str
-    end: str | None
-    lag_entries: int
-    lag_s: float
-    added: int
-    read: int
-    applied: int
-    duplicates: int
-    parked: int
-    lost: int
-    in_flight: int
-    stalled: bool
-    failure: Failure | None
+    partition: Annotated[int, Told("", "Its number.")]
+    epoch: Annotated[
+        int, Told("", "Which life of the stream it is, as far as is known; it rises where Redis came back older.")
+    ]
+    position: Annotated[str, Told("", "The checkpoint: the last entry that was read, `<ms>-<seq>`.")]
+    end: Annotated[str | None, Told("", "The stream's last entry; null where it holds none.")]
+    lag_entries: Annotated[int, Told("entries", "The same as `in_flight`.")]
+    lag_s: Annotated[float, Told("s", "Age of the oldest entry behind the checkpoint; 0 if there is none.")]
+    added: Annotated[int, Told("entries", "Ever appended: read + in flight + lost.")]
+    read: Annotated[int, Told("entries", "Ever read: applied + duplicates + parked.")]
+    applied: Annotated[int, Told("entries", "Their event was new, and counts.")]
+    duplicates: Annotated[int, Told("entries", "They repeat an accepted event, and change nothing.")]
+    parked: Annotated[int, Told("entries", "They can never be applied, and became dead letters.")]
+    lost: Annotated[int, Told("entries", "Redis lost them before they were read: trimmed, evicted, restored older.")]
+    in_flight: Annotated[int, Told("entries", "Appended and not yet read.")]
+    stalled: Annotated[bool, Told("", "Whether entries wait for more than 30 s and none was projected meanwhile.")]
+    failure: Annotated[Failure | None, Told("", "How its last batch failed; null once one is committed.")]
 
 
 class ProjectionStatus(BaseModel):
-    """A projection, and the tenants whose rows are not of this release's version, or lack events.
+    """A projection, and the tenants whose rows are not of this release's version, or lack events."""
 
-    Of those that are `due` a rebuild makes the rows; those that are `newer` only a newer release may touch. `version`
-    is None where only a newer release has the projection.
-    """
-
-    name: str
-    version: int | None
-    due: int
-    newer: int
+    name: Annotated[str, Told("", "Its name.")]
+    version: Annotated[int | None, Told("", "This release's version of it; null where only a newer release has it.")]
+    due: Annotated[int, Told("tenants", "Their rows are of an older version or lack events: a rebuild is due.")]
+    newer: Annotated[int, Told("tenants", "Their rows are of a newer version; this release must not touch them.")]
 
 
 class ProcessStatus(BaseModel):
     """A worker or a dispatcher; `idle_s` is how long ago its loop last gave a sign of life."""
 
-    name: str
-    host: str
-    pid: int
-    state: str
-    idle_s: float
+    name: Annotated[str, Told("", "Its name, host and process id in it.")]
+    host: Annotated[str, Told("", "Where it runs.")]
+    pid: Annotated[int, Told("", "Its process id there.")]
+    state: Annotated[str, Told("", "A worker's `idle`, `busy`, …; a dispatcher's `sweeping`.")]
+    idle_s: Annotated[float, Told("s", "How long ago it gave a sign of life; more than 30 is too long.")]
 
     @property
     def stalled(self) -> bool:
@@ -76,14 +77,21 @@ class ProcessStatus(BaseModel):
 class Status(BaseModel):
     """The state of the deployment."""
 
-    partitions: list[PartitionStatus]
-    dead_letters: dict[str, int]
-    queue_length: int
-    workers: list[ProcessStatus]
-    dispatchers: list[ProcessStatus]
-    breaker: str | None
-    projections: list[ProjectionStatus]
-    verified: Verified
+    partitions: Annotated[list[PartitionStatus], Told("", "Every partition, by its number.")]
+    dead_letters: Annotated[
+        dict[str, int], Told("letters", "Open dead letters by reason; reasons without any are left out.")
+    ]
+    queue_length: Annotated[int, Told("drains", "Rung for, and waiting for a worker.")]
+    workers: Annotated[list[ProcessStatus], Told("", "Every worker known, by its name.")]
+    dispatchers: Annotated[list[ProcessStatus], Told("", "Every dispatcher known, by its name.")]
+    breaker: Annotated[str | None, Told("", "Why a breaker is open; null if none is.")]
+    projections: Annotated[list[ProjectionStatus], Told("", "Every projection, in the registry's order.")]
+    verified: Annotated[Verified, Told("", "What was found when the read models were compared with the event log.")]
+
+    @property
+    def health(self) -> Literal["ok", "degraded", "failing"]:
+        """The state in one word, the one that `GET /healthz/projector` answers."""
+        return "failing" if self.obstacles() else "degraded" if self.omissions() else "ok"
 
     def problems(self) -> list[str]:
         """Return all that is not as it should be; empty when all is well."""
@@ -102,11 +110,12 @@ class Status(BaseModel):
         ]
 
     def omissions(self) -> list[str]:
-        """Return what the read models lack or hold wrongly, though nothing keeps other events from them."""
+        """Return what is not as it should be, though nothing keeps other events from the read models."""
         return [
             *(f"{found}; see `projector dead-letters list`" for found in self.unapplied()),
             *(f"{found}; let producers append again what they still have" for found in self.lost()),
             *(f"{found}; run `projector verify`" for found in self.mismatches()),
+            *(f"{found}; kill what still runs, see `projector status`" for found in self.silent()),
         ]
 
     def stalled(self) -> list[str]:
@@ -133,6 +142,16 @@ class Status(BaseModel):
     def undrained(self) -> list[str]:
         """Return that nobody drains, if so."""
         return [] if any(not each.stalled for each in self.workers) else ["no worker is alive"]
+
+    def silent(self) -> list[str]:
+        """Return of which role some give no sign of life, while others do; nobody else tells that they are few."""
+        roles = {"workers": self.workers, "dispatchers": self.dispatchers}
+        counted = [(role, sum(each.stalled for each in found), len(found)) for role, found in roles.items()]
+        return [
+            f"{silent} of {known} {role} gave no sign of life for more than {STALLED_AFTER_S:.0f} s"
+            for role, silent, known in counted
+            if 0 < silent < known
+        ]
 
     def held_up(self) -> list[str]:
         """Return why a breaker is open, if one is."""
@@ -256,17 +275,22 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
 
 def read_workers(runtime: Runtime) -> list[ProcessStatus]:
     """Return the workers that RQ knows to listen on our queue, by name."""
-    now = datetime.now(UTC)
-    found = Worker.all(connection=runtime.queue.connection, queue=runtime.queue)
+    redis = runtime.queue.connection
+    found = sorted(Worker.all(connection=redis, queue=runtime.queue), key=lambda worker: worker.name)
+    with redis.pipeline(transaction=False) as pipe:
+        for worker in found:
+            pipe.hget(worker.key, BEAT_MS)
+        beats: list[Any] = pipe.execute()
+    now_ms = runtime.stream.now_ms()
     return [
         ProcessStatus(
             name=worker.name,
             host=worker.hostname or "",
             pid=worker.pid or 0,
             state=str(worker.get_state()),
-            idle_s=max(0.0, (now - worker.last_heartbeat).total_seconds()) if worker.last_heartbeat else 0.0,
+            idle_s=_idle_s(worker, beat, now_ms),
         )
-        for worker in sorted(found, key=lambda worker: worker.name)
+        for worker, beat in zip(found, beats, strict=True)
     ]
 
 
@@ -276,6 +300,14 @@ def _projections(runtime: Runtime, outdated: Mapping[str, Count]) -> list[Projec
         ProjectionStatus(name=name, version=known.get(name), due=count.due, newer=count.newer)
         for name, count in outdated.items()
     ]
+
+
+def _idle_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> float:
+    """Return how long a worker has been silent, by Redis's clock; by the two hosts' clocks if it is not one of ours."""
+    if beat is not None:
+        return max(0.0, (now_ms - int(beat)) / 1000)
+    last: datetime | None = worker.last_heartbeat
+    return max(0.0, (datetime.now(UTC) - last).total_seconds()) if last else 0.0
 
 
 def _partition(runtime: Runtime, at: Checkpoint, end: End, movement: Movement, now_ms: int) -> PartitionStatus:

@@ -54,7 +54,9 @@ COMMIT_US = Scale("commit_us", _TIMES_US)
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """One batch that was committed: its entries, what it parked by reason, and how long it took in microseconds.
+    """One batch that was committed: its entries, what became of them, and how long it took in microseconds.
+
+    `parked` is by reason, `applied` the events that were new.
 
     `batch_us` runs from before it was read, `commit_us` from the begin of its transaction, both until the database said
     that it is committed.
@@ -64,6 +66,7 @@ class Committed:
     parked: Mapping[str, int]
     batch_us: int
     commit_us: int
+    applied: int = 0
 
     @classmethod
     def now(cls, batch: Batch, after: Checkpoint, began_s: float, applying_s: float) -> "Committed":
@@ -77,6 +80,7 @@ class Committed:
             parked=+parked,
             batch_us=int((now_s - began_s) * 1e6),
             commit_us=int((now_s - applying_s) * 1e6),
+            applied=after.applied - batch.start.applied,
         )
 
 

@@ -14,10 +14,12 @@ Keys:
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 from redis import Redis
+
+from workers.told import Told
 
 KEY = "projector:verified"
 LEFT_KEY = "projector:verify"
@@ -33,12 +35,12 @@ class Verified(BaseModel):
     partitions by number what is wrong with their logs.
     """
 
-    at_ms: int | None = None
-    tenants: int = 0
-    skipped: int = 0
-    wrong_tenants: int = 0
-    wrong_rows: int = 0
-    logs: dict[int, str] = {}
+    at_ms: Annotated[int | None, Told("ms", "When the last pass ended, since 1970; null before the first has.")] = None
+    tenants: Annotated[int, Told("tenants", "How many it looked at.")] = 0
+    skipped: Annotated[int, Told("tenants", "How many it left out, as adding up their events took too long.")] = 0
+    wrong_tenants: Annotated[int, Told("tenants", "How many have rows that are not what the event log says.")] = 0
+    wrong_rows: Annotated[int, Told("rows", "How many such rows there are.")] = 0
+    logs: Annotated[dict[int, str], Told("", "What is wrong with the log of a partition, by its number.")] = {}
 
 
 class Pass(BaseModel):

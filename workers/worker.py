@@ -20,6 +20,12 @@ from workers.runtime import Runtime
 WORKER_TTL_S = 20
 BEAT_EVERY_S = 5.0
 ALLOCATIONS_PER_COLLECTION = 20_000
+BEAT_MS = "beat_ms"
+# By Redis's clock: RQ writes the host's, and hosts' clocks differ.
+_BEAT = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], now[1] * 1000 + math.floor(now[2] / 1000))
+"""
 
 
 class DrainWorker(SimpleWorker):
@@ -42,6 +48,7 @@ class DrainWorker(SimpleWorker):
             pipe = own if pipeline is None else pipeline
             super().heartbeat(timeout, pipe)
             pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            pipe.eval(_BEAT, 1, self.key, BEAT_MS)
             worker_registration.register(self, pipe)
             own.execute()
         self._beat_at = time.monotonic()

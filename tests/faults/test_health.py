@@ -12,8 +12,8 @@ from rich.console import Console
 
 from api_stub.operations import Health
 from cli.embedded import free_port
+from cli.screen import Screen
 from cli.serve import projector_health
-from cli.status import shown
 from event_stream.types import partition_of
 from tests.support.driving import append, append_raw, drain_all, totals
 from tests.support.events import TENANT, event
@@ -23,6 +23,7 @@ from tests.support.scraping import Scraped, scrape
 from tests.support.servers import RedisServer, wait_until
 from workers import status
 from workers.dispatcher import Dispatcher
+from workers.overview import read_overview
 from workers.runtime import Runtime
 from workers.status import read_status
 from workers.worker import worker
@@ -77,7 +78,7 @@ def test_what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail(alive: R
     drain_all(alive)
     assert read_status(alive).problems() == [parked, lost]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(shown(read_status(alive)))
+    console.print(Screen(read_overview(alive)))
     assert f"problem: {parked}" in console.export_text()
 
 

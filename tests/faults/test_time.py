@@ -81,6 +81,7 @@ def test_wrong_clocks_of_workers_and_dispatcher_change_no_judgement_and_no_answe
     # Its first act is to clean up what it takes for jobs that were abandoned ten minutes ago.
     start("tests.support.shifted_clock", str(TEN_MINUTES_S), "worker")
     wait_until(lambda: len(read_workers(runtime)) == 2, "both listen", 120)
+    wait_until(lambda: not any(each.stalled for each in read_workers(runtime)), "both are heard", 120)
     append(runtime, *made[2000:], too_far, *made[:50])
     wait_until(lambda: is_drained(runtime), "all is drained", 120)
     beats: list[Any] = [

@@ -191,7 +191,7 @@ def test_a_reading_that_breaks_off_in_the_middle_tells_nothing_of_its_server(
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Proxy]]:
     """Proxies that let nothing through; in the end everything, for what still waits."""
-    monkeypatch.setattr(scraping, "HALF_WITHIN_S", 1.0)
+    monkeypatch.setattr(scraping, "HALF_WITHIN_S", 3.0)
     proxies: list[Proxy] = []
     yield proxies
     for proxy in proxies:

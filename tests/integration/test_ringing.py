@@ -18,7 +18,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy import create_engine
 
-from cli.status import shown
+from cli.screen import Screen
 from event_stream.stream import Position, Progress
 from event_stream.types import partition_of
 from projections import checkpoint
@@ -30,6 +30,7 @@ from workers import dispatcher as dispatching
 from workers import worker as working_worker
 from workers.dispatcher import Dispatcher, Trimmer
 from workers.drain import Drainer, run
+from workers.overview import read_overview
 from workers.pace import Pace
 from workers.progress import note_batch
 from workers.queue import DRAIN, DrainJob, Lease, ring
@@ -370,7 +371,7 @@ def test_status_and_health_tell_why_a_partition_fails_until_it_goes_on(runtime: 
 
 def shown_status(runtime: Runtime) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(shown(read_status(runtime)))
+    console.print(Screen(read_overview(runtime)))
     return console.export_text()
 
 

@@ -33,6 +33,7 @@ _FAULTS = "tests/unit/test_faults.py::test_"
 _COALESCE = "tests/unit/test_coalesce.py::test_"
 _HEALTH = "tests/faults/test_health.py::test_"
 _METRICS = "tests/integration/test_metrics.py::test_"
+_OVERVIEW = "tests/integration/test_overview.py::test_"
 _REBUILD = "tests/integration/test_rebuild.py::test_"
 _VERIFY = "tests/integration/test_verify.py::test_"
 _VERSIONS = "tests/integration/test_event_versions.py::test_"
@@ -760,6 +761,47 @@ WATCHED = (
         "return [*self.obstacles(), *self.omissions()]",
         "return self.obstacles()",
         (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
+    ),
+    Mutant(
+        "a silent worker is no problem while another works",
+        "2.5",
+        "workers/status.py",
+        "            if 0 < silent < known\n",
+        "            if 0 > silent\n",
+        ("tests/faults/test_alike.py::test_status_health_and_alerts_say_it_alike",),
+    ),
+    Mutant(
+        "a worker's silence is told by the clocks of two hosts",
+        "2.5",
+        "workers/status.py",
+        "    if beat is not None:\n        return max(0.0, (now_ms - int(beat)) / 1000)\n",
+        "",
+        ("tests/faults/test_time.py::test_wrong_clocks_of_workers_and_dispatcher_change_no_judgement_and_no_answer",),
+    ),
+    Mutant(
+        "what was counted before the clock was set back is counted again",
+        "3",
+        "workers/rates.py",
+        "if last and last > bucket then redis.call('DEL', KEYS[1]) end\n",
+        "",
+        (f"{_OVERVIEW}buckets_of_a_clock_that_was_set_back_are_not_taken_for_now",),
+    ),
+    Mutant(
+        "the history of rates grows for ever",
+        "G8",
+        "workers/rates.py",
+        "redis.call('HDEL', KEYS[1], name)",
+        "local kept = name",
+        (f"{_OVERVIEW}the_history_in_redis_is_bounded_and_expires",),
+    ),
+    Mutant(
+        "health pays for the tenants that status shows",
+        "2.5",
+        "cli/scrape.py",
+        "        observed = read_observed(self._runtime)\n",
+        "        from workers.overview import read_overview\n\n        read_overview(self._runtime)\n"
+        "        observed = read_observed(self._runtime)\n",
+        (f"{_OVERVIEW}health_and_metrics_do_not_pay_for_rates_and_tenants",),
     ),
     Mutant(
         "one dead letter fails the health of all",

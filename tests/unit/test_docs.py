@@ -1,13 +1,17 @@
 """What the documents say is true of the code: settings, commands, links, events."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeAlias, Union, get_args, get_origin
 
 import click
 import pytest
+from pydantic import BaseModel
 
 from api_stub.settings import ApiSettings
+from cli import status
 from cli.main import projector
 from cli.metrics import MEASURES, Measure
 from cli.scrape import HALF_WITHIN_S
@@ -15,9 +19,13 @@ from event_stream.settings import Settings, StreamSettings
 from event_stream.types import decode
 from projections.settings import DatabaseSettings
 from tests.support.events import body
+from workers import rates, tenants
 from workers.checkup.check import Check
 from workers.checkup.registry import CHECKS
+from workers.overview import Overview
+from workers.progress import STALLED_AFTER_S
 from workers.settings import RedisSettings
+from workers.told import Told
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -104,3 +112,67 @@ def test_the_locks_hold_hashes_and_name_no_host(lock: str) -> None:
     pinned = re.findall(r"^[a-z0-9][^\s=]*==", text, re.MULTILINE)
     assert len(pinned) > 35
     assert text.count("--hash=sha256:") >= len(pinned)
+
+
+def test_the_table_of_members_is_what_status_prints_as_json() -> None:
+    page = (ROOT / "docs" / "status.md").read_text()
+    listed = [line for line in page.splitlines() if line.startswith("| `")]
+    assert listed == [_member_row(*member) for member in _members(Overview)]
+    assert len(listed) > 50
+
+
+def test_the_page_of_status_tells_the_bounds_that_hold() -> None:
+    text = " ".join((ROOT / "docs" / "status.md").read_text().split())
+    assert f"{tenants.LOOKED_AT_MAX:,} events and {tenants.LOOKED_AT_MAX:,} entries are looked at" in text
+    assert f"but {tenants.LOOKED_AT_MIN} of each partition at least" in text
+    assert (tenants.SHOWN, rates.LATELY_S, status.REFRESH_S) == (10, 600, 1)
+    assert f"`silent` after {STALLED_AFTER_S:.0f} s" in text
+
+
+Member: TypeAlias = tuple[str, Any, Told]
+
+
+def _members(model: type[BaseModel], prefix: str = "") -> Iterator[Member]:
+    """Yield every member in the order in which it is printed, those of nested objects behind their own."""
+    for name, field in model.model_fields.items():
+        yield from _members_at(f"{prefix}{name}", field.annotation, field.metadata)
+    for computed in model.model_computed_fields.values():
+        annotation, *metadata = get_args(computed.return_type)
+        yield from _members_at(f"{prefix}{computed.alias}", annotation, metadata)
+
+
+def _members_at(name: str, annotation: Any, metadata: list[Any]) -> Iterator[Member]:
+    (told,) = [each for each in metadata if isinstance(each, Told)]
+    yield name, annotation, told
+    many = (
+        "[]" if get_origin(annotation) is list or any(get_origin(each) is list for each in get_args(annotation)) else ""
+    )
+    for inner in _types_in(annotation):
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _members(inner, f"{name}{many}.")
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    inside = get_args(annotation)
+    if not inside:
+        yield annotation
+    for each in inside:
+        yield from _types_in(each)
+
+
+def _member_row(name: str, annotation: Any, told: Told) -> str:
+    kind = " or ".join(_kind(each) for each in (get_args(annotation) if _is_union(annotation) else [annotation]))
+    return f"| `{name}` | {kind} | {told.unit} | {told.means} |"
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
+
+
+def _kind(annotation: Any) -> str:
+    kinds = {int: "integer", float: "number", str: "string", bool: "boolean", NoneType: "null", list: "array"}
+    return kinds.get(get_origin(annotation) or annotation, "string" if _is_text(annotation) else "object")
+
+
+def _is_text(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, str)

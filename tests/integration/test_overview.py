@@ -1,0 +1,295 @@
+"""What `projector status` reads besides what health reads: rates and tenants, of bounded work and for the command alone."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections import Counter
+from threading import Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+
+from cli.screen import Screen
+from cli.status import picture
+from event_stream.types import partition_of
+from tests.support.driving import append, append_raw, drain_all
+from tests.support.events import TENANT, event
+from tests.support.processes import environ_of
+from tests.support.proxy import Proxy
+from tests.support.scraping import scrape
+from tests.support.servers import RedisServer, wait_until
+from workers import tenants as reading
+from workers.drain import Drainer
+from workers.overview import Overview, read_overview
+from workers.progress import note_batch
+from workers.rates import BUCKET_S, BUCKETS, Rate, read_rates
+from workers.runtime import Runtime
+from workers.tally import Committed
+
+HOME = partition_of(TENANT, 4)
+RATE_KEY = f"projector:rate:{{{HOME}}}"
+only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def rate_at(runtime: Runtime, now_ms: int) -> Rate:
+    return read_rates(runtime.queue.connection, 4, now_ms)[HOME]
+
+
+def rate(runtime: Runtime) -> Rate:
+    return rate_at(runtime, runtime.stream.now_ms())
+
+
+def note(runtime: Runtime, applied: int) -> None:
+    note_batch(runtime.queue.connection, HOME, Committed(applied, {}, batch_us=1, commit_us=1, applied=applied))
+
+
+def bucket(runtime: Runtime) -> int:
+    return runtime.stream.now_ms() // (BUCKET_S * 1000)
+
+
+@only_sqlite
+def test_what_drains_apply_is_a_rate_and_repeats_are_not(runtime: Runtime) -> None:
+    made = [event() for _ in range(30)]
+    append(runtime, *made, *made)
+    drain_all(runtime)
+    found = rate(runtime)
+    assert found.lately == 30
+    assert 0.5 <= found.per_s <= 0.6  # of the last 50 to 60 s
+    assert [each.lately for each in read_overview(runtime).rates] == [30 * (number == HOME) for number in range(4)]
+
+
+@only_sqlite
+def test_a_rate_falls_to_nothing_and_leaves_the_history_after_ten_minutes(runtime: Runtime) -> None:
+    note(runtime, 60)
+    now_ms = runtime.stream.now_ms()
+    soon, later, late = (rate_at(runtime, now_ms + after_s * 1000) for after_s in (20, 120, 590))
+    assert (sum(soon.history[-3:]), soon.lately) == (60, 60)
+    assert 1.0 <= soon.per_s <= 1.2
+    assert (later.per_s, later.lately, sum(later.history)) == (0.0, 60, 60)
+    assert sum(late.history[:2]) == 60
+    assert rate_at(runtime, now_ms + 3_600_000) == Rate(partition=HOME, per_s=0.0, lately=0, history=[0] * BUCKETS)
+
+
+@only_sqlite
+def test_the_history_in_redis_is_bounded_and_expires(runtime: Runtime) -> None:
+    redis: Any = runtime.queue.connection
+    now = bucket(runtime)
+    redis.hset(RATE_KEY, mapping={str(now - back): 1 for back in range(1, 5_000)} | {"last": now - 1})
+    note(runtime, 7)
+    assert redis.hlen(RATE_KEY) <= BUCKETS + 2
+    assert 0 < redis.ttl(RATE_KEY) <= (BUCKETS + 1) * BUCKET_S
+    assert BUCKETS + 5 <= rate(runtime).lately <= BUCKETS + 7
+
+
+@only_sqlite
+def test_buckets_of_a_clock_that_was_set_back_are_not_taken_for_now(runtime: Runtime) -> None:
+    redis: Any = runtime.queue.connection
+    now = bucket(runtime)
+    redis.hset(RATE_KEY, mapping={str(each): 1000 for each in range(now - 40, now + 20)} | {"last": now + 19})
+    assert rate(runtime).lately == 0
+    note(runtime, 7)
+    assert (rate(runtime).lately, redis.hlen(RATE_KEY)) == (7, 2)
+
+
+@only_sqlite
+def test_a_batch_tells_its_rate_right_behind_its_progress(runtime: Runtime) -> None:
+    append(runtime, event())
+    with runtime.queue.connection.monitor() as monitor:  # type: ignore[no-untyped-call]
+        assert Drainer(runtime, HOME).step()
+        runtime.queue.connection.echo("done")
+        seen = []
+        for told in monitor.listen():
+            if told["command"].startswith("ECHO"):
+                break
+            seen.append((told["client_port"], told["command"].split()[0], told["command"]))
+    (mine,) = [index for index, (_, name, _) in enumerate(seen) if name == "EVAL"]
+    before, now = seen[mine - 1], seen[mine]
+    assert (before[0], before[1]) == (now[0], "HINCRBY")  # the tally, on the same connection
+    assert "projector:tally" in before[2]
+
+
+def test_the_tenants_with_most_traffic_are_those_of_the_last_ten_minutes(runtime: Runtime) -> None:
+    append(runtime, *(event(tenantid="ten_before") for _ in range(50)))
+    drain_all(runtime)
+    for key in runtime.queue.connection.scan_iter("projector:rate:*"):
+        runtime.queue.connection.delete(key)
+    sent = {f"ten_{number}": 20 - number for number in range(12)}
+    append(runtime, *(event(tenantid=tenant) for tenant, count in sent.items() for _ in range(count)))
+    drain_all(runtime)
+    found = read_overview(runtime).tenants
+    assert found.by_traffic is not None
+    assert [each.tenant_id for each in found.by_traffic] == list(sent)[:10]
+    assert [round(each.per_s * 600) for each in found.by_traffic] == list(sent.values())[:10]
+    assert [each.partition for each in found.by_traffic] == [partition_of(tenant, 4) for tenant in list(sent)[:10]]
+    assert not found.traffic_is_sample
+
+
+def test_traffic_beyond_what_is_looked_at_is_worked_out_from_the_newest(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LOOKED_AT_MAX", 0)
+    monkeypatch.setattr(reading, "LOOKED_AT_MIN", 10)
+    neighbour = next(f"ten_{n}" for n in range(100) if partition_of(f"ten_{n}", 4) == HOME)
+    append(runtime, *(event() for _ in range(90)), *(event(tenantid=neighbour) for _ in range(10)))
+    drain_all(runtime)
+    found = read_overview(runtime).tenants
+    assert found.by_traffic is not None
+    assert {each.tenant_id: round(each.per_s * 600) for each in found.by_traffic} == {neighbour: 100}
+    assert found.traffic_is_sample
+
+
+def test_the_tenants_with_most_lag_are_told_whatever_else_lies_between(runtime: Runtime) -> None:
+    append(runtime, event())
+    drain_all(runtime)
+    bad = [b"", b"\xff\xfe", b"[" * 60_000, b'{"tenantid": 7}', b'{"tenantid": "' + b"x" * 9_000_000 + b'"}']
+    append_raw(runtime, HOME, *bad)
+    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"other": "field"})
+    append(runtime, *(event() for _ in range(30)), *(event(tenantid="ten_other") for _ in range(40)))
+    found = read_overview(runtime)
+    counted = {(each.tenant_id, each.partition): each.entries for each in found.tenants.by_lag}
+    other = partition_of("ten_other", 4)
+    # The page with the huge entry is the last.
+    assert counted == {(TENANT, HOME): 30, ("ten_other", other): 40, (None, HOME): len(bad) + 1}
+    assert [each.entries for each in found.tenants.by_lag] == [40, 30, 6]
+    assert all(0 <= each.lag_s <= found.partitions[each.partition].lag_s + 60 for each in found.tenants.by_lag)
+    assert not found.tenants.lag_is_sample
+
+
+@only_sqlite
+def test_only_the_first_of_a_backlog_are_looked_at_and_that_is_said(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LOOKED_AT_MAX", 0)
+    append(runtime, *(event() for _ in range(250)))
+    reads: Counter[int] = Counter()
+    read_from = runtime.stream.read_from
+    monkeypatch.setattr(
+        runtime.stream, "read_from", lambda p, *rest: (reads.update({p: rest[1]}), read_from(p, *rest))[1]
+    )
+    found = read_overview(runtime).tenants
+    assert [(each.tenant_id, each.entries) for each in found.by_lag] == [(TENANT, reading.LOOKED_AT_MIN)]
+    assert found.lag_is_sample
+    assert set(reads) == {HOME}
+    assert reads[HOME] <= reading.LOOKED_AT_MIN + reading.PAGE + 2
+
+
+@only_sqlite
+def test_a_backlog_of_large_entries_is_looked_at_up_to_so_many_bytes(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BYTES_MAX", 100_000)
+    append(runtime, *(event(pad="x" * 2_000) for _ in range(250)))
+    found = read_overview(runtime).tenants
+    assert [each.entries for each in found.by_lag] == [reading.PAGE]
+    assert found.lag_is_sample
+
+
+def test_health_and_metrics_do_not_pay_for_rates_and_tenants(runtime: Runtime) -> None:
+    append(runtime, event())
+    drain_all(runtime)
+    append(runtime, event())
+    asked: list[str] = []
+    sqlalchemy_event.listen(runtime.reader, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert TENANT not in scrape(runtime).text
+    assert asked
+    assert not any("event_log" in statement for statement in asked)
+    read_overview(runtime)
+    assert any("event_log" in statement for statement in asked)
+
+
+@only_sqlite
+def test_a_picture_asks_no_server_for_fonts(runtime: Runtime) -> None:
+    drawn = picture(Screen(read_overview(runtime)))
+    assert drawn.startswith("<svg")
+    assert "font-face" not in drawn
+    assert "src:" not in drawn
+
+
+@pytest.fixture
+def environ(runtime: Runtime, database_url: str, redis_url: str) -> dict[str, str]:
+    return environ_of(database_url, redis_url)
+
+
+@only_sqlite
+def test_json_is_the_model_and_keeps_its_order(runtime: Runtime, environ: dict[str, str]) -> None:
+    append(runtime, event(), event())
+    append_raw(runtime, 0, b"nonsense")
+    drain_all(runtime)
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "status", "--json"],
+        check=False,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == [*Overview.model_fields, "health", "problems"]
+    assert (found["health"], found["dead_letters"]) == ("failing", {"not_json": 1})
+    assert [each["tenant_id"] for each in found["tenants"]["by_traffic"]] == [TENANT]
+    assert "no worker is alive; start `projector worker`" in found["problems"]
+
+
+@only_sqlite
+def test_watching_in_a_pipe_prints_it_again_and_again(environ: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "cli", "status", "--watch"]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [line for line in (process.stdout.readline() for _ in range(60)) if line.startswith("health: ")]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert len(told) > 1
+
+
+class Terminal:
+    """A command at a terminal, and all that it has written there."""
+
+    def __init__(self, environ: dict[str, str], *arguments: str) -> None:
+        self.ours, theirs = pty.openpty()
+        size = {"COLUMNS": "100", "LINES": "60", "TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments], env=environ | size, stdout=theirs, stderr=theirs, stdin=theirs
+        )
+        os.close(theirs)
+        self.written = b""
+        Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while more := os.read(self.ours, 65_536):
+                self.written += more
+        except OSError:  # the other end is closed
+            return
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(30)
+        os.close(self.ours)
+        return code
+
+
+@only_sqlite
+def test_watching_refreshes_in_place_and_outlives_an_outage(
+    runtime: Runtime, environ: dict[str, str], redis_server: RedisServer
+) -> None:
+    proxy = Proxy(redis_server.port)
+    terminal = Terminal(environ | {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}, "status", "--watch")
+    try:
+        wait_until(lambda: b"Partitions" in terminal.written, "it is shown", 60)
+        assert b"\x1b[?1049h" in terminal.written  # the terminal's other screen, which nothing scrolls
+        append_raw(runtime, HOME, b"nonsense")
+        drain_all(runtime)
+        wait_until(lambda: b"not_json" in terminal.written, "it is refreshed", 60)
+        proxy.close()
+        wait_until(lambda: b"the last that was read" in terminal.written, "the outage is told", 60)
+        assert terminal.process.poll() is None
+    finally:
+        code = terminal.end()
+    assert code == 0
+    assert b"\x1b[?1049l" in terminal.written

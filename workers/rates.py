@@ -1,0 +1,80 @@
+"""How fast each partition goes: the events applied in every 10 s of the last ten minutes, counted in Redis.
+
+Keys:
+
+    projector:rate:{p}  hash  `<n>`: events of partition p applied in the n-th 10 s since 1970, of the last ten minutes;
+                              `last`: the newest n; expires
+
+The clock is Redis's, whoever counts. The numbers are for people: a crash may leave a batch out, a Redis that forgets
+begins again.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+from redis import Redis
+
+from workers.told import Told
+
+BUCKET_S = 10
+BUCKETS = 60
+LATELY_S = BUCKET_S * BUCKETS
+_MINUTE = 6  # buckets
+# A clock that was set back comes to the same buckets again: what they hold is of another time, and is let go.
+_COUNT = """
+local bucket = math.floor(redis.call('TIME')[1] / ARGV[2])
+local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
+if last and last > bucket then redis.call('DEL', KEYS[1]) end
+redis.call('HINCRBY', KEYS[1], bucket, ARGV[1])
+if last ~= bucket then
+    redis.call('HSET', KEYS[1], 'last', bucket)
+    redis.call('EXPIRE', KEYS[1], ARGV[2] * (ARGV[3] + 1))
+    for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+        if name ~= 'last' and tonumber(name) < bucket - ARGV[3] then redis.call('HDEL', KEYS[1], name) end
+    end
+end
+"""
+
+
+class Rate(BaseModel):
+    """How many events of a partition were applied lately."""
+
+    partition: Annotated[int, Told("", "The partition's number.")]
+    per_s: Annotated[float, Told("events/s", "Applied in the last minute.")]
+    lately: Annotated[int, Told("events", "Applied in the last ten minutes.")]
+    history: Annotated[
+        list[int],
+        Told("events", "Applied in each 10 s of the last ten minutes, oldest first; without those under way."),
+    ]
+
+
+def count_applied(pipe: Redis, partition: int, applied: int) -> None:
+    """Count events that were applied now; `pipe` is the pipeline that goes to Redis anyhow."""
+    # Its text, not its hash: whether Redis has it would be a question, and another round trip.
+    pipe.eval(_COUNT, 1, _key(partition), str(applied), str(BUCKET_S), str(BUCKETS))
+
+
+def read_rates(redis: Redis, partitions: int, now_ms: int) -> list[Rate]:
+    """Return the rate of each partition by Redis's clock, in one round trip; raises what Redis raises."""
+    with redis.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            pipe.hgetall(_key(partition))
+        answers: list[Any] = pipe.execute()
+    return [_rate(partition, stored, now_ms) for partition, stored in enumerate(answers)]
+
+
+def _rate(partition: int, stored: dict[bytes, bytes], now_ms: int) -> Rate:
+    now = now_ms // (BUCKET_S * 1000)
+    set_back = int(stored.get(b"last", 0)) > now
+    counts = [0 if set_back else int(stored.get(b"%d" % bucket, 0)) for bucket in range(now - BUCKETS, now + 1)]
+    minute_s = (_MINUTE - 1) * BUCKET_S + now_ms / 1000 % BUCKET_S
+    return Rate(
+        partition=partition,
+        per_s=round(sum(counts[-_MINUTE:]) / minute_s, 3),
+        lately=sum(counts),
+        history=counts[:-1],
+    )
+
+
+def _key(partition: int) -> str:
+    return f"projector:rate:{{{partition}}}"

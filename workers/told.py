@@ -1,0 +1,10 @@
+"""What machines are told of a member of `status --json`: its unit and its meaning, as docs/status.md lists them."""
+
+from typing import NamedTuple
+
+
+class Told(NamedTuple):
+    """The unit of a member, empty where it has none, and what it means."""
+
+    unit: str
+    means: str
