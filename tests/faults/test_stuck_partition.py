@@ -21,6 +21,7 @@ from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.scraping import Scraped
 from tests.support.servers import wait_until
+from workers import status
 from workers.queue import QUEUE_NAME
 from workers.runtime import Runtime
 from workers.status import read_status
@@ -30,18 +31,20 @@ HOME = partition_of(TENANT, PARTITIONS)
 QUEUE_MAX = 2 * PARTITIONS + 1
 NODE = 100  # Redis trims whole nodes of a stream
 # A minute of waiting in a few seconds: when entries are trimmed, when a partition counts as stalled, when to try again.
+STALLED_AFTER_S = 3.0
 CONSTANTS = {
     "workers.dispatcher.TRIM_BEHIND_S": 0.5,
     "workers.dispatcher.TRIM_EVERY_S": 0.1,
-    "workers.progress.STALLED_AFTER_S": 3.0,
-    "workers.status.STALLED_AFTER_S": 3.0,
+    "workers.progress.STALLED_AFTER_S": STALLED_AFTER_S,
+    "workers.status.STALLED_AFTER_S": STALLED_AFTER_S,
     "workers.pace.BACK_OFF_MAX_S": 1.0,
 }
-ROUNDS, EACH = 5, 80
-# Of 40 kB each and in one stream: 80 MB, which would be twice that, and more, in the memory of whoever held them all.
-LARGE = 2_000
+ROUNDS, EACH = 3, 80
+# In one stream 60 MB, which would be twice that, and more, in the memory of whoever held them all. A batch is at most
+# 8 MiB, but for the first after smaller entries, and two are held at once.
+LARGE = 1_500
 LARGE_BYTES = 40_000
-MEMORY_MIB = 100
+MEMORY_MIB = 90
 _HOLD = """
 WITH held AS MATERIALIZED (SELECT * FROM checkpoint WHERE partition = %s FOR UPDATE)
 SELECT pg_sleep(3600) FROM held
@@ -128,7 +131,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(runtime: Runtime, start: Start) -> Watched:
+def watched(runtime: Runtime, start: Start, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    monkeypatch.setattr(status, "STALLED_AFTER_S", STALLED_AFTER_S)  # for `read_status` in this process
     port = free_port("127.0.0.1")
     constants = json.dumps(CONSTANTS)
     workers = [start("tests.support.hurried", "worker", constants) for _ in range(2)]
