@@ -14,6 +14,7 @@ _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}.small{font-size:10px;fill:#777}.head{font-weight:600}"
     ".line{fill:none;stroke-width:1.3}.axis{stroke:#bbb}.quarter{fill:#f2f4f8}.bad{fill:#d1495b;font-weight:600}"
 )
+_READ_MODEL_ROWS = ("rows of activity", "rows of analysis_trend", "rows of project", "rows of tenant")
 
 
 class Graph(NamedTuple):
@@ -72,9 +73,6 @@ def graphs_of(made: Soak) -> list[Graph]:
     return [graph for graph in every if graph.names]
 
 
-_READ_MODEL_ROWS = ("rows of activity", "rows of analysis_trend", "rows of project", "rows of tenant")
-
-
 def _headline(made: Soak) -> str:
     plan, faults = made.plan, made.faults()
     verdict = "all is flat" if not faults else f"{len(faults)} not as they should be"
@@ -86,27 +84,33 @@ def _headline(made: Soak) -> str:
 def _graph(made: Soak, graph: Graph, unwell: set[str]) -> list[str]:
     lines = {name: made.series(name) for name in graph.names}
     top = max(1.0, max(map(max, lines.values())) * 1.1)
-    quarter = _WIDTH / 4
-    parts = [
-        f'<rect class="quarter" x="{at:.0f}" y="0" width="{quarter:.0f}" height="{_HEIGHT}"/>'
-        for at in (quarter, 3 * quarter)
-    ]
-    parts += [
-        f'<line class="axis" x1="0" x2="{_WIDTH}" y1="{_HEIGHT}" y2="{_HEIGHT}"/>',
-        f'<text class="small" x="-5" y="{_HEIGHT}" text-anchor="end">0</text>',
-        f'<text class="small" x="-5" y="8" text-anchor="end">{top:,.0f}</text>',
-        f'<text x="0" y="-6">{escape(graph.title)}</text>',
-        f'<text class="small" x="{_WIDTH}" y="{_HEIGHT + 12}" text-anchor="end">{made.plan.minutes:g} min</text>',
-    ]
     ends = _apart([_HEIGHT * (1 - values[-1] / top) + 4 for values in lines.values()])
+    parts = _frame(graph.title, top, made.plan.minutes)
     for number, ((name, values), end) in enumerate(zip(lines.items(), ends, strict=True)):
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(f'<polyline class="line" stroke="{colour}" points="{_points(values, top)}"/>')
-        said = f"{graph.names[name]} NOT FLAT" if name in unwell else graph.names[name]
-        kind = "small bad" if name in unwell else "small"
-        shown = f'<text class="{kind}" x="{_WIDTH + 4}" y="{end:.0f}" style="fill:{colour}">{escape(said)}</text>'
-        parts.append(shown if len(lines) > 1 or name in unwell else "")
-    return [part for part in parts if part]
+        if name in unwell:
+            parts.append(_label(end, f"{graph.names[name]} NOT FLAT", 'class="small bad"'))
+        elif len(lines) > 1:
+            parts.append(_label(end, graph.names[name], f'class="small" style="fill:{colour}"'))
+    return parts
+
+
+def _frame(title: str, top: float, minutes: float) -> list[str]:
+    quarter = _WIDTH / 4
+    return [
+        f'<rect class="quarter" x="{quarter:.0f}" width="{quarter:.0f}" height="{_HEIGHT}"/>',
+        f'<rect class="quarter" x="{3 * quarter:.0f}" width="{quarter:.0f}" height="{_HEIGHT}"/>',
+        f'<line class="axis" x1="0" x2="{_WIDTH}" y1="{_HEIGHT}" y2="{_HEIGHT}"/>',
+        f'<text class="small" x="-5" y="{_HEIGHT}" text-anchor="end">0</text>',
+        f'<text class="small" x="-5" y="8" text-anchor="end">{top:,.0f}</text>',
+        f'<text x="0" y="-6">{escape(title)}</text>',
+        f'<text class="small" x="{_WIDTH}" y="{_HEIGHT + 12}" text-anchor="end">{minutes:g} min</text>',
+    ]
+
+
+def _label(y: float, text: str, how: str) -> str:
+    return f'<text {how} x="{_WIDTH + 4}" y="{y:.0f}">{escape(text)}</text>'
 
 
 def _points(values: Sequence[float], top: float) -> str:
