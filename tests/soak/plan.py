@@ -61,10 +61,10 @@ class Plan:
 # The whole of it in half a minute, for `make test`: far too short to tell a slow leak from a process that warms up.
 SHORT = Plan(
     minutes=0.4,
-    speed=30.0,
+    speed=40.0,
     projects=1,
-    events_per_s=8.0,
-    reads_per_s=1.0,
+    events_per_s=6.0,
+    reads_per_s=0.75,
     sample_s=0.5,
     trim_behind_s=2.0,
     trim_every_s=0.2,

@@ -1,15 +1,19 @@
 """The soak's judge sees what leaks and is not misled by what does not; its legend knows each key, and no other."""
 
+import io
+import json
 import random
 from collections import Counter
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 
 from tests.soak.judge import AtMost, Constant, Flat
 from tests.soak.keys import RQ_KEYS, Legend, documented
 from tests.soak.picture import draw
 from tests.soak.plan import Plan
+from tests.soak.report import HOT_TABLES, document, show
 from tests.soak.rules import rules
 from tests.soak.run import Soak
 
@@ -119,6 +123,21 @@ def test_whatever_leaks_is_named_with_its_numbers_its_limit_and_the_reason(leaki
 def test_a_soak_that_was_broken_off_is_not_called_well() -> None:
     made = synthetic()
     assert Soak(made.plan, samples=made.samples[:3]).faults() == ["3 samples are too few"]
+
+
+def test_the_table_tells_what_is_flat_and_what_is_not_and_the_document_holds_every_sample() -> None:
+    made = synthetic("jobs of failed")
+    made.updates = {name: {"dead": 1, "updated": 4, "hot": 3} for name in HOT_TABLES}
+    console = Console(width=240, file=io.StringIO(), record=True)
+    show(console, made)
+    text = console.export_text()
+    assert "NOT WELL: jobs of failed: " in text
+    assert "75.0%" in text
+    assert "all is flat" not in text
+    told = document(made, {"date": "today"})
+    assert len(told["samples"]["jobs of failed"]) == len(told["at_s"]) == len(made.samples)
+    assert [each["series"] for each in told["judged"] if not each["flat"]] == ["jobs of failed"]
+    assert json.loads(json.dumps(told)) == told
 
 
 def test_the_picture_is_well_formed_and_names_what_is_not_flat() -> None:
