@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run setup test chaos mutants check format lock bench clean
+.PHONY: help run setup test chaos soak mutants check format lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ bench: .venv/dev ## how fast, as ratios to references of the same run; BENCH="--
 
 chaos: .venv/dev ## 200 runs of real processes and servers, killed and paused by chance; which promises held (minutes)
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+soak: .venv/dev ## an hour of traffic in 12 minutes over real processes and servers: does anything grow? (minutes)
+	$(BIN)/python -m tests.soak $(SOAK)
 
 lock: ## write the locks again, with the newest versions (needs uv)
 	uv pip compile pyproject.toml --group build --universal --upgrade --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock

@@ -108,11 +108,12 @@ def traffic(seed: int) -> list[Sent]:
             assert repeated.event is not None
             sent.append(repeated._replace(body=body(dict(reversed(repeated.event.items())))))
         if chance.random() < 0.06:
-            sent.extend(_bad(made, home, chance.randrange(10**6)))
+            sent.extend(bad(made, home, chance.randrange(10**6)))
     return sent
 
 
-def _bad(good: dict[str, Any], home: int, number: int) -> Iterator[Sent]:
+def bad(good: dict[str, Any], home: int, number: int) -> Iterator[Sent]:
+    """Yield an entry for each reason for which it can never be applied, beside a good event; of a number the same."""
     fresh = event(
         tenantid=good["tenantid"], projectid=good["projectid"], id=f"{number:08x}-0000-4000-8000-000000000000"
     )

@@ -28,6 +28,7 @@ _READS = "tests/integration/test_reads.py::test_"
 _CONTRACT = "tests/integration/test_projections_contract.py::test_"
 _COMMANDS = "tests/integration/test_commands.py::test_"
 _EVENTS = "tests/unit/test_events.py::test_"
+_SOAK = "tests/faults/test_soak.py::test_"
 _FOLDS = "tests/unit/test_folds.py::test_"
 _FAULTS = "tests/unit/test_faults.py::test_"
 _COALESCE = "tests/unit/test_coalesce.py::test_"
@@ -667,6 +668,22 @@ BOUNDED = (
         "if self._known[partition] + count > self._limit]",
         "if count > self._limit]",
         (f"{_STREAM}the_backlog_limit_counts_what_is_not_yet_projected",),
+    ),
+    Mutant(
+        "streams are never trimmed",
+        "G8",
+        "workers/dispatcher.py",
+        "        if before > START and at.is_at(entries):\n",
+        "        if before < START and at.is_at(entries):\n",
+        (f"{_SOAK}everything_but_the_event_log_stays_bounded_under_traffic",),
+    ),
+    Mutant(
+        "each batch leaves a key behind",
+        "G8",
+        "workers/progress.py",
+        "        pipe.delete(_failure_key(partition))\n",
+        "        pipe.delete(_failure_key(partition))\n        pipe.set(f'projector:batch:{batch.batch_us}', 1)\n",
+        (f"{_SOAK}everything_but_the_event_log_stays_bounded_under_traffic",),
     ),
 )
 

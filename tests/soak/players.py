@@ -1,0 +1,107 @@
+"""Who makes traffic: one appends, one reads, one looks after it, each in a thread and at its own pace."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from threading import Event, Thread
+
+import httpx
+
+from event_stream.stream import Stream
+from projections.dead_letter_desk import Selection
+from tests.soak.ground import Ground
+from tests.soak.plan import PARTITIONS, REPLAY_S, SCRAPE_S, Plan
+from tests.soak.traffic import Traffic
+from workers.replay import replay
+
+APPENDS_PER_S = 10
+
+
+class Player(Thread):
+    """Acts so many times a second until it is told to stop; what went wrong is kept in `error`, and ends it."""
+
+    def __init__(self, act: Callable[[], None], per_s: float) -> None:
+        super().__init__(daemon=True)
+        self.act, self.pause_s = act, 1 / per_s
+        self.stopped = Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        due_s = time.monotonic()
+        try:
+            while not self.stopped.wait(max(0.0, due_s - time.monotonic())):
+                self.act()
+                due_s += self.pause_s
+        except Exception as error:
+            self.error = error
+
+
+@contextmanager
+def playing(plan: Plan, where: Ground, traffic: Traffic, done: Counter[str]) -> Iterator[list[Player]]:
+    """Let all of them play within this block; `done` counts what they did."""
+    with ExitStack() as stack:
+        own = stack.enter_context(where.client())
+        web = stack.enter_context(httpx.Client(base_url=where.api_url, timeout=30))
+        appending = partial(_append, Stream(own, PARTITIONS), traffic, plan, done)
+        acts: list[tuple[Callable[[], None], float]] = [
+            (appending, APPENDS_PER_S),
+            (
+                partial(_read, web, reads(plan, where.api_keys, traffic.project_ids), done),
+                plan.reads_per_s * plan.speed,
+            ),
+            (partial(_scrape, web, done), plan.speed / SCRAPE_S),
+            (partial(_replay, where, done), plan.speed / REPLAY_S),
+        ]
+        players = [Player(act, per_s) for act, per_s in acts]
+        stack.callback(_stop, players)
+        for player in players:
+            player.start()
+        yield players
+
+
+def _stop(players: list[Player]) -> None:
+    for player in players:
+        player.stopped.set()
+    for player in players:
+        player.join()
+
+
+def reads(plan: Plan, api_keys: dict[str, str], projects: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield requests of both routes for all projects, for ever."""
+    for number in itertools.count():
+        tenant = f"ten_{number % plan.tenants}"
+        headers = {"Authorization": f"Bearer {api_keys[tenant]}"}
+        project = number // plan.tenants % plan.projects
+        yield f"/v1/config/projects/project-{project}/stats", headers
+        hours = 1 + number % 720
+        header = {"X-Project-Id": projects[tenant][project]}
+        yield f"/v1/config/monitoring/activity?hours={hours}", headers | header
+
+
+def _append(stream: Stream, traffic: Traffic, plan: Plan, done: Counter[str]) -> None:
+    entries = traffic.now(round(plan.events_per_s * plan.speed / APPENDS_PER_S))
+    stream.append(entries)
+    done["entries appended"] += len(entries)
+
+
+def _read(web: httpx.Client, requests: Iterator[tuple[str, dict[str, str]]], done: Counter[str]) -> None:
+    path, headers = next(requests)
+    answer = web.get(path, headers=headers)
+    # A project may have been deleted a moment ago, or a slug be another's.
+    assert answer.status_code in (200, 404), answer.text
+    route = "stats" if path.endswith("stats") else "activity"
+    done[f"reads of {route} answered {answer.status_code}"] += 1
+
+
+def _scrape(web: httpx.Client, done: Counter[str]) -> None:
+    for path in ("/metrics", "/healthz/projector", "/readyz"):
+        answer = web.get(path)
+        assert answer.status_code == 200, answer.text
+    done["looks at metrics and health"] += 1
+
+
+def _replay(where: Ground, done: Counter[str]) -> None:
+    done["letters replayed"] += replay(where.runtime, Selection()).appended

@@ -1,0 +1,137 @@
+"""A sample: everything that could grow, looked at from outside, at one moment."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import psutil
+import psycopg
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+
+from event_stream.stream import stream_key
+from projections.store import metadata
+from tests.soak.ground import DATABASE, OWN_NAME, Ground
+from tests.soak.keys import RQ_KEYS, Legend, documented
+from tests.soak.plan import PARTITIONS
+from workers import verified
+from workers.queue import QUEUE_NAME
+
+MIB = 2**20
+REGISTRIES: Mapping[str, type[BaseRegistry]] = {
+    "started": StartedJobRegistry,
+    "finished": FinishedJobRegistry,
+    "failed": FailedJobRegistry,
+    "deferred": DeferredJobRegistry,
+    "scheduled": ScheduledJobRegistry,
+    "canceled": CanceledJobRegistry,
+}
+TABLES = sorted(metadata.tables)
+# Snapshot and all, so that what is compared is of one moment.
+_ROWS = (
+    f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in TABLES)}, (SELECT sum(applied) FROM checkpoint)"
+)
+_CONNECTIONS = """
+SELECT application_name, count(*) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND datname = %s AND application_name <> %s GROUP BY 1
+"""
+_UPDATES = """
+SELECT relname, n_dead_tup, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
+"""
+Values = dict[str, float]
+
+
+@dataclass
+class Sampler:
+    """Takes samples. A series is named `<what> of <whom>`."""
+
+    where: Ground
+    processes: dict[str, psutil.Process] = field(init=False)
+    unknown: set[str] = field(default_factory=set)
+    passes: set[int] = field(default_factory=set)
+    _legend: Legend = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.processes = {role: psutil.Process(each.pid) for role, each in self.where.processes.items()}
+        self.redis = self.where.client()
+        self.database = psycopg.connect(self.where.postgres.url(DATABASE), autocommit=True, application_name=OWN_NAME)
+        self._legend = Legend([*documented(), *RQ_KEYS])
+        self._names = [*documented(), *RQ_KEYS]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.redis.close()
+        self.database.close()
+
+    def take(self) -> Values:
+        """Return everything by the name of its series."""
+        return dict([*self._of_processes(), *self._of_redis(), *self._of_keys(), *self._of_rq(), *self._of_tables()])
+
+    def updates(self) -> dict[str, dict[str, int]]:
+        """Return of each table its dead rows now, and how many of its updates left its indexes alone (HOT)."""
+        rows = self.database.execute(_UPDATES).fetchall()
+        return {name: {"dead": dead, "updated": updated, "hot": hot} for name, dead, updated, hot in rows}
+
+    def _of_processes(self) -> Iterator[tuple[str, float]]:
+        for role, process in self.processes.items():
+            with process.oneshot():
+                yield f"memory of {role}", process.memory_info().rss / MIB
+                yield f"threads of {role}", process.num_threads()
+            yield f"open files of {role}", process.num_fds()
+
+    def _of_redis(self) -> Iterator[tuple[str, float]]:
+        redis: Any = self.redis
+        yield "clients of Redis", sum(client["name"] != OWN_NAME for client in redis.client_list())
+        yield "data of Redis", redis.info("memory")["used_memory_dataset"] / MIB
+        lengths = [redis.xlen(stream_key(partition)) for partition in range(PARTITIONS)]
+        yield "entries of all streams", sum(lengths)
+        yield from ((f"entries of stream {partition}", length) for partition, length in enumerate(lengths))
+        if at_ms := verified.read(redis).at_ms:
+            self.passes.add(at_ms)
+
+    def _of_keys(self) -> Iterator[tuple[str, float]]:
+        found = [key.decode() for key in self.redis.scan_iter(count=1000)]
+        known = Counter(self._legend.of(key) for key in found)
+        self.unknown |= {key for key in found if self._legend.of(key) is None}
+        yield from ((f"keys of {name}", known[name]) for name in self._names)
+        yield "keys of nobody", known[None]
+        yield "keys of Redis", len(found)
+
+    def _of_rq(self) -> Iterator[tuple[str, float]]:
+        yield "jobs of the queue", self.where.runtime.queue.count
+        for name, kind in REGISTRIES.items():
+            yield f"jobs of {name}", self.redis.zcard(kind(QUEUE_NAME, self.redis).key)
+
+    def _of_tables(self) -> Iterator[tuple[str, float]]:
+        *counted, applied = self.database.execute(_ROWS.encode()).fetchall()[0]
+        rows = dict(zip(TABLES, counted, strict=True))
+        yield "rows of event_log beyond what was applied", rows["event_log"] - int(applied)
+        yield from ((f"rows of {table}", rows[table]) for table in TABLES)
+        connections: dict[str, int] = dict(self.database.execute(_CONNECTIONS, [DATABASE, OWN_NAME]).fetchall())
+        yield from ((f"connections of {role}", connections.pop(role, 0)) for role in ("worker", "dispatcher", "api"))
+        yield "connections of others", sum(connections.values())
+        added = sum(end.added for end in self.where.runtime.stream.ends())
+        with self.where.runtime.reader.connect() as connection:
+            read = connection.exec_driver_sql("SELECT sum(read) FROM checkpoint").scalar_one()
+        yield "entries of the backlog", max(0, added - int(read))
+
+
+def moments(lasts_s: float, every_s: float) -> Iterator[float]:
+    """Yield when to take a sample, in seconds from now, each when it is due."""
+    began_s = time.monotonic()
+    number = 0
+    while (due_s := number * every_s) <= lasts_s:
+        time.sleep(max(0.0, began_s + due_s - time.monotonic()))
+        yield time.monotonic() - began_s
+        number = max(number + 1, int((time.monotonic() - began_s) / every_s))
