@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from api_stub import keys
 from api_stub.keys import Kind
 from cli.embedded import free_port
-from cli.processes import migrate_database
+from cli.migrate import migrate_database
 from projections.settings import DatabaseSettings
 from tests.soak.plan import PARTITIONS, WORKERS, Plan
 from tests.support.driving import held_open
