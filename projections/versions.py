@@ -74,13 +74,13 @@ def share_out(
     """
     tenants = sorted({event.tenant_id for event in events})
     stored = _read(connection, tenants)
-    line = dump(_current(projections))
+    line = dump(current(projections))
     if all(stored.get(tenant_id) == line for tenant_id in tenants):
         return [(projection, events) for projection in projections]
     new = {tenant_id for tenant_id in tenants if tenant_id not in stored}
     new -= _with_history(connection, new, known)
     standings = {
-        tenant_id: _current(projections) if tenant_id in new else parse(stored.get(tenant_id, ""))
+        tenant_id: current(projections) if tenant_id in new else parse(stored.get(tenant_id, ""))
         for tenant_id in tenants
     }
     for each in standings.values():
@@ -92,6 +92,11 @@ def share_out(
         (projection, [event for event in events if projection.name in live[event.tenant_id]])
         for projection in projections
     ]
+
+
+def current(projections: Iterable[Projection]) -> Standings:
+    """Return where a tenant stands whose rows are all of this release's making, and lack nothing."""
+    return {projection.name: Standing(projection.version) for projection in projections}
 
 
 def live_in(standings: Standings, projections: Iterable[Projection]) -> frozenset[str]:
@@ -142,13 +147,13 @@ def due_of(connection: Connection, tenant_id: str, projections: Iterable[Project
     Of a tenant that no drain has noted nothing is known.
     """
     standings = of_tenant(connection, tenant_id)
-    return frozenset(_current(projections)) - live_in(standings, projections) if standings else frozenset()
+    return frozenset(current(projections)) - live_in(standings, projections) if standings else frozenset()
 
 
 def outdated_tenants(connection: Connection, projections: Sequence[Projection]) -> list[str]:
     """Return the tenants of which rows in these read models are not this release's or lack events, ascending."""
     stored = {row.tenant_id: row.versions for row in connection.execute(select(table))}
-    names = _current(projections).keys()
+    names = current(projections).keys()
     tenants = stored.keys() | set(tenants_of(connection, event_log.table))
     return sorted(each for each in tenants if live_in(parse(stored.get(each, "")), projections) != names)
 
@@ -158,7 +163,7 @@ def fill(connection: Connection, tenant_id: str, projections: Iterable[Projectio
 
     Raises OutdatedReleaseError if some of them were of a newer one.
     """
-    standings, filled = of_tenant(connection, tenant_id), _current(projections)
+    standings, filled = of_tenant(connection, tenant_id), current(projections)
     for name, at in filled.items():
         if name in standings and standings[name].version > at.version:
             raise OutdatedReleaseError(name, standings[name].version, at.version)
@@ -170,7 +175,7 @@ def step_back(engine: Engine, projections: Sequence[Projection], partitions: int
 
     Until then they stand as they are; what only the newer release has is taken as not there.
     """
-    known = _current(projections)
+    known = current(projections)
     for partition in range(partitions):
         with engine.begin() as connection:
             checkpoint.claim_as_it_is(connection, partition)
@@ -206,10 +211,6 @@ def have_rows(line: str | None, names: tuple[str, ...]) -> bool:
     return parse(line or "").keys() >= set(names)
 
 
-def _current(projections: Iterable[Projection]) -> Standings:
-    return {projection.name: Standing(projection.version) for projection in projections}
-
-
 def _left_out(standings: Standings, live: Collection[str]) -> Standings:
     return {name: at if name in live else at._replace(is_behind=True) for name, at in standings.items()}
 
@@ -233,7 +234,7 @@ def _with_history(connection: Connection, tenants: Collection[str], known: int) 
 
 def _others(projections: Sequence[Projection]) -> Select[str, int]:
     """Return the lines that are not this release's, with the number of tenants: two ranges of an index."""
-    line = dump(_current(projections))
+    line = dump(current(projections))
     ranges = union_all(
         *(select(table.c.versions).where(condition) for condition in (table.c.versions < line, table.c.versions > line))
     ).subquery()
