@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,14 +68,28 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
     assert not any(psutil.pid_exists(pid) for pid in running)
 
     applied = len(list(demo.history(time.time_ns() // 1000)))
+    leave_behind(up)
     up.lines.clear()
     up.start()
     up.await_ready()
+    wait_until(lambda: "behind" not in version_lines(up), "what another release has left is rebuilt")
     again = json.loads(up.run("status", "--json"))
     assert again["dead_letters"] == {}
     assert sum(p["duplicates"] for p in again["partitions"]) >= applied - 20
     assert [line for line in up.lines if line.startswith("curl ")] == lines
     assert up.stop(signal.SIGINT) == 0
+
+
+def leave_behind(up: Deployment) -> None:
+    """Do what a drain of another release does."""
+    with closing(sqlite3.connect(up.directory / "projector.db")) as database, database:
+        changed = "UPDATE active_version SET versions = replace(versions, 'activity 1', 'activity 1 behind')"
+        assert database.execute(changed).rowcount == 1
+
+
+def version_lines(up: Deployment) -> str:
+    with closing(sqlite3.connect(up.directory / "projector.db")) as database:
+        return str(database.execute("SELECT versions FROM active_version").fetchall())
 
 
 def _pings(stream: Stream) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from api_stub.openapi import document
 from cli.embedded import free_port
-from projections import schema
+from projections import schema, versions
 from projections.store import reader_engine, writer_engine
 from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event, mixed
@@ -453,3 +453,42 @@ def test_verify_needs_no_redis(run: Run, damaged: dict[str, Any]) -> None:
     assert "tenants that differ: 4" in run(
         "verify", expect=1, REDIS_URL=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"
     )
+
+
+@on_sqlite
+def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+    verified = run("verify", "--repair")
+    assert "due" not in verified
+    set_versions(runtime, "activity 1, analysis_trend 1 behind, project 1, tenant 1", "ten_0")
+    set_versions(runtime, "activity 1, project 1, tenant 1", "ten_1")
+    problem = "a rebuild is due: analysis_trend to version 1 for 2 tenants; run `projector migrate --rebuild`"
+    assert json.loads(run("status", "--json"))["problems"].count(problem) == 1
+    assert "due to be rebuilt, and were not compared: 2" in run("verify", expect=1)
+    assert run("migrate").endswith("4 partitions\n")
+    assert json.loads(run("verify", "--quick", "--json", expect=1))["due"] == ["ten_0", "ten_1"]
+    told = json.loads(run("migrate", "--rebuild", "--json"))
+    assert (told["tenants"], told["failed"], told["due"]) == (2, [], 0)
+    assert "rebuilt 0 tenants" in run("migrate", "--rebuild")
+    assert "no difference" in run("verify")
+    assert dump(runtime.reader) == damaged
+    assert "add --rebuild" in run("migrate", "--json", expect=2)
+
+
+@on_sqlite
+def test_going_back_to_an_older_release_takes_a_word(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+    newer = "activity 1, analysis_trend 2, project 1, tenant 1"
+    set_versions(runtime, newer, "ten_0")
+    refused = run("rebuild", "--tenant", "ten_0", expect=1)
+    assert "analysis_trend is at version 2, and this release has version 1" in refused
+    assert "tenant ten_0 is as it was" in refused
+    assert "run the newer release" in run("worker", expect=1)
+    assert "of all read models" in run("rebuild", "--downgrade", "--tenant", "ten_0", expect=2)
+    run("rebuild", "--downgrade", "--restart")
+    assert dump(runtime.reader) == damaged
+    assert newer not in str(dump(runtime.reader, [versions.table]))
+
+
+def set_versions(runtime: Runtime, line: str, tenant_id: str) -> None:
+    with runtime.writer.begin() as connection:
+        mine = versions.table.c.tenant_id == tenant_id
+        assert connection.execute(update(versions.table).where(mine).values(versions=line)).rowcount == 1
