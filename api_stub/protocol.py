@@ -11,7 +11,12 @@ class AnswersInOnePiece(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a new connection."""
-        super().connection_made(OncePerTurn(transport))
+        self._answers = OncePerTurn(transport)
+        super().connection_made(self._answers)
+
+    def eof_received(self) -> None:
+        """Send what is answered already: the event loop closes once the other side sends no more."""
+        self._answers.flush()
 
 
 class OncePerTurn(asyncio.Transport):
@@ -26,12 +31,12 @@ class OncePerTurn(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Send bytes when the turn is over."""
         if not self._kept:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.flush)
         self._kept.append(data)
 
     def close(self) -> None:
         """Send what was kept, and close."""
-        self._send()
+        self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
@@ -50,7 +55,8 @@ class OncePerTurn(asyncio.Transport):
         """Take from the other side again."""
         self._transport.resume_reading()
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send what was kept; to a connection that is gone nothing."""
         kept, self._kept = self._kept, []
-        if kept:
+        if kept and not self._transport.is_closing():
             self._transport.writelines(kept)

@@ -23,6 +23,7 @@ from event_stream.errors import EventStreamError
 
 PARTITIONS_KEY = "events:partitions"
 FIELD = b"event"
+_PIECE_BYTES = 262_144
 
 # Looks and trims in one step: whoever slept between the two would trim a stream that was put in this one's place.
 _TRIM = """
@@ -263,7 +264,10 @@ def read_key(partition: int) -> str:
 def _append_all(connection: Any, bodies: Sequence[tuple[int, bytes]]) -> list[bytes]:
     """Send all, then read all answers; without redis-py's pipeline, which takes three times as long over each XADD."""
     if bodies:
-        connection.send_packed_command([b"".join([_xadd(partition, body) for partition, body in bodies])])
+        whole = memoryview(b"".join([_xadd(partition, body) for partition, body in bodies]))
+        # In pieces, as a socket's timeout is for each: a slow link may take its time, but not stand still.
+        pieces = [whole[at : at + _PIECE_BYTES] for at in range(0, len(whole), _PIECE_BYTES)]
+        connection.send_packed_command(pieces)
     return [connection.read_response() for _ in bodies]
 
 

@@ -151,3 +151,17 @@ def test_a_drain_makes_headway_though_each_answer_takes_longer_than_its_budget(
         run(drainer, Lease(proxied.queue.connection, HOME), budget_s=0.1)
         assert checkpoints(runtime)[HOME].applied == applied
     assert_counted_once(runtime, events)
+
+
+@on_one_database
+def test_a_large_batch_crosses_a_narrow_link_once_though_it_takes_longer_than_the_sockets_timeout(
+    runtime: Runtime, proxy: Proxy
+) -> None:
+    bodies = [(HOME, b"x" * 60_000)] * 400
+    proxy.bytes_per_s = 8e6
+    client = redis_client(url_of(proxy), timeout_s=1.0, retries=0)
+    started_s = time.monotonic()
+    assert len(Stream(client, 4).append(bodies)) == len(bodies)
+    assert time.monotonic() - started_s > 2.0
+    client.close()
+    assert runtime.stream.ends()[HOME].added == len(bodies)

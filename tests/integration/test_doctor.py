@@ -18,13 +18,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, insert, make_url, text
 
 from cli.embedded import free_port
 from cli.migrate import migrate_database
 from event_stream.types import partition_of
 from migrations import upgrade
-from projections import schema
+from projections import schema, versions
 from projections.store import writer_engine
 from tests.conftest import PARTITIONS, sqlalchemy_url
 from tests.support.driving import append, append_raw, drain_all
@@ -510,7 +510,7 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     """The database, as a user sees it who may read little of it."""
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
-        connection.execute("GRANT SELECT ON alembic_version, checkpoint, dead_letter TO looker")
+        connection.execute("GRANT SELECT ON alembic_version, active_version, checkpoint, dead_letter TO looker")
     yield durable_url.replace("postgres@", "looker@")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute("DROP OWNED BY looker")
@@ -636,6 +636,32 @@ def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
     for problem in problems:
         assert any(problem.startswith(each.found) for each in examination.findings), problem
     assert examination.in_danger
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (
+            "activity 1, analysis_trend 1 behind, project 1, tenant 1",
+            "rebuild-due",
+            "analysis_trend to version 1 for 1",
+        ),
+        (
+            "activity 1, analysis_trend 2, project 1, tenant 1",
+            "release-too-old",
+            "analysis_trend is of a newer release",
+        ),
+    ],
+)
+def test_what_another_release_has_left_is_told(
+    alive: Runtime, environ: Environ, line: str, code: str, said: str
+) -> None:
+    with alive.writer.begin() as connection:
+        connection.execute(insert(versions.table).values(tenant_id=TENANT, versions=line))
+    found = finding(environ, code)
+    assert found.severity == "danger"
+    assert said in found.found
 
 
 @only_sqlite

@@ -148,6 +148,7 @@ def test_a_scrape_tells_nothing_of_tenants_and_its_labels_have_few_values(runtim
         "role": {"worker", "dispatcher"},
         "state": {"alive", "stalled"},
         "server": {"redis", "database"},
+        "projection": {"project", "tenant", "analysis_trend", "activity"},
         "lookup": set(),
     }
     for name in told.names():

@@ -2,6 +2,7 @@
 
     proxy = Proxy(server.port)          connect to proxy.port instead
     proxy.latency_s = 2.0               every chunk arrives that much later, in both directions
+    proxy.bytes_per_s = 1e6             so much gets through on each connection
     proxy.partition() / proxy.heal()    nothing arrives, nothing is closed: what a dead switch looks like
     proxy.refuse() / proxy.heal()       nobody listens any more, connections are reset
     proxy.cut()                         resets every connection that is open now
@@ -38,6 +39,7 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.latency_s = 0.0
+        self.bytes_per_s = float("inf")
         self.happened = 0
         self._cut: _Cut | None = None
         self._flowing = threading.Event()
@@ -127,6 +129,7 @@ class Proxy:
                     _, source, chunk = on_the_way.popleft()
                     if source is client and self._is_fatal(chunk, server):
                         return self._reset(pair)
+                    time.sleep(len(chunk) / self.bytes_per_s)
                     (server if source is client else client).sendall(chunk)
         return self._reset(pair, counted=False)
 

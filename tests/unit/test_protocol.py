@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvicorn
+import uvloop
 
-from api_stub.protocol import OncePerTurn
+from api_stub.protocol import AnswersInOnePiece, OncePerTurn
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +32,9 @@ class Counting(asyncio.Transport):
 
     def close(self) -> None:
         self.transport.close()
+
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
 
 
 async def told(says: Callable[[OncePerTurn], None]) -> tuple[list[bytes], bytes]:
@@ -75,3 +80,40 @@ async def test_later_turns_are_sent_later() -> None:
         loop.call_later(0.02, transport.close)
 
     assert await told(says) == ([b"one", b"two"], b"onetwo")
+
+
+async def test_nothing_is_sent_to_a_client_that_is_gone() -> None:
+    class Gone(Counting):
+        def is_closing(self) -> bool:
+            return True
+
+    sent = Gone(asyncio.Transport())
+    OncePerTurn(sent).write(b"too late")
+    await asyncio.sleep(0.01)
+    assert sent.sent == []
+
+
+def test_a_client_that_says_it_will_send_no_more_gets_its_answer() -> None:
+    """As `nc -N` does, and some probes of a balancer."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        head = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def asked() -> bytes:
+        config = uvicorn.Config(app, http=AnswersInOnePiece, lifespan="off", log_config=None)
+        config.load()
+        state = uvicorn.Server(config).server_state
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: AnswersInOnePiece(config, state, {}), "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            writer.write_eof()
+            got = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            return got
+
+    assert [uvloop.run(asked()).endswith(b"\r\n\r\nok") for _ in range(20)] == [True] * 20

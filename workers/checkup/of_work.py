@@ -71,6 +71,30 @@ def breaker_open(patient: Patient) -> Iterator[Seen]:
     yield from map(Seen, patient.status.held_up())
 
 
+@work.danger(
+    "rebuild-due",
+    "G3",
+    means="Rows of a read model are of another version than this release's, or lack events since another release came"
+    " by: they stand still until they are rebuilt.",
+    remedy="`projector migrate --rebuild` with the release that shall stay",
+)
+def rebuild_due(patient: Patient) -> Iterator[Seen]:
+    """See for which read models a rebuild is due."""
+    yield from map(Seen, patient.status.due())
+
+
+@work.danger(
+    "release-too-old",
+    "G7",
+    means="Rows of a read model are of a newer release than this one: workers of this release end where they meet"
+    " them.",
+    remedy="run the newer release; or, to go back for good, `projector rebuild --downgrade` with this one",
+)
+def release_too_old(patient: Patient) -> Iterator[Seen]:
+    """See which read models are beyond this release."""
+    yield from map(Seen, patient.status.outdated())
+
+
 @work.advice(
     "entries-lost",
     "G1",

@@ -39,6 +39,8 @@ CHECKS: tuple[Check, ...] = (
     of_work.partition_stalled,
     of_work.partition_failing,
     of_work.breaker_open,
+    of_work.rebuild_due,
+    of_work.release_too_old,
     of_work.entries_lost,
     of_work.stream_untrimmed,
     # Last, as they tell what those before could not see.
