@@ -222,11 +222,11 @@ def _command(name: str) -> list[str]:
 
 
 def _is_rebuild_due(database_url: str) -> bool:
-    """Return whether another release has made some of the rows."""
+    """Return whether rows are to be rebuilt that an older release has made, or that lack events."""
     engine = writer_engine(database_url)
     try:
         with engine.connect() as connection:
-            return bool(versions.outdated_tenants(connection, PROJECTIONS))
+            return any(each.due for each in versions.count(connection, PROJECTIONS).values())
     finally:
         engine.dispose()
 

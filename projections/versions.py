@@ -19,7 +19,7 @@ from event_stream.types import Event, partition_of
 from projections import checkpoint, event_log
 from projections.bulk import bind_keys, find, key_rows, upsert_rows
 from projections.errors import ProjectionsError
-from projections.pages import tenants_of
+from projections.pages import ROWS_AT_ONCE, tenants_of
 from projections.projection import Projection
 from projections.store import KeyText, metadata
 
@@ -173,25 +173,23 @@ def fill(connection: Connection, tenant_id: str, projections: Iterable[Projectio
 def step_back(engine: Engine, projections: Sequence[Projection], partitions: int) -> None:
     """Note of all rows that are too new for this release that they are due to be rebuilt by it, and of which version.
 
-    Until then they stand as they are; what only the newer release has is taken as not there.
+    Until then they stand as they are; what only the newer release has is taken as not there. It goes in steps, none of
+    which claims a partition for long.
     """
-    known = current(projections)
-    for partition in range(partitions):
-        with engine.begin() as connection:
-            checkpoint.claim_as_it_is(connection, partition)
-            others = connection.execute(select(table).where(table.c.versions != dump(known)))
-            stored = {tenant_id: parse(versions) for tenant_id, versions in others}
-            mine = {
-                tenant_id: {
-                    name: Standing(known[name].version, is_behind=True) if at.version > known[name].version else at
-                    for name, at in standings.items()
-                    if name in known
-                }
-                for tenant_id, standings in stored.items()
-                if partition_of(tenant_id, partitions) == partition
-            }
-            changed = [(each, dump(standings)) for each, standings in mine.items() if standings != stored[each]]
-            upsert_rows(connection, table, changed)
+    after = ""
+    while True:
+        with engine.connect() as connection:
+            tenants = tenants_of(connection, table, after, ROWS_AT_ONCE)
+        if not tenants:
+            return
+        for partition in range(partitions):
+            mine = [tenant_id for tenant_id in tenants if partition_of(tenant_id, partitions) == partition]
+            with engine.begin() as connection:
+                checkpoint.claim_as_it_is(connection, partition)
+                stored = _read(connection, mine)
+                after_it = {each: dump(_stepped_back(parse(line), projections)) for each, line in stored.items()}
+                upsert_rows(connection, table, [each for each in after_it.items() if stored[each[0]] != each[1]])
+        after = tenants[-1]
 
 
 def dump(standings: Standings) -> str:
@@ -209,6 +207,15 @@ def parse(line: str) -> Standings:
 def have_rows(line: str | None, names: tuple[str, ...]) -> bool:
     """Return whether a line says that there are rows, of whatever version, in all of these read models."""
     return parse(line or "").keys() >= set(names)
+
+
+def _stepped_back(standings: Standings, projections: Iterable[Projection]) -> Standings:
+    known = current(projections)
+    return {
+        name: known[name]._replace(is_behind=True) if at.version > known[name].version else at
+        for name, at in standings.items()
+        if name in known
+    }
 
 
 def _left_out(standings: Standings, live: Collection[str]) -> Standings:
