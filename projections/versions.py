@@ -31,6 +31,8 @@ table = Table(
 )
 Index("active_version_by_versions", table.c.versions)
 
+# Of rows without a line, which a release before there were lines has made; revision 0006 says so of those it found.
+FIRST = "activity 1, analysis_trend 1, project 1, tenant 1"
 _BEHIND = " behind"
 _STANDING = re.compile(rf"(\S+) ([1-9][0-9]{{0,8}})({_BEHIND})?")
 
@@ -80,7 +82,7 @@ def share_out(
     new = {tenant_id for tenant_id in tenants if tenant_id not in stored}
     new -= _with_history(connection, new, known)
     standings = {
-        tenant_id: current(projections) if tenant_id in new else parse(stored.get(tenant_id, ""))
+        tenant_id: current(projections) if tenant_id in new else parse(stored.get(tenant_id, FIRST))
         for tenant_id in tenants
     }
     for each in standings.values():
@@ -138,16 +140,12 @@ def count(connection: Connection, projections: Sequence[Projection]) -> Mapping[
 
 def of_tenant(connection: Connection, tenant_id: str) -> Standings:
     """Return where one tenant's read models stand."""
-    return parse(_read(connection, [tenant_id]).get(tenant_id, ""))
+    return parse(_read(connection, [tenant_id]).get(tenant_id, FIRST))
 
 
 def due_of(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> frozenset[str]:
-    """Return the names of the projections whose rows of a tenant are known to be another release's, or to lack events.
-
-    Of a tenant that no drain has noted nothing is known.
-    """
-    standings = of_tenant(connection, tenant_id)
-    return frozenset(current(projections)) - live_in(standings, projections) if standings else frozenset()
+    """Return the names of the projections whose rows of a tenant are another release's, or lack events."""
+    return frozenset(current(projections)) - live_in(of_tenant(connection, tenant_id), projections)
 
 
 def outdated_tenants(connection: Connection, projections: Sequence[Projection]) -> list[str]:
@@ -155,7 +153,7 @@ def outdated_tenants(connection: Connection, projections: Sequence[Projection]) 
     stored = {row.tenant_id: row.versions for row in connection.execute(select(table))}
     names = current(projections).keys()
     tenants = stored.keys() | set(tenants_of(connection, event_log.table))
-    return sorted(each for each in tenants if live_in(parse(stored.get(each, "")), projections) != names)
+    return sorted(each for each in tenants if live_in(parse(stored.get(each, FIRST)), projections) != names)
 
 
 def fill(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> None:
@@ -205,8 +203,8 @@ def parse(line: str) -> Standings:
 
 @lru_cache(maxsize=256)
 def have_rows(line: str | None, names: tuple[str, ...]) -> bool:
-    """Return whether a line says that there are rows, of whatever version, in all of these read models."""
-    return parse(line or "").keys() >= set(names)
+    """Return whether a line, or that there is none, says that these read models all have rows, of whatever version."""
+    return parse(FIRST if line is None else line).keys() >= set(names)
 
 
 def _stepped_back(standings: Standings, projections: Iterable[Projection]) -> Standings:

@@ -240,9 +240,13 @@ def test_a_tenant_that_a_release_without_versions_took_in_is_rebuilt_and_not_tak
 ) -> None:
     with old.writer.begin() as connection:
         connection.execute(delete(versions.table).where(versions.table.c.tenant_id == "ten_1"))
+    assert count_equal_answers(old, Oracle(EVENTS[:300])) > 0
+    with old.reader.connect() as connection:
+        assert versions.outdated_tenants(connection, OLD) == []
+        assert "ten_1" in versions.outdated_tenants(connection, NEW)
     append(new, *EVENTS[300:])
     drain_all(new)
-    assert lines(new)["ten_1"] == ""
+    assert lines(new)["ten_1"] == LEFT_OUT
     migrate(new)
     assert_all_is_well(new, EVENTS)
 

@@ -1084,7 +1084,8 @@ OF_ONE_VERSION = (
         "verification calls rows wrong that are due",
         "G9",
         "projections/verify.py",
-        "        if line is not None and not versions.live_in(versions.parse(line), [projection]):\n            return []\n",
+        "        if not versions.live_in(versions.parse(versions.FIRST if line is None else line), [projection]):\n"
+        "            return []\n",
         "",
         (f"{_OF_ONE_VERSION}verification_leaves_out_what_is_due_and_still_finds_the_rest",),
     ),
