@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -33,6 +34,8 @@ _numbers = count(1)
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose Hypothesis's seed before its plugin looks for it; a worker of pytest-xdist gets the one chosen before."""
+    # A shell that starts the tests in the background has SIGINT ignored, and the processes under test would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     given: dict[str, Any] = getattr(config, "workerinput", {})
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = given.get("hypothesis_seed", random.randrange(2**32))
