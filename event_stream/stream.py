@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 from redis import Redis
@@ -137,7 +138,7 @@ class Reading:
     @property
     def size(self) -> int:
         """How many bytes the fields of its entries hold."""
-        return sum(len(part) for entry in self.entries for pair in entry.fields.items() for part in pair)
+        return sum(len(part) for entry in self.entries for part in chain.from_iterable(entry.fields.items()))
 
     def after(self, position: Position, count: int) -> "Reading":
         """Return the first `count` entries behind `position`."""

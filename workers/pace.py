@@ -11,7 +11,7 @@ from projections.projection import FoldError
 # One, so that a worker that was killed for its memory, and knows nothing of it, does not try the same again for ever.
 ENTRIES_FIRST = 1
 ENTRIES_MAX = 4_000
-FASTER = 8
+FASTER = 64
 BYTES_MAX = 8 * 1024 * 1024
 FAILURES_ALONE_MAX = 2
 NARROWING_STEPS_MAX = 16  # from ENTRIES_MAX down to one, and that one alone, and some to spare
