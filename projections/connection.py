@@ -1,6 +1,9 @@
 """Connections to PostgreSQL that never wait for ever: whatever becomes of the server, a caller gets control back."""
 
 import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import psycopg
@@ -11,6 +14,21 @@ from psycopg.waiting import Ready, Wait
 T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.1
+
+_work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def meanwhile(step: Callable[[], bool]) -> Iterator[None]:
+    """Take steps of other work wherever this block waits for PostgreSQL, as long as they say that there is more.
+
+    A step should take about a millisecond, and not use the connection waited for. What it raises ends the wait.
+    """
+    token = _work.set(step)
+    try:
+        yield
+    finally:
+        _work.reset(token)
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -27,6 +45,9 @@ class BoundedConnection(psycopg.Connection[Any]):
         """Run a step of the protocol to its end; raises what the server answers, or OperationalError if it does not."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
+        step = _work.get()
+        if step is not None:
+            gen = _working(gen, self.fileno(), step)
         try:
             return super().wait(gen, interval, self.answer_within_s)
         except BaseException as error:
@@ -83,3 +104,22 @@ def _reading_on(gen: PQGen[T], socket: int) -> PQGen[T]:
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+def _working(gen: PQGen[T], socket: int, step: Callable[[], bool]) -> PQGen[T]:
+    """Run a step of the protocol, and before each wait, steps of the work to do meanwhile."""
+    try:
+        wanted = next(gen)
+        while True:
+            while not _is_ready(socket, wanted) and step():
+                pass
+            wanted = gen.send((yield wanted))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def _is_ready(socket: int, wanted: Wait) -> bool:
+    sought = select.poll()
+    sought.register(socket, (wanted & Wait.R and select.POLLIN) | (wanted & Wait.W and select.POLLOUT))
+    return bool(sought.poll(0))

@@ -14,6 +14,7 @@ from event_stream.stream import End, Progress
 from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError
+from projections.connection import meanwhile
 from projections.faults import Fault, describe, fault_of
 from projections.versions import OutdatedReleaseError
 from workers import breaker
@@ -48,8 +49,8 @@ class Drainer:
     def step(self, *, look_ahead: bool = False) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
 
-        With `look_ahead` the batch after it is read meanwhile. Raises StaleClaimError, or what the database, Redis or
-        a fold raise; nothing has changed then.
+        With `look_ahead` the batch after it is read before, and judged wherever the database has to be waited for.
+        Raises StaleClaimError, or what the database, Redis or a fold raise; nothing has changed then.
         """
         began_s = time.monotonic()
         expected = self.at or self.checkpoint()
@@ -61,7 +62,8 @@ class Drainer:
         if look_ahead and self.pace.allows_look_ahead:
             self.intake.look_ahead(batch, faster)
         applying_s = time.monotonic()
-        after = apply(self.runtime.writer, self.runtime.projections, batch)
+        with meanwhile(self.intake.go_on):
+            after = apply(self.runtime.writer, self.runtime.projections, batch)
         self._tell(after, Committed.now(batch, after, began_s, applying_s))
         self.breaker.applied({received.event.tenant_id for received in batch.received})
         self.pace.speed_up(faster)

@@ -1,12 +1,11 @@
 """What comes in: the entries behind a checkpoint, read and judged; the next ones while the database has these."""
 
-from collections.abc import Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from json import dumps
-from threading import Thread
 from typing import NamedTuple
+
+from redis.exceptions import RedisError
 
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.stream import START, Entry, Position, Reading
@@ -18,14 +17,7 @@ from projections.event_log import Received
 from workers.pace import Pace
 from workers.runtime import Runtime
 
-
-class Judged(NamedTuple):
-    """A reading from a position on, inclusive; what lies behind that position, and what was found of it."""
-
-    whole: Reading
-    behind: Reading
-    received: list[Received]
-    letters: list[Letter]
+JUDGED_AT_ONCE = 100
 
 
 class Place(NamedTuple):
@@ -36,6 +28,21 @@ class Place(NamedTuple):
     other: Position
 
 
+class Look(NamedTuple):
+    """A reading from a place on, inclusive; what lies behind that place, and what was found of it so far."""
+
+    place: Place
+    whole: Reading
+    behind: Reading
+    received: list[Received]
+    letters: list[Letter]
+
+    def unjudged(self, count: int) -> list[Entry]:
+        """Return the next entries to be judged, at most `count`: each that was is received, or a letter."""
+        done = len(self.received) + len(self.letters)
+        return self.behind.entries[done : done + count]
+
+
 @dataclass
 class Intake:
     """The reading side of one drain of one partition. It changes nothing, so what it reads may be thrown away."""
@@ -43,44 +50,51 @@ class Intake:
     runtime: Runtime
     partition: int
     pace: Pace
-    _ahead: "_Ahead | None" = None
+    _ahead: Look | None = None
 
     def take(self, expected: Checkpoint) -> Batch | None:
         """Return what to apply behind a checkpoint, or None where there is nothing to do; raises what Redis raises."""
-        start, judged = expected, self._looked_up(expected) or self._look(_place_of(expected), self.pace.count)
-        if not _continues(judged.whole, start):
-            start = expected.new_epoch(judged.whole.end)
-            judged = self._look(_place_of(start), self.pace.count)
-        if not judged.behind.entries and start.settled(judged.behind.end) == expected:
+        start, look = expected, self._looked_ahead(expected) or self._look(_place_of(expected), self.pace.count)
+        if not _continues(look.whole, start):
+            start = expected.new_epoch(look.whole.end)
+            look = self._look(_place_of(start), self.pace.count)
+        if not look.behind.entries and start.settled(look.behind.end) == expected:
             return None
-        return Batch(expected, start, judged.behind, judged.received, judged.letters, self._homes(judged.letters))
+        while self._judge(look):
+            pass
+        return Batch(expected, start, look.behind, look.received, look.letters, self._homes(look.letters))
 
     def look_ahead(self, batch: Batch, count: int) -> None:
-        """Begin to read `count` entries behind a batch, in a thread: what is taken next, if that batch is applied."""
+        """Read `count` entries behind a batch, to be taken next if that batch is applied, and judged by then or before.
+
+        Without Redis nothing is read: who takes next will meet it too.
+        """
         reading = batch.reading
         if reading.reaches_end or reading.end.position is None:
             return
         place = Place(batch.start.epoch, reading.entries[-1].position, reading.end.position)
-        self._ahead = _Ahead(place, partial(self._look, place, count))
+        with suppress(RedisError):
+            self._ahead = self._look(place, count)
 
-    def _looked_up(self, expected: Checkpoint) -> Judged | None:
+    def go_on(self) -> bool:
+        """Judge some of what was read ahead; returns whether there was anything to do."""
+        return self._ahead is not None and self._judge(self._ahead)
+
+    def _looked_ahead(self, expected: Checkpoint) -> Look | None:
         ahead, self._ahead = self._ahead, None
-        if ahead is None or ahead.place != _place_of(expected):
-            return None
-        judged = ahead.result()
-        return judged if _continues(judged.whole, expected) else None
+        fits = ahead is not None and ahead.place == _place_of(expected) and _continues(ahead.whole, expected)
+        return ahead if fits else None
 
-    def _look(self, place: Place, count: int) -> Judged:
+    def _look(self, place: Place, count: int) -> Look:
         # One more than the batch, as the first is the checkpoint's own entry.
         inclusive = count + (place.position != START)
         whole = self.runtime.stream.read_from(self.partition, place.position, inclusive, place.other)
-        behind = whole.after(place.position, count)
-        return Judged(whole, behind, *self._judge(place.epoch, behind.entries))
+        return Look(place, whole, whole.after(place.position, count), [], [])
 
-    def _judge(self, epoch: int, entries: list[Entry]) -> tuple[list[Received], list[Letter]]:
-        received: list[Received] = []
-        letters: list[Letter] = []
+    def _judge(self, look: Look) -> bool:
+        """Judge some entries, for about a millisecond; returns whether there were any."""
         settings, pace = self.runtime.settings, self.pace
+        entries = look.unjudged(JUDGED_AT_ONCE)
         for entry in entries:
             body = entry.body
             try:
@@ -88,38 +102,19 @@ class Intake:
                     raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
                 arrival = Arrival(self.partition, settings.partitions, entry.position.ms, settings.max_clock_skew_s)
                 event = decode(body, arrival)
-                if pace.suspect is not None and pace.gives_up_on(epoch, entry.position):
+                if pace.suspect is not None and pace.gives_up_on(look.place.epoch, entry.position):
                     raise InvalidEventError(Reason.FOLD_FAILED, f"{pace.why}, on this event alone, twice")
-                received.append(Received(entry.position, event))
+                look.received.append(Received(entry.position, event))
             except InvalidEventError as error:
                 shown = _shown(entry) if body is None else body
-                letters.append(Letter.from_error(self.partition, entry.position, shown, error))
-        return received, letters
+                look.letters.append(Letter.from_error(self.partition, entry.position, shown, error))
+        return bool(entries)
 
     def _homes(self, letters: list[Letter]) -> frozenset[int]:
         """Return the other partitions that the letters' events belong to."""
         partitions = self.runtime.settings.partitions
         homes = {partition_of(letter.identity[0], partitions) for letter in letters if letter.identity}
         return frozenset(homes - {self.partition})
-
-
-class _Ahead:
-    """A look that a thread takes; the thread dies with the process, as nothing depends on it."""
-
-    def __init__(self, place: Place, look: Callable[[], Judged]) -> None:
-        self.place = place
-        self._found: Future[Judged] = Future()
-        Thread(target=self._run, args=(look,), name="look-ahead", daemon=True).start()
-
-    def result(self) -> Judged:
-        """Return what was found, as soon as it is; raises what the look raised."""
-        return self._found.result()
-
-    def _run(self, look: Callable[[], Judged]) -> None:
-        try:
-            self._found.set_result(look())
-        except BaseException as error:
-            self._found.set_exception(error)
 
 
 def _place_of(at: Checkpoint) -> Place:

@@ -13,7 +13,7 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from projections.connection import BoundedAsyncConnection, BoundedConnection
+from projections.connection import BoundedAsyncConnection, BoundedConnection, meanwhile
 from projections.store import reader_options
 from tests.support.outages import Work
 from tests.support.points import strike
@@ -171,6 +171,38 @@ def test_a_time_limit_that_strikes_while_a_statement_runs_is_seen_as_such(runtim
         signal.signal(signal.SIGALRM, before)
     with runtime.writer.begin() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
+
+
+def test_while_a_statement_is_waited_for_other_work_is_done_and_no_longer(runtime: Runtime) -> None:
+    done: list[str] = []
+
+    def step() -> bool:
+        done.append("a step")
+        return len(done) < 3
+
+    with runtime.writer.begin() as connection, meanwhile(step):
+        assert connection.scalar(text("SELECT 7 FROM pg_sleep(0.1)")) == 7
+    assert len(done) >= 3  # each further wait asks once whether there is more by now
+    asked = len(done)
+    with runtime.writer.begin() as connection:
+        assert connection.scalar(text("SELECT 7")) == 7
+    assert len(done) == asked
+
+
+def test_what_goes_wrong_in_that_work_ends_the_statement_and_rolls_back(runtime: Runtime) -> None:
+    def step() -> bool:
+        raise JobTimeoutException
+
+    def work() -> None:
+        with runtime.writer.begin() as connection:
+            connection.execute(text("CREATE TABLE left_over (id int)"))
+            with meanwhile(step):
+                connection.execute(text("SELECT pg_sleep(60)"))
+
+    with pytest.raises(JobTimeoutException):
+        work()
+    with runtime.writer.begin() as connection:
+        assert connection.scalar(text("SELECT to_regclass('left_over')")) is None
 
 
 def end_backend(server: PostgresServer) -> None:

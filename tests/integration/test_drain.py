@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.envelope import Reason, equal_json, time_text
 from event_stream.stream import End, Entry, Position, Reading, Stream
-from event_stream.types import WatchdogToggled, partition_of
+from event_stream.types import Arrival, Event, WatchdogToggled, decode, partition_of
 from projections import checkpoint, dead_letters, event_log, project
 from projections.apply import apply
 from projections.checkpoint import Checkpoint, StaleClaimError
@@ -36,7 +36,7 @@ from tests.support.driving import (
 )
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
 from tests.support.servers import wait_until
-from workers import breaker, drain, pace
+from workers import breaker, drain, intake, pace
 from workers.breaker import Breaker
 from workers.drain import Drainer, run
 from workers.pace import Pace
@@ -845,12 +845,11 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
 
 
 def looking_ahead(runtime: Runtime) -> Drainer:
-    """Return a drain that has applied two of many events and has read the next ones already."""
-    append(runtime, *(event() for _ in range(30)))
+    """Return a drain that has applied two of 200 events and has read the 128 behind them already."""
+    append(runtime, *(event() for _ in range(200)))
     drainer = Drainer(runtime, HOME, pace=Pace(count=2))
     assert not drainer.step(look_ahead=True)
     assert drainer.intake._ahead is not None
-    drainer.intake._ahead.result()
     return drainer
 
 
@@ -860,7 +859,7 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
     drainer = looking_ahead(runtime)
     monkeypatch.delattr(Stream, "read_from")
     drainer.step()
-    assert totals(runtime) == {"read": 18, "applied": 18, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 130, "applied": 130, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
@@ -870,7 +869,7 @@ def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile
         drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
@@ -883,7 +882,7 @@ def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
             drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch(runtime: Runtime) -> None:
@@ -893,7 +892,7 @@ def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch
     while not drainer.step(look_ahead=True):
         pass
     assert_all_is_read(runtime)
-    assert totals(runtime) == {"read": 23, "applied": 23, "duplicates": 0, "parked": 0, "lost": 12}
+    assert totals(runtime) == {"read": 135, "applied": 135, "duplicates": 0, "parked": 0, "lost": 70}
     assert checkpoints(runtime)[HOME].epoch == 1
 
 
@@ -909,26 +908,55 @@ def test_nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory(
     assert drainer.intake._ahead is not None
 
 
-def test_an_outage_met_while_reading_ahead_is_met_by_the_step_that_needs_it(
+def test_an_outage_met_while_reading_ahead_keeps_nobody_from_applying_what_is_at_hand(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(runtime, *(event() for _ in range(30)))
     drainer = Drainer(runtime, HOME, pace=Pace(count=2))
-    drainer.step()
     read_from, calls = Stream.read_from, itertools.count(1)
 
-    def failing_once(*arguments: Any, **options: Any) -> Reading:
-        if next(calls) == 2:
+    def failing_after_the_first(*arguments: Any, **options: Any) -> Reading:
+        if next(calls) > 1:
             raise redis.ConnectionError("gone")
         return read_from(*arguments, **options)
 
-    monkeypatch.setattr(Stream, "read_from", failing_once)
-    drainer.step(look_ahead=True)
-    with pytest.raises(redis.ConnectionError, match="gone"):
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "read_from", failing_after_the_first)
         drainer.step(look_ahead=True)
+        assert totals(runtime)["applied"] == 2
+        with pytest.raises(redis.ConnectionError, match="gone"):
+            drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
     assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+
+
+def test_what_is_read_ahead_is_judged_while_postgresql_is_waited_for(runtime: Runtime) -> None:
+    drainer = looking_ahead(runtime)
+    look = drainer.intake._ahead
+    assert look is not None
+    waits = runtime.writer.dialect.name == "postgresql"  # SQLite is worked on by this very thread
+    assert bool(look.received) is waits
+    assert len(look.received) + len(look.unjudged(1000)) == 128
+
+
+def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_nothing_is_lost(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [event() for _ in range(200)]
+    append(runtime, *made)
+    bodies, failed = [body(each) for each in made[2:]], list[bytes]()
+
+    def failing_once(raw: bytes, arrival: Arrival | None = None) -> Event:
+        if raw in bodies and not failed:
+            failed.append(raw)
+            raise RuntimeError("a bug of ours")
+        return decode(raw, arrival)
+
+    monkeypatch.setattr(intake, "decode", failing_once)
+    run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
+    assert failed
+    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20))

@@ -38,7 +38,7 @@ def rules(plan: Plan) -> dict[str, Rule]:
 
 def _of_processes(plan: Plan) -> dict[str, Rule]:
     memory = Flat(plan.memory_mib, "the allocator's reserve; half a minute's entries kept for good would be more")
-    threads = Flat(1, "one that reads ahead may be seen or not")
+    threads = Flat(0, "those that it began with")
     files = Flat(2, "a connection to verify may be seen or not")
     kinds = {"memory": memory, "threads": threads, "open files": files}
     pooled = "its pools may fill later: of connections, and of threads for checks that meet"
@@ -55,7 +55,7 @@ def _of_redis(plan: Plan) -> dict[str, Rule]:
     window = rate * (kept_s + LATE_S) + PARTITIONS * NODE
     lasting = Flat(2 * NODE, "a node of a stream more or less", share=0.25)
     return {
-        "clients of Redis": Flat(4, "a pool's connection more, as one reads ahead, or two checks meet"),
+        "clients of Redis": Flat(4, "a pool's connection more, as two checks meet"),
         "data of Redis": Flat(1, "as large as the streams are", share=0.25),
         "entries of all streams": AtMost(window, f"{rate:g}/s for {kept_s:g} s, {LATE_S:g} s late, and a node each"),
         **{f"entries of stream {partition}": lasting for partition in range(PARTITIONS)},
