@@ -24,7 +24,7 @@ from event_stream.errors import EventStreamError
 
 PARTITIONS_KEY = "events:partitions"
 FIELD = b"event"
-_PIECE_BYTES = 262_144
+_PIECE_BYTES = 32_768
 
 # Looks and trims in one step: whoever slept between the two would trim a stream that was put in this one's place.
 _TRIM = """
