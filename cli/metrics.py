@@ -306,7 +306,7 @@ TALLY: tuple[Measure[Tally], ...] = (
         "projector_commit_seconds",
         "histogram",
         (),
-        "How long the transaction of a batch took, its commit included.",
+        "How long the transaction of a batch took, its commit and what was judged meanwhile included.",
         lambda tally: _alone(_in_seconds(tally.commit_us)),
     ),
 )

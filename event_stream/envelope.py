@@ -30,7 +30,8 @@ _RFC3339 = re.compile(
 _COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_SHOWN = datetime(1970, 1, 1)  # noqa: DTZ001 (in UTC, but shown without an offset)
-# What is left of "NaN" and "Infinity" without the other bytes begins with "NN" and "If".
+# All other bytes say nothing about a body's form: brackets, what begins an escape, and what is left of "NaN" and
+# "Infinity" when the others are gone, which is "NN" and "If".
 _NO_MARKS = bytes(set(range(256)) - set(b"{[\\NIf"))
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an offset can lead past the year 9999
@@ -97,15 +98,16 @@ def is_plain(body: bytes) -> bool:
     """Return whether bytes are so short and plain that, if they are JSON at all, they break no rule about its form."""
     if len(body) > BODY_BYTES_MAX:
         return False
-    if _tell_nothing(body.translate(None, _NO_MARKS)):
+    marks = body.translate(None, _NO_MARKS)
+    if len(marks) <= DEPTH_MAX and _tell_nothing(marks):
         return True
     return not (_may_break_a_rule_of_form(body) or b"NaN" in body or b"Infinity" in body)
 
 
 @lru_cache(maxsize=1024)
 def _tell_nothing(marks: bytes) -> bool:
-    """Return whether a body's marks alone show that it is plain: a few bytes, and nearly always the same few."""
-    return not (len(marks) > DEPTH_MAX or b"\\" in marks or b"NN" in marks or b"If" in marks)
+    """Return whether the few marks of a body show that it is plain: nearly always the same few, so they are kept."""
+    return not (b"\\" in marks or b"NN" in marks or b"If" in marks)
 
 
 def parse(body: bytes) -> Envelope:

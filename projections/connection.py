@@ -22,7 +22,8 @@ _work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
 def meanwhile(step: Callable[[], bool]) -> Iterator[None]:
     """Take steps of other work wherever this block waits for PostgreSQL, as long as they say that there is more.
 
-    A step should take about a millisecond, and not use the connection waited for. What it raises ends the wait.
+    A step should be short, as the answer waits for its end, and not use the connection waited for. What it raises ends
+    the wait.
     """
     token = _work.set(step)
     try:
@@ -108,18 +109,20 @@ def _reading_on(gen: PQGen[T], socket: int) -> PQGen[T]:
 
 def _working(gen: PQGen[T], socket: int, step: Callable[[], bool]) -> PQGen[T]:
     """Run a step of the protocol, and before each wait, steps of the work to do meanwhile."""
-    try:
-        wanted = next(gen)
-        while True:
-            while not _is_ready(socket, wanted) and step():
-                pass
-            wanted = gen.send((yield wanted))
-    except StopIteration as done:
-        result: T = done.value
-        return result
+    ready: Any = None
+    while True:
+        try:
+            wanted = gen.send(ready)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        while not _is_ready(socket, wanted) and step():
+            pass
+        ready = yield wanted
 
 
 def _is_ready(socket: int, wanted: Wait) -> bool:
+    events = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
     sought = select.poll()
-    sought.register(socket, (wanted & Wait.R and select.POLLIN) | (wanted & Wait.W and select.POLLOUT))
+    sought.register(socket, events[wanted])
     return bool(sought.poll(0))

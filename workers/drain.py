@@ -49,7 +49,7 @@ class Drainer:
     def step(self, *, look_ahead: bool = False) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
 
-        With `look_ahead` the batch after it is read before, and judged wherever the database has to be waited for.
+        With `look_ahead` the next one is read first, and judged wherever the database has to be waited for.
         Raises StaleClaimError, or what the database, Redis or a fold raise; nothing has changed then.
         """
         began_s = time.monotonic()

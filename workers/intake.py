@@ -1,7 +1,7 @@
-"""What comes in: the entries behind a checkpoint, read and judged; the next ones while the database has these."""
+"""What comes in: the entries behind a checkpoint, read and judged; the next judged while the database has these."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json import dumps
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from projections.event_log import Received
 from workers.pace import Pace
 from workers.runtime import Runtime
 
-JUDGED_AT_ONCE = 100
+# Short, as a database that has answered waits for them; long enough not to ask it after each.
+JUDGED_AT_ONCE = 20
 
 
 class Place(NamedTuple):
@@ -28,17 +29,18 @@ class Place(NamedTuple):
     other: Position
 
 
-class Look(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Look:
     """A reading from a place on, inclusive; what lies behind that place, and what was found of it so far."""
 
     place: Place
     whole: Reading
     behind: Reading
-    received: list[Received]
-    letters: list[Letter]
+    received: list[Received] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
 
     def unjudged(self, count: int) -> list[Entry]:
-        """Return the next entries to be judged, at most `count`: each that was is received, or a letter."""
+        """Return the next entries to be judged, at most `count`; those that were are received, or letters."""
         done = len(self.received) + len(self.letters)
         return self.behind.entries[done : done + count]
 
@@ -67,7 +69,7 @@ class Intake:
     def look_ahead(self, batch: Batch, count: int) -> None:
         """Read `count` entries behind a batch, to be taken next if that batch is applied, and judged by then or before.
 
-        Without Redis nothing is read: who takes next will meet it too.
+        Without Redis nothing is read, once its client has run out of patience: who takes next will meet it too.
         """
         reading = batch.reading
         if reading.reaches_end or reading.end.position is None:
@@ -89,10 +91,10 @@ class Intake:
         # One more than the batch, as the first is the checkpoint's own entry.
         inclusive = count + (place.position != START)
         whole = self.runtime.stream.read_from(self.partition, place.position, inclusive, place.other)
-        return Look(place, whole, whole.after(place.position, count), [], [])
+        return Look(place, whole, whole.after(place.position, count))
 
     def _judge(self, look: Look) -> bool:
-        """Judge some entries, for about a millisecond; returns whether there were any."""
+        """Judge some entries; returns whether there were any."""
         settings, pace = self.runtime.settings, self.pace
         entries = look.unjudged(JUDGED_AT_ONCE)
         for entry in entries:

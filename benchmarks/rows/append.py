@@ -46,8 +46,10 @@ def _contestants(place: Place) -> Iterator[Contestants]:
                 pipe.execute()
         return {"events/s": len(events) / (time.perf_counter() - began)}
 
-    yield {"append_many": append_many, "pipelined XADD": pipelined}
-    gc.unfreeze()
+    try:
+        yield {"append_many": append_many, "pipelined XADD": pipelined}
+    finally:
+        gc.unfreeze()
     place.clear()
 
 

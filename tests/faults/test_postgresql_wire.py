@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -189,9 +190,12 @@ def test_while_a_statement_is_waited_for_other_work_is_done_and_no_longer(runtim
     assert len(done) == asked
 
 
-def test_what_goes_wrong_in_that_work_ends_the_statement_and_rolls_back(runtime: Runtime) -> None:
+@pytest.mark.parametrize("error", [JobTimeoutException, MemoryError, KeyboardInterrupt])
+def test_what_goes_wrong_in_that_work_ends_the_statement_and_rolls_back(
+    runtime: Runtime, error: type[BaseException]
+) -> None:
     def step() -> bool:
-        raise JobTimeoutException
+        raise error
 
     def work() -> None:
         with runtime.writer.begin() as connection:
@@ -199,10 +203,30 @@ def test_what_goes_wrong_in_that_work_ends_the_statement_and_rolls_back(runtime:
             with meanwhile(step):
                 connection.execute(text("SELECT pg_sleep(60)"))
 
-    with pytest.raises(JobTimeoutException):
+    with pytest.raises(error):
         work()
     with runtime.writer.begin() as connection:
         assert connection.scalar(text("SELECT to_regclass('left_over')")) is None
+
+
+@pytest.mark.parametrize("ends", ["COPY", "COMMIT"])
+def test_no_end_of_that_work_passes_for_the_statements_own(runtime: Runtime, ends: str) -> None:
+    def step() -> bool:
+        raise StopIteration("not the server's answer")
+
+    def work() -> None:
+        with runtime.writer.begin() as connection:
+            connection.execute(text("CREATE TABLE left_over (id int)"))
+            driver: Any = connection.connection.driver_connection
+            if ends == "COMMIT":
+                with meanwhile(step):
+                    connection.commit()
+            else:
+                with meanwhile(step), driver.cursor() as cursor, cursor.copy("COPY left_over FROM STDIN") as copy:
+                    copy.write_row((1,))
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        work()
 
 
 def end_backend(server: PostgresServer) -> None:

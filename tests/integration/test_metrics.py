@@ -91,7 +91,7 @@ def test_a_scrape_tells_what_status_tells(runtime: Runtime) -> None:
 
 
 def test_every_batch_is_counted_by_its_size_and_its_times(runtime: Runtime) -> None:
-    append(runtime, *(event() for _ in range(40)))
+    append(runtime, *(event() for _ in range(100)))
     drainer = Drainer(runtime, HOME)
     batches = 1
     while not drainer.step():
@@ -100,7 +100,7 @@ def test_every_batch_is_counted_by_its_size_and_its_times(runtime: Runtime) -> N
     assert batches > 2
     for name in ("projector_batch_entries", "projector_batch_seconds", "projector_commit_seconds"):
         assert told(f"{name}_count") == told(f"{name}_bucket", le="+Inf") == batches
-    assert told("projector_batch_entries_sum") == 40 == totals(runtime)["read"]
+    assert told("projector_batch_entries_sum") == 100 == totals(runtime)["read"]
     assert told("projector_batch_entries_bucket", le="1.0") == 1  # the first batch of a process holds one entry
     assert 0 < told("projector_commit_seconds_sum") < told("projector_batch_seconds_sum")
 
