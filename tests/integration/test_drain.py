@@ -845,7 +845,7 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
 
 
 def looking_ahead(runtime: Runtime) -> Drainer:
-    """Return a drain that has applied two of 200 events and has read the 128 behind them already."""
+    """Return a drain that has applied two of 200 events and has read the 32 behind them already."""
     append(runtime, *(event() for _ in range(200)))
     drainer = Drainer(runtime, HOME, pace=Pace(count=2))
     assert not drainer.step(look_ahead=True)
@@ -859,7 +859,7 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
     drainer = looking_ahead(runtime)
     monkeypatch.delattr(Stream, "read_from")
     drainer.step()
-    assert totals(runtime) == {"read": 130, "applied": 130, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 34, "applied": 34, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
@@ -892,7 +892,7 @@ def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch
     while not drainer.step(look_ahead=True):
         pass
     assert_all_is_read(runtime)
-    assert totals(runtime) == {"read": 135, "applied": 135, "duplicates": 0, "parked": 0, "lost": 70}
+    assert totals(runtime) == {"read": 39, "applied": 39, "duplicates": 0, "parked": 0, "lost": 166}
     assert checkpoints(runtime)[HOME].epoch == 1
 
 
@@ -937,7 +937,7 @@ def test_what_is_read_ahead_is_judged_while_postgresql_is_waited_for(runtime: Ru
     assert look is not None
     waits = runtime.writer.dialect.name == "postgresql"  # SQLite is worked on by this very thread
     assert bool(look.received) is waits
-    assert len(look.received) + len(look.unjudged(1000)) == 128
+    assert len(look.received) + len(look.unjudged(1000)) == 32
 
 
 def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_nothing_is_lost(

@@ -641,8 +641,8 @@ BOUNDED = (
         "a batch may hold any number of bytes",
         "G8",
         "workers/pace.py",
-        "return min(self.count * FASTER, fitting, ENTRIES_MAX)",
-        "return min(self.count * FASTER, ENTRIES_MAX)",
+        "return min(self.count**2 * FASTER, fitting, ENTRIES_MAX)",
+        "return min(self.count**2 * FASTER, ENTRIES_MAX)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
     ),
     Mutant(
