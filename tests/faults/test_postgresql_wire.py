@@ -267,9 +267,13 @@ def test_a_backend_that_is_killed_takes_all_others_with_it(
     """PostgreSQL recovers from its log then, as its memory may be damaged."""
     work = Work.load(runtime)
     with psycopg.connect(postgres_server.url()) as bystander:
-        strike(monkeypatch, "after fold", lambda: end_backend(postgres_server))
+
+        def fault() -> None:
+            end_backend(postgres_server)
+            wait_until(lambda: is_lost(bystander), "the bystander's session is lost too")
+
+        strike(monkeypatch, "after fold", fault)
         work.until_dry()
-        wait_until(lambda: is_lost(bystander), "the bystander's session is lost too")
     assert work.failures()
     work.assert_whole()
 
