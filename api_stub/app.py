@@ -78,7 +78,7 @@ class _Router:
         if route := self._plain.get(path):
             return route
         for pattern, route in self._patterns:
-            if match := pattern.match(path):
+            if match := pattern.fullmatch(path):
                 scope["path_params"] = match.groupdict()
                 return route
         return None
