@@ -54,6 +54,17 @@ class OldServerError(EventStreamError):
         super().__init__("this Redis is too old to count the entries ever added; use Redis 7.0 or Valkey 8, or newer")
 
 
+class NotAStreamError(EventStreamError):
+    """Something else lies where a partition's stream should be; nothing can be appended there, nor read."""
+
+    def __init__(self, partition: int) -> None:
+        key = stream_key(partition)
+        super().__init__(
+            f"the key {key} in Redis holds no stream; put the stream back, redis-cli RENAME <its name> '{key}',"
+            " or if there is none any more, move that key away"
+        )
+
+
 class Position(NamedTuple):
     """A place in a stream: an entry id as two integers, because as text "9-0" sorts after "10-0"."""
 
@@ -105,11 +116,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The state of a stream at one moment: its last existing entry, its length, all entries ever added."""
+    """The state of a stream at one moment: its last existing entry, its length, all entries ever added.
+
+    One that does not exist is empty; so is one that has something of a `wrong_type` in its place.
+    """
 
     last: Entry | None
     length: int
     added: int
+    wrong_type: bool = False
 
     @property
     def position(self) -> Position | None:
@@ -206,7 +221,7 @@ class Stream:
             return _reading(self.redis.pipeline(transaction=False), partition, position, count, other)
 
     def ends(self) -> list[End]:
-        """Return the end of every stream, by partition; a stream that does not exist has no position."""
+        """Return the end of every stream, by partition; a stream that is not there has no position."""
         pipe = self.redis.pipeline(transaction=False)
         for partition in range(self.partitions):
             pipe.xinfo_stream(stream_key(partition))
@@ -290,16 +305,20 @@ def _reading(pipe: Pipeline, partition: int, position: Position, count: int, oth
     pipe.xrange(key, min=str(position), count=count)
     pipe.xrange(key, min=str(other), max=str(other))
     info, found, others = pipe.execute(raise_on_error=False)
+    end = _end(info)
+    if end.wrong_type:
+        return Reading([], end)
     return Reading(
         entries=[_entry(*each) for each in _raised(found)],
-        end=_end(info),
+        end=end,
         other=next((_entry(*each) for each in _raised(others)), None),
     )
 
 
 def _end(info: Any) -> End:
-    if isinstance(info, ResponseError) and "no such key" in str(info):
-        return End(last=None, length=0, added=0)
+    wrong_type = isinstance(info, ResponseError) and "WRONGTYPE" in str(info)
+    if wrong_type or (isinstance(info, ResponseError) and "no such key" in str(info)):
+        return End(last=None, length=0, added=0, wrong_type=wrong_type)
     info = _raised(info)
     if "entries-added" not in info:
         raise OldServerError

@@ -142,10 +142,10 @@ class Checkpoint:
     def settled(self, end: End) -> Self:
         """Return the checkpoint after the last entry of a stream: what was added beyond what was read is lost.
 
-        Where entries wait, nothing is settled yet. A stream that does not exist has no counter to go by: it may have
-        been moved away.
+        Where entries wait, or something else is in the stream's place, nothing is settled yet. A stream that does not
+        exist has no counter to go by: it may have been moved away.
         """
-        if end.position not in (None, self.position):
+        if end.position not in (None, self.position) or end.wrong_type:
             return self
         added = self.added_before + end.added if end.added else 0
         lost = self.lost + max(0, added - self.read - self.lost, self._seen_unread())

@@ -150,8 +150,8 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
 
 
 def needs_drain(at: Checkpoint, end: End) -> bool:
-    """Return whether a stream's end is not where its checkpoint is, ahead of it or behind."""
-    return (end.position is not None and end.position != at.position) or at.settled(end) != at
+    """Return whether a stream's end is not where its checkpoint is, ahead of it or behind, or cannot be known."""
+    return (end.position is not None and end.position != at.position) or at.settled(end) != at or end.wrong_type
 
 
 def _pause_after(error: Exception, drainer: Drainer) -> float:

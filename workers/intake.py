@@ -8,7 +8,7 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from event_stream.envelope import InvalidEventError, Reason
-from event_stream.stream import START, Entry, Position, Reading
+from event_stream.stream import START, Entry, NotAStreamError, Position, Reading
 from event_stream.types import Arrival, decode, partition_of
 from projections.apply import Batch
 from projections.checkpoint import Checkpoint
@@ -55,8 +55,13 @@ class Intake:
     _ahead: Look | None = None
 
     def take(self, expected: Checkpoint) -> Batch | None:
-        """Return what to apply behind a checkpoint, or None where there is nothing to do; raises what Redis raises."""
+        """Return what to apply behind a checkpoint, or None where there is nothing to do.
+
+        Raises what Redis raises, or NotAStreamError.
+        """
         start, look = expected, self._looked_ahead(expected) or self._look(_place_of(expected), self.pace.count)
+        if look.whole.end.wrong_type:
+            raise NotAStreamError(self.partition)
         if not _continues(look.whole, start):
             start = expected.new_epoch(look.whole.end)
             look = self._look(_place_of(start), self.pace.count)

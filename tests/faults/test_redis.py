@@ -3,18 +3,21 @@
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from redis.exceptions import RedisError
 
 from event_stream.stream import stream_key
 from event_stream.types import partition_of
-from tests.support.driving import append, checkpoints
+from projections.faults import Fault
+from tests.support.driving import append, checkpoints, drain_all
 from tests.support.events import TENANT, body, event
 from tests.support.law import Witness, assert_counted_once, assert_law
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, wait_until
 from workers.dispatcher import Dispatcher
 from workers.drain import Drainer
+from workers.overview import read_overview
 from workers.pace import Pace
 from workers.runtime import Runtime
 
@@ -144,6 +147,40 @@ def test_a_stream_deleted_under_a_drain_stops_nothing_that_comes_after(witness: 
     assert_counted_once(runtime, events[:read] + new)
     assert_law(runtime)
     assert checkpoints(runtime)[HOME].epoch == 1
+
+
+@on_one_database
+def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition(witness: Witness) -> None:
+    runtime, redis = witness.runtime, witness.runtime.stream.redis
+    elsewhere = next(f"t{number}" for number in range(99) if partition_of(f"t{number}", 4) != HOME)
+    events = some(40)
+    theirs = [each | {"id": str(uuid4()), "tenantid": elsewhere} for each in some(8)]
+    append(runtime, *events)
+    begin(witness, at_least=10)
+    read = checkpoints(runtime)[HOME].read
+    now_s = [0.0]
+    dispatcher = Dispatcher(runtime)
+    dispatcher.trimmer.clock = lambda: now_s[0]
+    dispatcher.sweep()
+    redis.rename(KEY, "aside")
+    redis.set(KEY, "no stream")
+    append(runtime, *theirs)
+    now_s[0] = 61.0
+    assert set(dispatcher.sweep()[1]) == {HOME, partition_of(elsewhere, 4)}
+    redis.delete(*redis.scan_iter("projector:lease:*"))  # as if the drains that were rung for had died
+    drain_all(runtime, budget_s=2)
+    assert_counted_once(runtime, events[:read] + theirs)
+    found = read_overview(runtime)
+    home, failure = found.partitions[HOME], found.partitions[HOME].failure
+    assert (home.lost, home.in_flight, checkpoints(runtime)[HOME].lost) == (0, 40 - read, 0)
+    assert failure is not None
+    assert (failure.fault, f"RENAME <its name> '{KEY}'" in failure.error) == (Fault.WORLD, True)
+    assert [each.startswith(f"partition {HOME} failed") for each in found.failing()] == [True]
+    redis.rename("aside", KEY)
+    wait_until(lambda: not redis.exists(f"projector:lease:{{{HOME}}}"), "the drain's pause is over")
+    witness.drain()
+    assert_counted_once(runtime, events + theirs)
+    assert_law(runtime)
 
 
 @on_one_database

@@ -56,10 +56,10 @@ def append_raw(runtime: Runtime, partition: int, *bodies: bytes) -> None:
     runtime.stream.append([(partition, raw) for raw in bodies])
 
 
-def drain_all(runtime: Runtime) -> None:
-    """Drain every partition until nothing is left."""
+def drain_all(runtime: Runtime, budget_s: float = 15) -> None:
+    """Drain every partition until nothing is left, or the time is up for it."""
     for partition in range(runtime.stream.partitions):
-        run(Drainer(runtime, partition), Lease(runtime.queue.connection, partition), budget_s=15)
+        run(Drainer(runtime, partition), Lease(runtime.queue.connection, partition), budget_s)
 
 
 def checkpoints(runtime: Runtime) -> list[Checkpoint]:
