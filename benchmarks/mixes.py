@@ -10,6 +10,7 @@ from tests.support.events import body, mixed
 PARTITIONS = 8
 TENANTS = 20
 PROJECTS_EACH = 50
+_FIRST_MS = 1_764_000_000_000
 _ID_AT = len('{"specversion": "1.0", "id": "')
 
 Entry = tuple[int, bytes]
@@ -37,6 +38,16 @@ def spread(count: int, projects: int) -> Iterator[dict[str, Any]]:
 def entries(events: Iterator[dict[str, Any]]) -> list[Entry]:
     """Return events as stream entries: partition and bytes."""
     return [(partition_of(each["tenantid"], PARTITIONS), body(each)) for each in events]
+
+
+def in_order(made: list[Entry]) -> list[Entry]:
+    """Return the same entries with ids as UUIDv7 has them, one a millisecond: each sorts after the one before."""
+    start, end = _ID_AT, _ID_AT + len("01a1ee65-a428-7")
+    ids = (f"{_FIRST_MS + number:012x}" for number in range(len(made)))
+    return [
+        (partition, raw[:start] + f"{digits[:8]}-{digits[8:]}-7".encode() + raw[end:])
+        for (partition, raw), digits in zip(made, ids, strict=True)
+    ]
 
 
 def renumbered(made: list[Entry], generation: int) -> list[Entry]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 class Size:
     """The numbers of a run. `log_rows` is what a log holds before a drain; `history` a short log and a long one."""
 
-    rounds: int = 3
+    rounds: int = 5
     events: int = 150_000
     jobs: int = 1_000
     log_rows: int = 1_000_000

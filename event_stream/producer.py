@@ -18,7 +18,7 @@ from event_stream.types import check_clock, decode, partition_of
 
 _PIPELINE_MAX = 1_000
 _LOOK_EVERY_S = 1.0
-_POLL_FIRST_S = 0.001
+_POLL_MIN_S = 0.001
 _POLL_MAX_S = 0.05
 
 
@@ -108,13 +108,13 @@ class Producer:
 
     def wait_until_projected(self, position: Appended, timeout_s: float = 2.0) -> None:
         """Return once the entry at `position` is projected; raises WaitTimeoutError after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        pause_s = _POLL_FIRST_S
+        began_s = time.monotonic()
         while not self.is_projected(position):
-            if time.monotonic() >= deadline:
+            waited_s = time.monotonic() - began_s
+            if waited_s >= timeout_s:
                 raise WaitTimeoutError(f"{position} was not projected within {timeout_s:g} s; are workers running?")
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _POLL_MAX_S)
+            # So that a short wait is hardly longer than it has to be, and a long one asks rarely.
+            time.sleep(min(max(_POLL_MIN_S, waited_s / 10), _POLL_MAX_S))
 
     def is_projected(self, position: Appended) -> bool:
         """Return whether reads show the entry at `position`."""
