@@ -24,10 +24,9 @@ _URI_REFERENCE = (
     r"^([A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*(#([A-Za-z0-9\-._~:/?@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)?$"
 )
 # RFC 3339 date-time; the ranges that datetime.fromisoformat would stretch are spelled out.
-_RFC3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
-)
-_COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN)}
+_HOUR_MINUTE = "([01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME_PATTERN = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{_HOUR_MINUTE}:[0-5][0-9](\.[0-9]+)?(Z|[+-]{_HOUR_MINUTE})$"
+_COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN, _TIME_PATTERN)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_SHOWN = datetime(1970, 1, 1)  # noqa: DTZ001 (in UTC, but shown without an offset)
 # All other bytes say nothing about a body's form: brackets, what begins an escape, and what is left of "NaN" and
@@ -65,8 +64,13 @@ def time_us_of(text: object) -> int:
 
     Raises ValueError for anything that CONTRACT 1.1 does not allow in `time`.
     """
-    if not isinstance(text, str) or not _RFC3339.fullmatch(text):
+    if not isinstance(text, str) or not matches(_TIME_PATTERN, text):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-04-25T14:30:12Z")
+    return time_us_in(text)
+
+
+def time_us_in(text: str) -> int:
+    """Return what `time_us_of` does of a text that has the form of a `TimeText`; raises ValueError if it is no time."""
     time_us = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
     if time_us < 0:
         raise ValueError("must be 1970 or later")
@@ -79,17 +83,24 @@ def time_text(time_us: int) -> str:
     return (text.rstrip("0") if "." in text else text) + "Z"
 
 
+EventId = Annotated[str, Field(pattern=UUID_PATTERN)]
+ProjectId = Annotated[str, Field(pattern=UUID_PATTERN)]
+TenantId = Annotated[str, Field(pattern=TENANT_PATTERN)]
+Source = Annotated[str, Field(min_length=1, max_length=255, pattern=_URI_REFERENCE)]
+TimeText = Annotated[str, Field(pattern=_TIME_PATTERN)]
+
+
 class Envelope(BaseModel):
     """The attributes of CONTRACT 1.1. `projectid` is checked where the type is known, as some types ignore it."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     specversion: Literal["1.0"]
-    id: Annotated[str, Field(pattern=UUID_PATTERN)]
-    source: Annotated[str, Field(min_length=1, max_length=255, pattern=_URI_REFERENCE)]
+    id: EventId
+    source: Source
     type: Annotated[str, Field(min_length=1)]
     time_us: Annotated[int, BeforeValidator(time_us_of), Field(alias="time")]
-    tenantid: Annotated[str, Field(pattern=TENANT_PATTERN)]
+    tenantid: TenantId
     projectid: Any = None
     data: dict[str, Any]
 
@@ -157,11 +168,11 @@ def equal_json(one: bytes, other: bytes) -> bool:
 
 
 def problem_in(error: ValidationError, inside: str = "") -> str:
-    """Return the first problem of a pydantic error on one line: where, what is allowed, what it was."""
+    """Return the first problem of a pydantic error on one line: where, inside of what, what is allowed, what it was."""
     first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join([inside] * bool(inside) + [str(part) for part in first["loc"]])
+    where = ".".join(map(str, first["loc"])).removeprefix(f"{inside}.")
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing" or not first["loc"]:
+    if first["type"] == "missing" or isinstance(first["input"], dict):
         return f"{where}: {message}"
     return f"{where}: {message}, not {first['input']!r:.80}"
 

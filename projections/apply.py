@@ -7,12 +7,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from event_stream.envelope import Reason, equal_json
-from event_stream.stream import Reading
-from event_stream.types import Identity
+from event_stream.stream import Position, Reading
+from event_stream.types import Event, Identity
 from projections import checkpoint, dead_letters, event_log, versions
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
-from projections.event_log import Accepted, Received
+from projections.event_log import Accepted
 from projections.projection import Projection, as_folded
 from projections.sleepers import end_sleepers
 
@@ -28,9 +28,15 @@ class Batch:
     expected: Checkpoint
     start: Checkpoint
     reading: Reading
-    received: list[Received]
+    events: list[Event]
     letters: list[Letter]
     homes: frozenset[int] = frozenset()
+
+    @property
+    def positions(self) -> list[Position]:
+        """Where the entries lie that brought the events, one by one; asked for where something is wrong with one."""
+        others = {letter.position for letter in self.letters}
+        return [position for entry in self.reading.entries if (position := entry.position) not in others]
 
 
 def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
@@ -52,7 +58,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     partition = batch.expected.partition
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     checkpoint.claim(connection, batch.expected, batch.homes)
-    accepted = event_log.judge(connection, batch.received)
+    accepted = event_log.judge(connection, batch.events)
     shares = versions.share_out(connection, projections, as_folded(accepted.new), known=batch.start.applied)
     models = [projection.fetch(connection, events) for projection, events in shares]
     # The database is as busy with the log as we are with the folds: so both at the same time.
@@ -61,7 +67,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
             projection.fold_into(model, events)
     for (projection, _), model in zip(shares, models, strict=True):
         projection.store(connection, model)
-    letters = batch.letters + [_conflict(partition, received) for received in accepted.conflicts]
+    letters = batch.letters + _conflicts(batch, accepted)
     dead_letters.park(connection, letters)
     if dead_letters.any_open(connection):
         dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
@@ -94,7 +100,13 @@ def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoi
     return at.settled(reading.end) if reading.reaches_end else at
 
 
-def _conflict(partition: int, received: Received) -> Letter:
-    event = received.event
+def _conflicts(batch: Batch, accepted: Accepted) -> list[Letter]:
+    if not accepted.conflicts:
+        return []
+    positions = batch.positions
+    return [_conflict(batch.expected.partition, positions[at], batch.events[at]) for at in accepted.conflicts]
+
+
+def _conflict(partition: int, position: Position, event: Event) -> Letter:
     detail = f"id: {event.id} of tenant {event.tenant_id} was accepted before with other content; use a new id"
-    return Letter(partition, received.position, event.body, Reason.ID_CONFLICT, detail)
+    return Letter(partition, position, event.body, Reason.ID_CONFLICT, detail)

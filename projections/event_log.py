@@ -21,7 +21,6 @@ from sqlalchemy import (
 )
 
 from event_stream.envelope import InvalidEventError, equal_json
-from event_stream.stream import Position
 from event_stream.types import Event, Identity, decode
 from projections.bulk import find, inserting
 from projections.errors import ProjectionsError
@@ -45,29 +44,26 @@ Index("event_log_by_number", table.c.partition, table.c.number, unique=True)
 _COUNTED_AT_ONCE = 100_000
 
 
-class Received(NamedTuple):
-    """A valid event and the position of the entry that brought it."""
-
-    position: Position
-    event: Event
-
-
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch's events, each list in the order of the stream."""
+    """What became of a batch's events, in the order of the stream; `conflicts` are places in the batch."""
 
     new: list[Event]
     duplicates: list[Event]
-    conflicts: list[Received]
+    conflicts: list[int]
 
 
-def judge(connection: Connection, batch: Sequence[Received]) -> Accepted:
+def judge(connection: Connection, batch: list[Event]) -> Accepted:
     """Tell which events of a batch have an identity that is new to the log; those are to be appended.
 
     The caller holds the partition's claim, and a tenant is always on one partition; so nobody else decides about these
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
-    return _told_apart(batch, find_bodies(connection, [received.event.identity for received in batch]))
+    identities = [event.identity for event in batch]
+    known = find_bodies(connection, identities)
+    if not known and len(set(identities)) == len(identities):
+        return Accepted(batch, [], [])
+    return _told_apart(batch, known)
 
 
 def appending(
@@ -75,8 +71,8 @@ def appending(
 ) -> AbstractContextManager[None]:
     """Append events that are new to the log, numbered from `last_number` + 1, while a block runs (`bulk.inserting`)."""
     rows = [
-        (event.tenant_id, event.id, partition, number, event.type, event.project_id, event.time_us, event.body)
-        for number, event in enumerate(events, start=last_number + 1)
+        (tenant_id, event_id, partition, number, type_, project_id, time_us, body)
+        for number, (tenant_id, event_id, type_, time_us, project_id, _, body) in enumerate(events, last_number + 1)
     ]
     return inserting(connection, table, rows)
 
@@ -191,10 +187,9 @@ def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     return [table.c.tenant_id, table.c.event_id, table.c.number, *typed, body]
 
 
-def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:
+def _told_apart(batch: list[Event], known: dict[Identity, bytes]) -> Accepted:
     accepted = Accepted([], [], [])
-    for received in batch:
-        event = received.event
+    for at, event in enumerate(batch):
         identity = event.identity
         body = known.get(identity)
         if body is None:
@@ -203,5 +198,5 @@ def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Acce
         elif equal_json(body, event.body):
             accepted.duplicates.append(event)
         else:
-            accepted.conflicts.append(received)
+            accepted.conflicts.append(at)
     return accepted

@@ -65,7 +65,7 @@ class Drainer:
         with meanwhile(self.intake.go_on):
             after = apply(self.runtime.writer, self.runtime.projections, batch)
         self._tell(after, Committed.now(batch, after, began_s, applying_s))
-        self.breaker.applied({received.event.tenant_id for received in batch.received})
+        self.breaker.applied({event.tenant_id for event in batch.events})
         self.pace.speed_up(faster)
         _report(expected, after)
         self.at = after
@@ -78,13 +78,12 @@ class Drainer:
     def blame(self, error: Exception) -> bool:
         """Note that the batch failed through what is in it; returns whether so much fails that it must be us."""
         batch = self.tried
-        if batch is None or not batch.received:
+        if batch is None or not batch.events:
             self.pace.slow_down()
             return False
         self.pace.blame(batch, error)
-        first = batch.received[0]
-        if self.pace.gives_up_on(batch.start.epoch, first.position):
-            self.breaker.failed(first.event.tenant_id)
+        if self.pace.gives_up_on(batch.start.epoch, batch.positions[0]):
+            self.breaker.failed(batch.events[0].tenant_id)
         if self.breaker.is_open:
             self.pace.forgive()
             return True

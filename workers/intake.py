@@ -9,11 +9,10 @@ from redis.exceptions import RedisError
 
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.stream import START, Entry, NotAStreamError, Position, Reading
-from event_stream.types import Arrival, decode, partition_of
+from event_stream.types import Arrival, Event, decode, partition_of
 from projections.apply import Batch
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
-from projections.event_log import Received
 from workers.pace import Pace
 from workers.runtime import Runtime
 
@@ -36,12 +35,12 @@ class Look:
     place: Place
     whole: Reading
     behind: Reading
-    received: list[Received] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
 
     def unjudged(self, count: int) -> list[Entry]:
-        """Return the next entries to be judged, at most `count`; those that were are received, or letters."""
-        done = len(self.received) + len(self.letters)
+        """Return the next entries to be judged, at most `count`; those that were are events, or letters."""
+        done = len(self.events) + len(self.letters)
         return self.behind.entries[done : done + count]
 
 
@@ -69,7 +68,7 @@ class Intake:
             return None
         while self._judge(look):
             pass
-        return Batch(expected, start, look.behind, look.received, look.letters, self._homes(look.letters))
+        return Batch(expected, start, look.behind, look.events, look.letters, self._homes(look.letters))
 
     def look_ahead(self, batch: Batch, count: int) -> None:
         """Read `count` entries behind a batch, to be taken next if that batch is applied, and judged by then or before.
@@ -100,22 +99,22 @@ class Intake:
 
     def _judge(self, look: Look) -> bool:
         """Judge some entries; returns whether there were any."""
-        settings, pace = self.runtime.settings, self.pace
         entries = look.unjudged(JUDGED_AT_ONCE)
+        if not entries:
+            return False
+        settings, suspect = self.runtime.settings, self.pace.suspect
+        at_first = Arrival(self.partition, settings.partitions, entries[0].position.ms, settings.max_clock_skew_s)
         for entry in entries:
             body = entry.body
             try:
-                if body is None:
-                    raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
-                arrival = Arrival(self.partition, settings.partitions, entry.position.ms, settings.max_clock_skew_s)
-                event = decode(body, arrival)
-                if pace.suspect is not None and pace.gives_up_on(look.place.epoch, entry.position):
-                    raise InvalidEventError(Reason.FOLD_FAILED, f"{pace.why}, on this event alone, twice")
-                look.received.append(Received(entry.position, event))
+                event = _valid(entry, body, at_first)
+                if suspect is not None and self.pace.gives_up_on(look.place.epoch, entry.position):
+                    raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
+                look.events.append(event)
             except InvalidEventError as error:
                 shown = _shown(entry) if body is None else body
                 look.letters.append(Letter.from_error(self.partition, entry.position, shown, error))
-        return bool(entries)
+        return True
 
     def _homes(self, letters: list[Letter]) -> frozenset[int]:
         """Return the other partitions that the letters' events belong to."""
@@ -131,6 +130,19 @@ def _place_of(at: Checkpoint) -> Place:
 def _continues(whole: Reading, at: Checkpoint) -> bool:
     """Return whether what was read from a checkpoint on is the stream that the checkpoint knows."""
     return whole.end.position is None or at.is_at(whole.entries) or at.has_seen(whole.other)
+
+
+def _valid(entry: Entry, body: bytes | None, at_first: Arrival) -> Event:
+    """Return the event of an entry that arrived with the entry `at_first` or later; raises InvalidEventError."""
+    if body is None:
+        raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
+    try:
+        return decode(body, at_first)
+    except InvalidEventError as error:
+        if error.reason is not Reason.TIME_IN_FUTURE:
+            raise
+    # Ids only grow, so nearly every event is seen to be in time without a look at its own.
+    return decode(body, at_first._replace(at_ms=entry.position.ms))
 
 
 def _shown(entry: Entry) -> bytes:

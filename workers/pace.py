@@ -54,7 +54,7 @@ class Pace:
     def blame(self, batch: Batch, error: BaseException) -> None:
         """Note that a batch failed through what is in it: narrow down, until an entry fails alone."""
         self.failed_in_a_row += 1
-        positions = sorted([each.position for each in batch.received] + [each.position for each in batch.letters])
+        positions = [entry.position for entry in batch.reading.entries]
         if len(positions) == 1:
             place = (batch.start.epoch, positions[0])
             self.failures = self.failures + 1 if self.suspect == place else 1
@@ -63,8 +63,8 @@ class Pace:
         elif isinstance(error, FoldError):
             # A fold says which event it failed on: what stands before that one can go ahead. By now the event may be of
             # a later version than it was received in; and of an identity only the first is folded.
-            culprit = next(each.position for each in batch.received if each.event.identity == error.event.identity)
-            self.count = max(1, positions.index(culprit))
+            culprit = [event.identity for event in batch.events].index(error.event.identity)
+            self.count = max(1, positions.index(batch.positions[culprit]))
         else:
             self.count = max(1, len(positions) // 2)
 

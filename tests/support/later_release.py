@@ -5,10 +5,10 @@ Its rows are byte for byte those of this release, so that each can be held again
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pytest
 
@@ -30,27 +30,42 @@ from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.store import Row
 
+Outcome: TypeAlias = Literal["passed", "fired", "silent"] | SuppressedReason
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogEvaluatedV2(Data):
     """One member says what three said."""
 
     rule_id: Id
     rule_name: Name
-    outcome: Literal["passed", "fired", "silent"] | SuppressedReason
+    outcome: Outcome
     severity: Severity
     summary: Text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogToggledV2(Data):
     state: Literal["on", "off"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogToggledV3(Data):
     mode: Literal["off", "watching", "paging"]
 
 
 def evaluated_v1_to_v2(old: WatchdogEvaluated) -> WatchdogEvaluatedV2:
-    return WatchdogEvaluatedV2.model_validate(evaluated_as_v2(old.model_dump(by_alias=True)))
+    return WatchdogEvaluatedV2(
+        rule_id=old.rule_id,
+        rule_name=old.rule_name,
+        outcome=outcome(old.passed, old.alert_fired, old.suppressed_reason),
+        severity=old.severity,
+        summary=old.summary,
+    )
+
+
+def outcome(passed: bool, fired: bool, reason: SuppressedReason | None) -> Outcome:
+    return "passed" if passed else "fired" if fired else reason or "silent"
 
 
 def toggled_v1_to_v2(old: WatchdogToggled) -> WatchdogToggledV2:
@@ -109,8 +124,7 @@ def native(event: dict[str, Any], version: int) -> dict[str, Any]:
 
 def evaluated_as_v2(data: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: data[name] for name in ("ruleId", "ruleName", "severity", "summary")}
-    outcome = "passed" if data["passed"] else "fired" if data["alertFired"] else data["suppressedReason"] or "silent"
-    return {"outcome": outcome, **rest}
+    return {"outcome": outcome(data["passed"], data["alertFired"], data["suppressedReason"]), **rest}
 
 
 def _fold(row: project.Project, event: Event) -> project.Project:
@@ -124,13 +138,17 @@ def _fold(row: project.Project, event: Event) -> project.Project:
 def _entry(event: Event) -> Row:
     data = event.data
     assert isinstance(data, WatchdogEvaluatedV2)
-    is_reason = data.outcome not in ("passed", "fired", "silent")
-    shown = {
-        "passed": data.outcome == "passed",
-        "alertFired": data.outcome == "fired",
-        "suppressedReason": data.outcome if is_reason else None,
-    }
-    return activity.entry(event._replace(data=WatchdogEvaluated.model_validate(data.model_dump(by_alias=True) | shown)))
+    reason: Any = None if data.outcome in ("passed", "fired", "silent") else data.outcome
+    shown = WatchdogEvaluated(
+        rule_id=data.rule_id,
+        rule_name=data.rule_name,
+        passed=data.outcome == "passed",
+        alert_fired=data.outcome == "fired",
+        suppressed_reason=reason,
+        severity=data.severity,
+        summary=data.summary,
+    )
+    return activity.entry(event._replace(data=shown))
 
 
 LATER_PROJECTIONS: Mapping[str, Projection] = {
