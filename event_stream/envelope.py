@@ -32,6 +32,7 @@ _EPOCH_SHOWN = datetime(1970, 1, 1)  # noqa: DTZ001 (in UTC, but shown without a
 # All other bytes say nothing about a body's form: brackets, what begins an escape, and what is left of "NaN" and
 # "Infinity" when the others are gone, which is "NN" and "If".
 _NO_MARKS = bytes(set(range(256)) - set(b"{[\\NIf"))
+_SECONDS_LENGTH, _FRACTION_LENGTH_MAX = len("2026-04-25T14:30:12Z"), len(".123456")
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an offset can lead past the year 9999
 
@@ -88,6 +89,14 @@ ProjectId = Annotated[str, Field(pattern=UUID_PATTERN)]
 TenantId = Annotated[str, Field(pattern=TENANT_PATTERN)]
 Source = Annotated[str, Field(min_length=1, max_length=255, pattern=_URI_REFERENCE)]
 TimeText = Annotated[str, Field(pattern=_TIME_PATTERN)]
+
+
+def shown_time(text: str) -> str:
+    """Return an event's `time` as readers see it (`time_text`): nearly always it is written so already."""
+    fraction = text[_SECONDS_LENGTH - 1 : -1]
+    is_in_utc = text[-1] == "Z"
+    is_shown_so = not fraction or (len(fraction) <= _FRACTION_LENGTH_MAX and fraction[-1] != "0")
+    return text if is_in_utc and is_shown_so else time_text(time_us_in(text))
 
 
 class Envelope(BaseModel):

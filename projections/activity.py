@@ -3,7 +3,7 @@
 from pydantic import TypeAdapter
 from sqlalchemy import BigInteger, Column, Table, Text
 
-from event_stream.envelope import time_text
+from event_stream.envelope import shown_time
 from event_stream.types import Event, WatchdogEvaluated
 from projections.projection import Feed, project_key
 from projections.store import KeyText, Row, metadata
@@ -24,8 +24,8 @@ table = Table(
 
 def entry(event: Event) -> Row:
     """Return the row of an evaluation: its key, and the JSON object of CONTRACT 2.3."""
-    members = _SERIALIZER.to_json(event.data, by_alias=True).decode().removeprefix("{")
-    rendered = f'{{"timestamp":"{time_text(event.time_us)}",{members}'
+    members = _SERIALIZER.to_json(event.data, by_alias=True).decode()
+    rendered = f'{{"timestamp":"{shown_time(event.time)}",{members[1:]}'
     return (*project_key(event), event.time_us, event.id, rendered)
 
 

@@ -72,7 +72,7 @@ def appending(
     """Append events that are new to the log, numbered from `last_number` + 1, while a block runs (`bulk.inserting`)."""
     rows = [
         (tenant_id, event_id, partition, number, type_, project_id, time_us, body)
-        for number, (tenant_id, event_id, type_, time_us, project_id, _, body) in enumerate(events, last_number + 1)
+        for number, (tenant_id, event_id, type_, _, time_us, project_id, _, body) in enumerate(events, last_number + 1)
     ]
     return inserting(connection, table, rows)
 

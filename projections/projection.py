@@ -54,6 +54,19 @@ def as_folded(events: Iterable[Event]) -> list[Event]:
     return newest
 
 
+def shared_out(projections: Sequence["Projection"], events: Iterable[Event]) -> list[list[Event]]:
+    """Return for each projection those of the events that it reads, in their order; in one pass over them."""
+    shares: list[list[Event]] = [[] for _ in projections]
+    readers: defaultdict[type[Data], list[list[Event]]] = defaultdict(list)
+    for projection, share in zip(projections, shares, strict=True):
+        for kind in projection.reads:
+            readers[kind].append(share)
+    for event in events:
+        for share in readers[type(event.data)]:
+            share.append(event)
+    return shares
+
+
 class Projection(Protocol):
     """What the transaction needs to know of any projection."""
 

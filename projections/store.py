@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from psycopg.errors import QueryCanceled
+from psycopg.types.string import BytesBinaryDumper
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -165,10 +166,15 @@ def _engine(
         pool_pre_ping=True,
         isolation_level=isolation_level,
     )
-    event.listen(
-        engine, "do_connect", lambda _dialect, _record, args, options: BoundedConnection.connect(*args, **options)
-    )
+    event.listen(engine, "do_connect", _connect)
     return engine
+
+
+def _connect(_dialect: object, _record: object, args: Any, options: Any) -> BoundedConnection:
+    connection = BoundedConnection.connect(*args, **options)
+    # Else COPY takes psycopg's dumper for its wrapper `Binary`, in Python: that took as long as the rest of a row.
+    connection.adapters.register_dumper(bytes, BytesBinaryDumper)
+    return connection
 
 
 def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from projections import checkpoint, event_log
 from projections.bulk import bind_keys, find, key_rows, upsert_rows
 from projections.errors import ProjectionsError
 from projections.pages import ROWS_AT_ONCE, tenants_of
-from projections.projection import Projection
+from projections.projection import Projection, shared_out
 from projections.store import KeyText, metadata
 
 table = Table(
@@ -75,10 +75,12 @@ def share_out(
     OutdatedReleaseError; nothing must be committed then.
     """
     tenants = sorted({event.tenant_id for event in events})
+    shares: list[tuple[Projection, Sequence[Event]]]
+    shares = list(zip(projections, shared_out(projections, events), strict=True))
     stored = _read(connection, tenants)
     line = dump(current(projections))
     if all(stored.get(tenant_id) == line for tenant_id in tenants):
-        return [(projection, events) for projection in projections]
+        return shares
     new = {tenant_id for tenant_id in tenants if tenant_id not in stored}
     new -= _with_history(connection, new, known)
     standings = {
@@ -91,8 +93,8 @@ def share_out(
     after = {tenant_id: dump(_left_out(each, live[tenant_id])) for tenant_id, each in standings.items()}
     upsert_rows(connection, table, [each for each in after.items() if stored.get(each[0]) != each[1]])
     return [
-        (projection, [event for event in events if projection.name in live[event.tenant_id]])
-        for projection in projections
+        (projection, [event for event in share if projection.name in live[event.tenant_id]])
+        for projection, share in shares
     ]
 
 

@@ -8,7 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from event_stream import types
-from event_stream.envelope import InvalidEventError, Reason, claimed_identity, equal_json, time_text, time_us_of
+from event_stream.envelope import (
+    InvalidEventError,
+    Reason,
+    claimed_identity,
+    equal_json,
+    shown_time,
+    time_text,
+    time_us_of,
+)
 from event_stream.types import TENANT_LEVEL, TYPES, Arrival, decode, partition_of
 from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
 
@@ -334,7 +342,17 @@ def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
     ],
 )
 def test_times_are_shown_in_utc_with_no_trailing_zeros(text: str, shown: str) -> None:
-    assert time_text(time_us_of(text)) == shown
+    assert time_text(time_us_of(text)) == shown_time(text) == shown
+
+
+@given(
+    st.integers(86_400, 253_402_128_000).map(lambda second: time_text(second * 1_000_000).rstrip("Z")),
+    st.just("") | st.from_regex(r"\.([0-9]{1,9}|[0-9]{0,6}0{1,3})", fullmatch=True),
+    st.sampled_from(["Z", "+00:00", "-00:00", "+02:00", "-23:59"]),
+)
+def test_a_time_that_is_written_as_readers_see_it_is_shown_as_it_is(seconds: str, fraction: str, offset: str) -> None:
+    text = seconds + fraction + offset
+    assert shown_time(text) == time_text(time_us_of(text))
 
 
 @pytest.mark.parametrize(
