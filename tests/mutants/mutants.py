@@ -180,6 +180,14 @@ NOTHING_LOST = (
         (f"{_STREAM}reading_starts_at_the_position_itself_and_knows_the_end",),
     ),
     Mutant(
+        "what a transaction refuses passes for appended",
+        "G1",
+        "event_stream/stream.py",
+        "zip(transaction, ids, strict=True)",
+        "zip(transaction, (each for each in ids if isinstance(each, bytes)), strict=False)",
+        (f"{_STREAM}an_append_after_one_that_was_refused_gets_its_own_answers",),
+    ),
+    Mutant(
         "positions compare as text",
         "G1",
         "event_stream/stream.py",
