@@ -745,6 +745,14 @@ EVENTS_AND_ANSWERS = (
         (f"{_READS}a_project_shows_once_it_is_created_and_hides_once_it_is_deleted",),
     ),
     Mutant(
+        "activity of one moment comes in any order",
+        "2.3",
+        "api_stub/reads.py",
+        ".order_by(activity.c.time_us.desc(), activity.c.event_id.desc())",
+        ".order_by(activity.c.time_us.desc(), activity.c.event_id.asc())",
+        (f"{_READS}at_most_a_hundred_entries_newest_first_ties_by_id_descending",),
+    ),
+    Mutant(
         "the edge of hours is in",
         "2.3",
         "api_stub/reads.py",
