@@ -36,7 +36,7 @@ class Reads:
     key_ring: checks.KeyRing
     key_of: Coalescer[KeyAsk, ApiKey]
     stats_of: Coalescer[StatsAsk, StatsRow | NotFilled]
-    activity_of: Coalescer[ActivityAsk, str | NotFilled]
+    activity_of: Coalescer[ActivityAsk, bytes | NotFilled]
     clock: Callable[[], int] = now_us
 
     @classmethod
@@ -98,4 +98,4 @@ class Reads:
             raise errors.not_filled()
         if project_id != (key.project_id or project_id):
             raise errors.forbidden("WRONG_PROJECT", "This API key is bound to another project.")
-        return json_response(200, b'{"success":true,"data":[' + entries.encode() + b"]}")
+        return json_response(200, b'{"success":true,"data":[' + entries + b"]}")

@@ -8,8 +8,7 @@ from datetime import date
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, Text, func, select, type_coerce
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy import ColumnElement, LargeBinary, Select, Text, cast, func, select, type_coerce
 
 from api_stub.lookup import Lookup
 from projections.activity import ENTRIES_KEPT
@@ -86,13 +85,13 @@ def _stats_answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow | NotFilled]:
     return found
 
 
-def _activity_answers(rows: Iterable[Row]) -> dict[ActivityAsk, str | NotFilled]:
-    found: dict[ActivityAsk, str | NotFilled] = {}
+def _activity_answers(rows: Iterable[Row]) -> dict[ActivityAsk, bytes | NotFilled]:
+    found: dict[ActivityAsk, bytes | NotFilled] = {}
     for *key, versions, exists, entries in rows:
         if _lack_rows(versions, _ACTIVITY_READS, exists):
             found[ActivityAsk(*key)] = NOT_FILLED
         elif exists:
-            found[ActivityAsk(*key)] = entries or ""
+            found[ActivityAsk(*key)] = entries or b""
     return found
 
 
@@ -144,18 +143,20 @@ def _activity_statement(dialect_name: str) -> Select[Any]:
     keys = key_rows(dialect_name, [activity.c.tenant_id, activity.c.project_id, activity.c.time_us])
     tenant_id, project_id, after_us = keys.c
     newest = (
-        select(activity.c.entry, activity.c.time_us, activity.c.event_id)
+        select(activity.c.entry)
         .where(activity.c.tenant_id == tenant_id, activity.c.project_id == project_id, activity.c.time_us > after_us)
         .order_by(activity.c.time_us.desc(), activity.c.event_id.desc())
         .limit(ENTRIES_KEPT)
         .correlate(keys)
         .subquery("newest")
     )
+    # Both take the rows as the ordered subquery gives them; to say their order once more took a tenth of the time.
+    # As bytes, because they go to the reader as they are: text would be decoded and encoded again.
+    joined: ColumnElement[Any]
     if dialect_name == "postgresql":
-        in_order = aggregate_order_by(type_coerce(",", Text), newest.c.time_us.desc(), newest.c.event_id.desc())
-        joined = func.string_agg(newest.c.entry, in_order)
+        joined = func.convert_to(func.string_agg(newest.c.entry, type_coerce(",", Text)), "UTF8")
     else:
-        joined = func.group_concat(newest.c.entry, ",")  # takes the rows as the ordered subquery gives them
+        joined = cast(func.group_concat(newest.c.entry, ","), LargeBinary)
     return (
         select(
             tenant_id,
@@ -178,4 +179,4 @@ stats_lookup = Lookup(_stats_statement, _stats_answers)
 """The stats of each ask whose slug an existing project of its tenant holds."""
 
 activity_lookup = Lookup(_activity_statement, _activity_answers)
-"""The newest entries of each ask whose project exists in its tenant: JSON objects with commas between, newest first."""
+"""The newest entries of each ask whose project exists in its tenant: UTF-8 JSON with commas between, newest first."""

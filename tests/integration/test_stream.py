@@ -12,7 +12,7 @@ import fakeredis
 import pytest
 from cloudevents.core.v1.event import CloudEvent
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from event_stream import (
     Appended,
@@ -28,6 +28,7 @@ from event_stream.settings import StreamSettings
 from event_stream.stream import START, End, OldServerError, Progress, Stream, _end
 from event_stream.types import partition_of
 from tests.support.events import NOW_US, TENANT, body, event
+from tests.support.servers import RedisServer
 from workers.runtime import redis_client
 
 HOME = partition_of(TENANT, 4)
@@ -236,6 +237,39 @@ def test_an_append_after_one_that_was_refused_gets_its_own_answers(redis_url: st
     client.delete(f"events:{{{HOME}}}")
     appended = stream.append([(other, b"1"), (one, b"2")])
     assert appended == [(partition, stream.ends()[partition].position) for partition in (other, one)]
+    client.close()
+
+
+def test_what_is_appended_together_lies_in_its_order_wherever_it_was_cut_into_transactions(stream: Stream) -> None:
+    bodies = [(number % 3, b"%d" % number + b"x" * 20_000) for number in range(20)]
+    appended = stream.append(bodies)
+    assert [each.partition for each in appended] == [partition for partition, _ in bodies]
+    for partition in range(3):
+        mine = [
+            (at.position, body) for at, (_, body) in zip(appended, bodies, strict=True) if at.partition == partition
+        ]
+        assert [(entry.position, entry.body) for entry in stream.read_from(partition, START, 20).entries] == mine
+
+
+def test_a_thousand_events_are_synced_a_few_times_and_hold_nobody_up_for_long(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    client = redis_client(redis_url)
+    redis_server.ask("CONFIG", "RESETSTAT")
+    Stream(client, 4).append([(HOME, b"x" * 300)] * 1_000)
+    assert client.info("commandstats")["cmdstat_exec"]["calls"] == 7  # of 8, 16, 32 and 64 KiB
+    client.close()
+
+
+def test_a_full_redis_says_so_and_takes_nothing(redis_url: str, redis_server: RedisServer) -> None:
+    client = redis_client(redis_url)
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(OutOfMemoryError):
+            Stream(client, 4).append([(HOME, b"x"), (HOME, b"y")])
+    finally:
+        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    assert client.xlen(KEY) == 0
     client.close()
 
 

@@ -180,6 +180,14 @@ NOTHING_LOST = (
         (f"{_STREAM}reading_starts_at_the_position_itself_and_knows_the_end",),
     ),
     Mutant(
+        "what a transaction refuses passes for appended",
+        "G1",
+        "event_stream/stream.py",
+        "zip(transaction, ids, strict=True)",
+        "zip(transaction, (each for each in ids if isinstance(each, bytes)), strict=False)",
+        (f"{_STREAM}an_append_after_one_that_was_refused_gets_its_own_answers",),
+    ),
+    Mutant(
         "positions compare as text",
         "G1",
         "event_stream/stream.py",
@@ -735,6 +743,14 @@ EVENTS_AND_ANSWERS = (
         "holder.c.slug == slug, holder.c.present)",
         "holder.c.slug == slug)",
         (f"{_READS}a_project_shows_once_it_is_created_and_hides_once_it_is_deleted",),
+    ),
+    Mutant(
+        "activity of one moment comes in any order",
+        "2.3",
+        "api_stub/reads.py",
+        ".order_by(activity.c.time_us.desc(), activity.c.event_id.desc())",
+        ".order_by(activity.c.time_us.desc(), activity.c.event_id.asc())",
+        (f"{_READS}at_most_a_hundred_entries_newest_first_ties_by_id_descending",),
     ),
     Mutant(
         "the edge of hours is in",
