@@ -62,7 +62,7 @@ def _measured(row: Row, where: Place) -> Result | None:
     """Measure a row; a terminal sees what is going on, a pipe a line when it is done. None if it could not be done."""
     console = Console(stderr=True)
     runs: defaultdict[str, list[Figures]] = defaultdict(list)
-    rounds = row.rounds or where.size.rounds
+    rounds = (row.rounds or where.size.rounds) * row.finer
     began = time.monotonic()
     try:
         with console.status(f"{row.name}: preparing") as status, row.contestants(where) as contestants:

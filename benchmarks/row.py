@@ -39,7 +39,9 @@ class Goal:
 class Row:
     """Contestants that are measured in turn, A B A B, and the goals that their medians are held against.
 
-    `contestants` prepares what they need and clears it away afterwards. `rounds` is for what one long run tells best.
+    `contestants` prepares what they need and clears it away afterwards. `rounds` is for what one long run tells best;
+    `finer` for contestants so alike that the machine drifts more than they differ: so many times the rounds, each of
+    them so much shorter.
     """
 
     name: str
@@ -47,3 +49,4 @@ class Row:
     goals: tuple[Goal, ...]
     contestants: Callable[[Place], AbstractContextManager[Contestants]]
     rounds: int | None = None
+    finer: int = 1

@@ -16,6 +16,7 @@ from benchmarks.row import Contestants, Goal, Measure, Row
 _ASKED = 20  # of so many projects, one a tenant
 _PROJECTS_OF_THE_LONG_LOG = 1_000
 _HOT = 0.05
+_FINER = 5
 
 
 @contextmanager
@@ -33,25 +34,26 @@ def _contestants(place: Place) -> Iterator[Contestants]:
         for number, (tenant, project_id) in enumerate([hot, *average]):
             stats = on_many.ask(on_many.stats(tenant, f"project-{number}"))
             sql.agree(stats, on_many.ask(on_many.activity(tenant, project_id)), tenant, project_id)
-        times = place.size.queries // len(average) + 1
+        queries = place.size.queries // _FINER
+        times = queries // len(average) + 1
         yield {
             "stats, long log": _stats(place, on_many, many),
             "stats, short log": _stats(place, on_few, few),
             "activity, long log": _activity(place, on_many, many),
             "activity, short log": _activity(place, on_few, few),
             "live-sql stats, average project": timed(sql.stats, average * times),
-            "live-sql stats, project of 5 %": timed(sql.stats, [hot] * place.size.queries),
+            "live-sql stats, project of 5 %": timed(sql.stats, [hot] * queries),
             "live-sql activity, average project": timed(sql.activity, average * times),
-            "live-sql activity, project of 5 %": timed(sql.activity, [hot] * place.size.queries),
+            "live-sql activity, project of 5 %": timed(sql.activity, [hot] * queries),
         }
 
 
 def _stats(place: Place, asked: Api, history: History) -> Measure:
-    return partial(put_load, asked.port, asked.random_stats(history, _ASKED, place.size.requests))
+    return partial(put_load, asked.port, asked.random_stats(history, _ASKED, place.size.requests // _FINER))
 
 
 def _activity(place: Place, asked: Api, history: History) -> Measure:
-    return partial(put_load, asked.port, asked.random_activity(history, _ASKED, place.size.requests))
+    return partial(put_load, asked.port, asked.random_activity(history, _ASKED, place.size.requests // _FINER))
 
 
 row = Row(
@@ -62,4 +64,5 @@ row = Row(
         Goal("requests/s", "activity, long log", "activity, short log", at_least=0.95),
     ),
     _contestants,
+    finer=_FINER,
 )
