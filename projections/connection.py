@@ -59,6 +59,14 @@ class BoundedConnection(psycopg.Connection[Any]):
                 raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
             raise
 
+    @property
+    def is_hung_up(self) -> bool:
+        """Whether an idle connection is closed, or has something to read: the server has said that it closes it.
+
+        A look at the socket, where asking the server would be a round trip.
+        """
+        return self.closed or _is_ready(self.fileno(), Wait.R)
+
     def rollback(self) -> None:
         """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see."""
         if not self.closed:

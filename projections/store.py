@@ -20,7 +20,7 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.types import TypeDecorator
 
 from projections.connection import BoundedConnection
@@ -162,13 +162,19 @@ def _engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
-        pool_pre_ping=True,
         isolation_level=isolation_level,
     )
     event.listen(
         engine, "do_connect", lambda _dialect, _record, args, options: BoundedConnection.connect(*args, **options)
     )
+    event.listen(engine, "checkout", _refuse_hung_up)
     return engine
+
+
+def _refuse_hung_up(connection: BoundedConnection, _record: object, _proxy: object) -> None:
+    """Let the pool connect anew, and forget all older connections, if the server has closed this one meanwhile."""
+    if connection.is_hung_up:
+        raise InvalidatePoolError
 
 
 def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:
