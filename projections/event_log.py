@@ -23,10 +23,11 @@ from sqlalchemy import (
 from event_stream.envelope import InvalidEventError, equal_json
 from event_stream.stream import Position
 from event_stream.types import Event, Identity, decode
-from projections.bulk import find, inserting
+from projections.bulk import finding, inserting
 from projections.errors import ProjectionsError
 from projections.pages import read_page
-from projections.store import KeyText, metadata
+from projections.store import KeyText, Row, metadata
+from projections.together import Question, ask
 
 table = Table(
     "event_log",
@@ -61,13 +62,14 @@ class Accepted:
     conflicts: list[Received]
 
 
-def judge(connection: Connection, batch: Sequence[Received]) -> Accepted:
+def judge(batch: Sequence[Received], found: Sequence[Row]) -> Accepted:
     """Tell which events of a batch have an identity that is new to the log; those are to be appended.
 
+    `found` is what answers `bodies_of` their identities.
     The caller holds the partition's claim, and a tenant is always on one partition; so nobody else decides about these
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
-    return _told_apart(batch, find_bodies(connection, [received.event.identity for received in batch]))
+    return _told_apart(batch, _by_identity(found))
 
 
 def appending(
@@ -83,8 +85,13 @@ def appending(
 
 def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[Identity, bytes]:
     """Return the bodies of the events that are in the log, by identity."""
-    found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
-    return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
+    (found,) = ask(connection, bodies_of(connection, identities))
+    return _by_identity(found)
+
+
+def bodies_of(connection: Connection, identities: Sequence[Identity]) -> Question | None:
+    """Return the question for the events that are in the log: identity and body."""
+    return finding(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
 
 
 class UndecodableError(ProjectionsError):
@@ -189,6 +196,10 @@ def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     body = case((asked_for, table.c.body))
     typed = [table.c.type, table.c.project_id, table.c.time_us]
     return [table.c.tenant_id, table.c.event_id, table.c.number, *typed, body]
+
+
+def _by_identity(found: Sequence[Row]) -> dict[Identity, bytes]:
+    return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
 
 
 def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:
