@@ -1,6 +1,7 @@
 """The one transaction: log, read models, dead letters and checkpoint move together or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
@@ -10,11 +11,13 @@ from event_stream.envelope import Reason, equal_json
 from event_stream.stream import Position, Reading
 from event_stream.types import Event, Identity
 from projections import checkpoint, dead_letters, event_log, versions
+from projections.bulk import FEW_ROWS
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
 from projections.event_log import Accepted
 from projections.projection import Projection, as_folded
 from projections.sleepers import end_sleepers
+from projections.together import ask, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +50,33 @@ def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Ch
     reading from it again repeats the batch or continues after it, and either way each event counts once.
     """
     try:
-        with engine.begin() as connection:
+        with _transaction(engine, few=len(batch.reading.entries) <= FEW_ROWS) as connection:
             return _apply(connection, projections, batch)
     except DBAPIError as error:
         end_sleepers(engine, error)
         raise
 
 
+@contextmanager
+def _transaction(engine: Engine, *, few: bool) -> Iterator[Connection]:
+    """Begin a transaction, that of few entries with all its statements together: they are soon done, and waited for."""
+    with engine.connect() as connection, together(connection) if few else nullcontext(), connection.begin():
+        yield connection
+
+
 def _apply(connection: Connection, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
     partition = batch.expected.partition
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     checkpoint.claim(connection, batch.expected, batch.homes)
-    accepted = event_log.judge(connection, batch.events)
-    shares = versions.share_out(connection, projections, as_folded(accepted.new), known=batch.start.applied)
+    identities = [event.identity for event in batch.events]
+    bodies, lines, letter = ask(
+        connection,
+        event_log.bodies_of(connection, identities),
+        versions.lines_of(connection, sorted({event.tenant_id for event in batch.events})),
+        dead_letters.ANY_OPEN,
+    )
+    accepted = event_log.judge(batch.events, bodies)
+    shares = versions.share_out(connection, projections, as_folded(accepted.new), batch.start.applied, lines)
     models = [projection.fetch(connection, events) for projection, events in shares]
     # The database is as busy with the log as we are with the folds: so both at the same time.
     with event_log.appending(connection, partition, accepted.new, last_number=batch.start.applied):
@@ -69,7 +86,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
         projection.store(connection, model)
     letters = batch.letters + _conflicts(batch, accepted)
     dead_letters.park(connection, letters)
-    if dead_letters.any_open(connection):
+    if letter or letters:
         dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
     after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
     checkpoint.advance(connection, after)

@@ -31,7 +31,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from projections.store import Row
+from projections.together import Question, ask, tell, tell_driver
 
+FEW_ROWS = 20  # so few are inserted as soon by a statement, which can go together with others, as a COPY cannot
 _BETWEEN_KEYS = "\x1f"
 _TYPE_NAMES: dict[type[TypeEngine[Any]], str] = {
     BigInteger: "int8",
@@ -88,10 +90,18 @@ def _bound(values: Sequence[Any]) -> Any:
 
 def find(connection: Connection, table: Table, columns: Sequence[Column[Any]], keys: Sequence[Row]) -> Sequence[Row]:
     """Return `columns` of the rows of `table` whose primary key is among `keys`, in no order."""
+    (found,) = ask(connection, finding(connection, table, columns, keys))
+    return found
+
+
+def finding(
+    connection: Connection, table: Table, columns: Sequence[Column[Any]], keys: Sequence[Row]
+) -> Question | None:
+    """Return what `find` asks; None where there are no keys."""
     if not keys:
-        return []
+        return None
     name = connection.dialect.name
-    return connection.execute(find_statement(name, table, tuple(columns)), bind_keys(name, keys)).all()
+    return Question(find_statement(name, table, tuple(columns)), bind_keys(name, keys))
 
 
 @cache
@@ -124,9 +134,12 @@ def inserting(connection: Connection, table: Table, rows: Sequence[Row]) -> Iter
     """
     if not rows:
         yield
-    elif connection.dialect.name == "postgresql":
+    elif connection.dialect.name == "postgresql" and len(rows) > FEW_ROWS:
         with _copying(connection, table, rows):
             yield
+    elif connection.dialect.name == "postgresql":
+        tell_driver(connection, _insert_from_arrays(table), _as_arrays(rows))
+        yield
     else:
         marks = ", ".join("?" * len(table.columns))
         connection.exec_driver_sql(f"INSERT INTO {table.name} VALUES ({marks})", list(rows))
@@ -141,12 +154,10 @@ def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> No
         return
     if connection.dialect.name == "postgresql":
         # Columns as arrays: as fast as a COPY staged in a temporary table, and there is none to make and to empty.
-        arrays = ", ".join(f"%b::{_type_name(column)}[]" for column in table.columns)
-        statement = f"{_upsert_prefix(table)} SELECT * FROM unnest({arrays}) {_on_conflict(table)}"
-        connection.exec_driver_sql(statement, tuple(list(values) for values in zip(*ordered, strict=True)))
+        tell_driver(connection, f"{_insert_from_arrays(table)} {_on_conflict(table)}", _as_arrays(ordered))
         return
     marks = ", ".join("?" * len(table.columns))
-    connection.exec_driver_sql(f"{_upsert_prefix(table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
+    connection.exec_driver_sql(f"{_insert_prefix(table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
 
 
 def delete_rows(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
@@ -170,7 +181,7 @@ def keep_newest(
     if not groups:
         return
     if connection.dialect.name == "postgresql":
-        connection.execute(_keep_newest_of_all(table, group, order, keep), bind_keys("postgresql", groups))
+        tell(connection, _keep_newest_of_all(table, group, order, keep), bind_keys("postgresql", groups))
         return
     names = [f"k{index}" for index in range(len(group))]
     keys = [dict(zip(names, each, strict=True)) for each in groups]
@@ -224,10 +235,21 @@ def _names(table: Table) -> str:
     return ", ".join(column.name for column in table.columns)
 
 
-def _upsert_prefix(table: Table) -> str:
+def _insert_prefix(table: Table) -> str:
     return f"INSERT INTO {table.name} ({_names(table)})"
 
 
+@cache
+def _insert_from_arrays(table: Table) -> str:
+    arrays = ", ".join(f"%b::{_type_name(column)}[]" for column in table.columns)
+    return f"{_insert_prefix(table)} SELECT * FROM unnest({arrays})"
+
+
+def _as_arrays(rows: Sequence[Row]) -> Sequence[list[Any]]:
+    return [list(values) for values in zip(*rows, strict=True)]
+
+
+@cache
 def _on_conflict(table: Table) -> str:
     primary_key = ", ".join(column.name for column in table.primary_key.columns)
     others = [column.name for column in table.columns if not column.primary_key]

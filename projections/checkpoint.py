@@ -1,7 +1,8 @@
 """Checkpoints: per partition the last position applied, and what became of everything read up to it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Self
 
 from sqlalchemy import (
@@ -10,18 +11,22 @@ from sqlalchemy import (
     Connection,
     Integer,
     LargeBinary,
-    RowMapping,
+    Select,
     Table,
+    any_,
+    bindparam,
     func,
     insert,
     select,
     text,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from event_stream.stream import START, End, Entry, PartitionsMismatchError, Position
 from projections.errors import ProjectionsError
 from projections.store import UnsignedBigInteger, metadata
+from projections.together import Question, ask, tell
 
 table = Table(
     "checkpoint",
@@ -42,6 +47,13 @@ table = Table(
     Column("seen_digest", LargeBinary, nullable=False),
     Column("seen_added", BigInteger, nullable=False),
     postgresql_with={"fillfactor": 70},
+)
+_MINE = table.c.partition == bindparam("of", type_=Integer)
+_READ = select(table).where(_MINE)
+_ADVANCE = (
+    update(table)
+    .where(_MINE)
+    .values({each.name: bindparam(each.name) for each in table.columns if not each.primary_key})
 )
 
 
@@ -171,14 +183,15 @@ def create_all(connection: Connection, partitions: int) -> None:
 
 def read_all(connection: Connection, partitions: int) -> list[Checkpoint]:
     """Return every checkpoint by partition; raises PartitionsMismatchError if the deployment has other ones."""
-    rows = connection.execute(select(table).order_by(table.c.partition)).mappings().all()
+    rows = connection.execute(select(table).order_by(table.c.partition)).all()
     _check(len(rows), partitions)
     return [_checkpoint(row) for row in rows]
 
 
 def read(connection: Connection, partition: int) -> Checkpoint:
     """Return one checkpoint without locking it."""
-    return _checkpoint(connection.execute(select(table).where(table.c.partition == partition)).mappings().one())
+    ((row,),) = ask(connection, Question(_READ, {"of": partition}))
+    return _checkpoint(row)
 
 
 def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] = ()) -> None:
@@ -186,10 +199,9 @@ def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] =
 
     Raises StaleClaimError unless the row still is `expected`, its counters too: another drain may have settled them.
     """
-    # In one order, so that two who claim each other's rows take turns.
-    mine = table.c.partition.in_({expected.partition, *homes})
-    rows = connection.execute(select(table).where(mine).order_by(table.c.partition).with_for_update()).mappings()
-    current = next(_checkpoint(row) for row in rows.all() if row["partition"] == expected.partition)
+    partitions = sorted({expected.partition, *homes})
+    (rows,) = ask(connection, Question(_claiming(connection.dialect.name), {"partitions": partitions}))
+    current = next(at for at in map(_checkpoint, rows) if at.partition == expected.partition)
     if current != expected:
         raise StaleClaimError(
             f"partition {expected.partition} is at {current.position} of epoch {current.epoch}, {current.read:,} read"
@@ -201,12 +213,23 @@ def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] =
 def claim_as_it_is(connection: Connection, partition: int) -> Checkpoint:
     """Lock one checkpoint's row, wherever it is, until the transaction ends, and return it."""
     mine = table.c.partition == partition
-    return _checkpoint(connection.execute(select(table).where(mine).with_for_update()).mappings().one())
+    return _checkpoint(connection.execute(select(table).where(mine).with_for_update()).one())
 
 
 def advance(connection: Connection, to: Checkpoint) -> None:
     """Store the checkpoint; the caller holds its claim."""
-    connection.execute(update(table).where(table.c.partition == to.partition).values(_columns(to)))
+    columns = _columns(to)
+    tell(connection, _ADVANCE, columns | {"of": columns.pop("partition")})
+
+
+@cache
+def _claiming(dialect_name: str) -> Select[Any]:
+    if dialect_name == "postgresql":
+        mine = table.c.partition == any_(bindparam("partitions", type_=ARRAY(Integer)))
+    else:
+        mine = table.c.partition.in_(bindparam("partitions", expanding=True))
+    # In one order, so that two who claim each other's rows take turns.
+    return select(table).where(mine).order_by(table.c.partition).with_for_update()
 
 
 def _check(stored: int, partitions: int) -> None:
@@ -228,8 +251,8 @@ def _columns(checkpoint: Checkpoint) -> dict[str, object]:
     }
 
 
-def _checkpoint(row: RowMapping) -> Checkpoint:
-    columns: dict[str, Any] = {str(name): value for name, value in row.items()}
+def _checkpoint(row: Sequence[Any]) -> Checkpoint:
+    columns = dict(zip(table.columns.keys(), row, strict=True))
     position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
     seen_at = Position(columns.pop("seen_ms"), columns.pop("seen_seq"))
     seen = Seen(seen_at, columns.pop("seen_digest"), columns.pop("seen_added"))

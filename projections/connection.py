@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.errors import PipelineAborted
 from psycopg.pq import TransactionStatus
 from psycopg.waiting import Ready, Wait
 
@@ -52,17 +53,32 @@ class BoundedConnection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.answer_within_s)
         except BaseException as error:
-            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE or _is_answer(error):
                 raise
             self.close()
             if isinstance(error, psycopg.OperationalError):
                 raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
             raise
 
+    @property
+    def is_hung_up(self) -> bool:
+        """Whether an idle connection is closed, or has something to read: the server has said that it closes it.
+
+        A look at the socket, where asking the server would be a round trip.
+        """
+        return self.closed or _is_ready(self.fileno(), Wait.R)
+
     def rollback(self) -> None:
-        """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see."""
-        if not self.closed:
-            super().rollback()
+        """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see.
+
+        So does the error of a pipeline, before what stood behind it there and was aborted.
+        """
+        while not self.closed:
+            try:
+                super().rollback()
+            except PipelineAborted:
+                continue
+            return
 
 
 class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
@@ -88,6 +104,11 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
             if isinstance(error, psycopg.OperationalError):
                 raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
             raise
+
+
+def _is_answer(error: BaseException) -> bool:
+    """Return whether it is what the server answers; in a pipeline there are others to come behind it."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate is not None or isinstance(error, PipelineAborted))
 
 
 def _reading_on(gen: PQGen[T], socket: int) -> PQGen[T]:

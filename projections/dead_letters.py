@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -12,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Select,
     Table,
     Text,
     func,
@@ -24,6 +27,7 @@ from event_stream.stream import Position
 from event_stream.types import Identity
 from projections.bulk import bind_keys, dialect_insert, key_rows
 from projections.store import KeyText, Row, UnsignedBigInteger, metadata
+from projections.together import Question, ask
 
 OPEN = "open"
 APPLIED = "applied"
@@ -53,7 +57,8 @@ is_open = table.c.state == OPEN
 # Not what lost its identity to another event, for ever: of those one identity may have any number.
 may_close = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
-_ANY_OPEN = select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1)
+ANY_OPEN = Question(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
+"""The question for an open letter that names an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,6 @@ def park(connection: Connection, letters: Sequence[Letter]) -> None:
     connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
 
 
-def any_open(connection: Connection) -> bool:
-    """Return whether there is any open letter that names an event."""
-    return connection.scalar(_ANY_OPEN) is not None
-
-
 def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
     """Close the open letters whose event is among `applied`, bodies of events that are in the log, by identity."""
     if not applied:
@@ -135,10 +135,16 @@ def open_by_reason(connection: Connection) -> dict[str, int]:
 
 def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
     name = connection.dialect.name
-    keys = key_rows(name, [table.c.tenant_id, table.c.event_id])
+    (found,) = ask(connection, Question(_letters_of(name), bind_keys(name, identities)))
+    return found
+
+
+@cache
+def _letters_of(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [table.c.tenant_id, table.c.event_id])
     of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & may_close
     statement = select(table.c.id, table.c.tenant_id, table.c.event_id, table.c.body).select_from(keys)
-    return connection.execute(statement.join(table, of_event), bind_keys(name, identities)).all()
+    return statement.join(table, of_event)
 
 
 def _columns(first: Letter, last: Letter, times_seen: int) -> dict[str, object]:

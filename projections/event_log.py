@@ -22,10 +22,11 @@ from sqlalchemy import (
 
 from event_stream.envelope import InvalidEventError, equal_json
 from event_stream.types import Event, Identity, decode
-from projections.bulk import find, inserting
+from projections.bulk import finding, inserting
 from projections.errors import ProjectionsError
 from projections.pages import read_page
-from projections.store import KeyText, metadata
+from projections.store import KeyText, Row, metadata
+from projections.together import Question, ask
 
 table = Table(
     "event_log",
@@ -53,17 +54,16 @@ class Accepted:
     conflicts: list[int]
 
 
-def judge(connection: Connection, batch: list[Event]) -> Accepted:
+def judge(batch: list[Event], found: Sequence[Row]) -> Accepted:
     """Tell which events of a batch have an identity that is new to the log; those are to be appended.
 
+    `found` is what answers `bodies_of` their identities.
     The caller holds the partition's claim, and a tenant is always on one partition; so nobody else decides about these
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
-    identities = [event.identity for event in batch]
-    known = find_bodies(connection, identities)
-    if not known and len(set(identities)) == len(identities):
-        return Accepted(batch, [], [])
-    return _told_apart(batch, known)
+    if not found and len({event.identity for event in batch}) == len(batch):
+        return Accepted(batch, [], [])  # nearly always
+    return _told_apart(batch, _by_identity(found))
 
 
 def appending(
@@ -79,8 +79,13 @@ def appending(
 
 def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[Identity, bytes]:
     """Return the bodies of the events that are in the log, by identity."""
-    found = find(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
-    return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
+    (found,) = ask(connection, bodies_of(connection, identities))
+    return _by_identity(found)
+
+
+def bodies_of(connection: Connection, identities: Sequence[Identity]) -> Question | None:
+    """Return the question for the events that are in the log: identity and body."""
+    return finding(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
 
 
 class UndecodableError(ProjectionsError):
@@ -185,6 +190,10 @@ def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     body = case((asked_for, table.c.body))
     typed = [table.c.type, table.c.project_id, table.c.time_us]
     return [table.c.tenant_id, table.c.event_id, table.c.number, *typed, body]
+
+
+def _by_identity(found: Sequence[Row]) -> dict[Identity, bytes]:
+    return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
 
 
 def _told_apart(batch: list[Event], known: dict[Identity, bytes]) -> Accepted:

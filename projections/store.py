@@ -21,7 +21,7 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.types import TypeDecorator
 
 from projections.connection import BoundedConnection
@@ -163,10 +163,10 @@ def _engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
-        pool_pre_ping=True,
         isolation_level=isolation_level,
     )
     event.listen(engine, "do_connect", _connect)
+    event.listen(engine, "checkout", _refuse_hung_up)
     return engine
 
 
@@ -175,6 +175,12 @@ def _connect(_dialect: object, _record: object, args: Any, options: Any) -> Boun
     # Else COPY takes psycopg's dumper for its wrapper `Binary`, in Python: that took as long as the rest of a row.
     connection.adapters.register_dumper(bytes, BytesBinaryDumper)
     return connection
+
+
+def _refuse_hung_up(connection: BoundedConnection, _record: object, _proxy: object) -> None:
+    """Let the pool connect anew, and forget all older connections, if the server has closed this one meanwhile."""
+    if connection.is_hung_up:
+        raise InvalidatePoolError
 
 
 def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:

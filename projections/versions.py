@@ -10,18 +10,19 @@ finds them in the log, and sets the version in the transaction that fills the ro
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Column, Connection, Engine, Index, Select, Table, func, select, union_all
+from sqlalchemy import Column, Connection, Engine, Index, Select, Table, bindparam, func, select, union_all
 
 from event_stream.types import Event, partition_of
 from projections import checkpoint, event_log
-from projections.bulk import bind_keys, find, key_rows, upsert_rows
+from projections.bulk import bind_keys, finding, key_rows, upsert_rows
 from projections.errors import ProjectionsError
 from projections.pages import ROWS_AT_ONCE, tenants_of
 from projections.projection import Projection, shared_out
-from projections.store import KeyText, metadata
+from projections.store import KeyText, Row, metadata
+from projections.together import Question, ask
 
 table = Table(
     "active_version",
@@ -66,18 +67,27 @@ class Count(NamedTuple):
     newer: int = 0
 
 
+def lines_of(connection: Connection, tenants: Iterable[str]) -> Question | None:
+    """Return the question for the lines of tenants: tenant and line."""
+    return finding(connection, table, list(table.columns), [(tenant_id,) for tenant_id in tenants])
+
+
 def share_out(
-    connection: Connection, projections: Sequence[Projection], events: Sequence[Event], known: int
+    connection: Connection,
+    projections: Sequence[Projection],
+    events: Sequence[Event],
+    known: int,
+    found: Sequence[Row],
 ) -> list[tuple[Projection, Sequence[Event]]]:
     """Return which of a partition's new events each projection is to fold, and note whose rows lack some from now on.
 
-    The caller holds the claim, and the log's number `known` is the last before these events. Raises
-    OutdatedReleaseError; nothing must be committed then.
+    The caller holds the claim; the log's number `known` is the last before these events, and `found` is what answers
+    `lines_of` their tenants. Raises OutdatedReleaseError; nothing must be committed then.
     """
     tenants = sorted({event.tenant_id for event in events})
     shares: list[tuple[Projection, Sequence[Event]]]
     shares = list(zip(projections, shared_out(projections, events), strict=True))
-    stored = _read(connection, tenants)
+    stored = _by_tenant(found)
     line = dump(current(projections))
     if all(stored.get(tenant_id) == line for tenant_id in tenants):
         return shares
@@ -223,7 +233,11 @@ def _left_out(standings: Standings, live: Collection[str]) -> Standings:
 
 
 def _read(connection: Connection, tenants: Iterable[str]) -> dict[str, str]:
-    found = find(connection, table, list(table.columns), [(tenant_id,) for tenant_id in tenants])
+    (found,) = ask(connection, lines_of(connection, tenants))
+    return _by_tenant(found)
+
+
+def _by_tenant(found: Sequence[Row]) -> dict[str, str]:
     return {row[0]: row[1] for row in found}
 
 
@@ -231,12 +245,18 @@ def _with_history(connection: Connection, tenants: Collection[str], known: int) 
     """Return those of the tenants that have events numbered up to `known`: a release without versions took them."""
     if not tenants:
         return set()
-    name, log = connection.dialect.name, event_log.table
-    keys = key_rows(name, [log.c.tenant_id])
-    first = select(log.c.number).where(log.c.tenant_id == keys.c[0], log.c.number <= known)
-    found = first.order_by(log.c.event_id).limit(1).correlate(keys).scalar_subquery()
-    asked = [(tenant_id,) for tenant_id in tenants]
-    return {row[0] for row in connection.execute(select(keys.c[0], found), bind_keys(name, asked)) if row[1]}
+    name = connection.dialect.name
+    parameters = bind_keys(name, [(tenant_id,) for tenant_id in tenants]) | {"known": known}
+    (found,) = ask(connection, Question(_first_numbers(name), parameters))
+    return {tenant_id for tenant_id, number in found if number}
+
+
+@cache
+def _first_numbers(dialect_name: str) -> Select[Any]:
+    log = event_log.table
+    keys = key_rows(dialect_name, [log.c.tenant_id])
+    first = select(log.c.number).where(log.c.tenant_id == keys.c[0], log.c.number <= bindparam("known"))
+    return select(keys.c[0], first.order_by(log.c.event_id).limit(1).correlate(keys).scalar_subquery())
 
 
 def _others(projections: Sequence[Projection]) -> Select[str, int]:

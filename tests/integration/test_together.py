@@ -1,0 +1,110 @@
+"""Statements that go to PostgreSQL together: nobody waits in between, and an error is everybody's."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy.exc import DataError, OperationalError
+
+from projections import checkpoint
+from projections.checkpoint import Checkpoint
+from projections.together import Question, ask, tell, together
+from tests.support.servers import wait_until
+from workers.runtime import Runtime
+
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+table = checkpoint.table
+_READ = Question(select(table.c.partition, table.c.read).order_by(table.c.partition), {})
+_MARK = update(table).where(table.c.partition == bindparam("of")).values(read=bindparam("read"))
+_FAIL = update(table).values(read=1 / (table.c.read - table.c.read))
+
+
+@pytest.fixture
+def holder(runtime: Runtime) -> Iterator[Connection]:
+    """Somebody who holds the claim of partition 1."""
+    with runtime.reader.connect() as connection:
+        connection.execute(text("BEGIN"))
+        connection.execute(text("SELECT * FROM checkpoint WHERE partition = 1 FOR UPDATE"))
+        yield connection
+        connection.execute(text("ROLLBACK"))
+
+
+def read_of(runtime: Runtime, partition: int) -> int:
+    with runtime.reader.connect() as connection:
+        return checkpoint.read(connection, partition).read
+
+
+def test_they_do_not_wait_for_each_other_and_are_all_done_in_the_end(runtime: Runtime, holder: Connection) -> None:
+    with runtime.writer.connect() as connection, together(connection), connection.begin():
+        for partition in (0, 1, 2):
+            tell(connection, _MARK, {"of": partition, "read": 7})  # the second could wait for seconds
+        wait_until(lambda: _waits_for_a_lock(holder), "it waits there, and not here")
+        holder.execute(text("ROLLBACK"))
+    assert [read_of(runtime, partition) for partition in range(4)] == [7, 7, 7, 0]
+
+
+def test_an_answer_comes_behind_what_was_done_before_it_was_asked(runtime: Runtime) -> None:
+    with runtime.writer.connect() as connection, together(connection), connection.begin():
+        tell(connection, _MARK, {"of": 2, "read": 7})
+        before, nothing, again = ask(connection, _READ, None, _READ)
+        assert (before, nothing, again) == ([(0, 0), (1, 0), (2, 7), (3, 0)], [], before)
+        connection.rollback()
+    assert read_of(runtime, 2) == 0
+
+
+def test_an_error_of_one_is_raised_by_the_commit_and_nothing_is_done(runtime: Runtime) -> None:
+    before = backend_of(runtime)
+    with pytest.raises(DataError, match="division by zero"):
+        mark_and_fail(runtime)
+    assert [read_of(runtime, partition) for partition in range(4)] == [0, 0, 0, 0]
+    assert backend_of(runtime) == before  # the connection is as good as it was
+
+
+def mark_and_fail(runtime: Runtime) -> None:
+    with runtime.writer.connect() as connection, together(connection), connection.begin():
+        tell(connection, _MARK, {"of": 0, "read": 7})
+        tell(connection, _FAIL, {})
+        tell(connection, _MARK, {"of": 1, "read": 7})
+
+
+def backend_of(runtime: Runtime) -> int:
+    with runtime.writer.connect() as connection:
+        return int(connection.scalar(text("SELECT pg_backend_pid()")))
+
+
+def test_an_error_of_one_is_raised_where_an_answer_is_awaited(runtime: Runtime) -> None:
+    with runtime.writer.connect() as connection, together(connection):
+        tell(connection, _FAIL, {})
+        with pytest.raises(DataError, match="division by zero"):
+            ask(connection, _READ)
+        connection.rollback()
+        assert ask(connection, _READ) == [[(0, 0), (1, 0), (2, 0), (3, 0)]]
+
+
+def test_a_session_that_sleeps_between_them_is_ended_by_the_server(runtime: Runtime) -> None:
+    with runtime.reader.connect() as onlooker, pytest.raises(OperationalError, match="connection"):
+        sleep_between(runtime, onlooker)
+
+
+def sleep_between(runtime: Runtime, onlooker: Connection) -> None:
+    with runtime.writer.connect() as connection, together(connection), connection.begin():
+        connection.execute(text("SET idle_in_transaction_session_timeout = '100ms'"))
+        checkpoint.claim(connection, Checkpoint(0))
+        wait_until(lambda: not _in_transaction(onlooker), "the server has enough of it")
+        ask(connection, _READ)
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(runtime: Runtime) -> None:
+    ended = backend_of(runtime)
+    with runtime.reader.connect() as other:
+        assert other.scalar(text(f"SELECT pg_terminate_backend({ended}, 10000)"))
+    assert backend_of(runtime) != ended
+
+
+def _waits_for_a_lock(onlooker: Connection) -> bool:
+    return bool(onlooker.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+def _in_transaction(onlooker: Connection) -> bool:
+    here = "datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
+    return bool(onlooker.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {here}")))
