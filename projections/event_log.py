@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    CursorResult,
     Index,
     Integer,
     LargeBinary,
@@ -20,13 +21,14 @@ from sqlalchemy import (
     select,
 )
 
+from event_stream.accepted import decode_accepted
 from event_stream.envelope import InvalidEventError, equal_json
 from event_stream.stream import Position
-from event_stream.types import Event, Identity, decode
+from event_stream.types import Event, Identity
 from projections.bulk import find, inserting
 from projections.errors import ProjectionsError
 from projections.pages import read_page
-from projections.store import KeyText, metadata
+from projections.store import IN_BINARY, KeyText, metadata
 
 table = Table(
     "event_log",
@@ -115,10 +117,11 @@ class Logged(NamedTuple):
         if self.body is None:
             return None
         try:
-            event = decode(self.body)
+            event = decode_accepted(self.body, self.type)
         except InvalidEventError as error:
             raise UndecodableError(self, error.reason.value) from None
-        if (*event.identity, event.type, event.project_id, event.time_us) != (*self[:2], *self[3:6]):
+        attributes = (event.tenant_id, event.id, event.type, event.project_id, event.time_us)
+        if attributes != (self.tenant_id, self.event_id, self.type, self.project_id, self.time_us):
             raise UndecodableError(self, "its bytes are not what its columns say")
         return event
 
@@ -139,8 +142,7 @@ def read_history(
     """
     after = (tenant_id, after_id) if after_id else (tenant_id,)
     columns = _columns(table.c.type.not_in(unread))
-    page = read_page(connection, table, columns, after, limit, table.c.number <= up_to)
-    return [Logged(*row) for row in page]
+    return _logged(read_page(connection, table, columns, after, limit, table.c.number <= up_to))
 
 
 def read_tail(
@@ -153,7 +155,7 @@ def read_tail(
     columns = _columns(and_(table.c.tenant_id == tenant_id, table.c.type.not_in(unread)))
     here = (table.c.partition == partition, table.c.number >= number)
     statement = select(*columns).where(*here).order_by(table.c.number).limit(limit)
-    return [Logged(*row) for row in connection.execute(statement)]
+    return _logged(connection.execute(statement, execution_options=IN_BINARY))
 
 
 def tenants_between(connection: Connection, partition: int, after: int, until: int) -> Sequence[str]:
@@ -189,6 +191,12 @@ def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     body = case((asked_for, table.c.body))
     typed = [table.c.type, table.c.project_id, table.c.time_us]
     return [table.c.tenant_id, table.c.event_id, table.c.number, *typed, body]
+
+
+def _logged(found: CursorResult[Any]) -> list[Logged]:
+    """Return events as the driver read them: SQLAlchemy's rows, made of them one by one, would cost as much again."""
+    assert found.cursor is not None
+    return [*map(Logged._make, found.cursor.fetchall())]
 
 
 def _told_apart(batch: Sequence[Received], known: dict[Identity, bytes]) -> Accepted:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from psycopg.errors import QueryCanceled
+from psycopg.pq import Format
 from sqlalchemy import (
     URL,
     BigInteger,
     Connection,
     Dialect,
     Engine,
+    ExecutionContext,
     MetaData,
     Text,
     create_engine,
@@ -29,6 +31,9 @@ from projections.sums import fingerprint_of
 Row: TypeAlias = tuple[Any, ...]
 
 metadata = MetaData()
+
+IN_BINARY = {"binary": True}
+"""Execution options: PostgreSQL sends bytes and numbers as they are, not as text, which for bytes is twice as long."""
 
 
 class UnsignedBigInteger(TypeDecorator[int]):
@@ -168,12 +173,20 @@ def _engine(
     event.listen(
         engine, "do_connect", lambda _dialect, _record, args, options: BoundedConnection.connect(*args, **options)
     )
+    event.listen(engine, "before_cursor_execute", _answer_in_binary)
     return engine
 
 
 def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:
     options = " ".join(f"-c {name}={value}" for name, value in (_POSTGRESQL_SESSION | session).items())
     return _POSTGRESQL_CLIENT | {"options": options}
+
+
+def _answer_in_binary(
+    _connection: Connection, cursor: Any, _statement: str, _parameters: object, context: ExecutionContext, _many: bool
+) -> None:
+    if context.execution_options.get("binary"):
+        cursor.format = Format.BINARY
 
 
 def _wait_for_answers(statement_s: float, connection: Any, _record: object) -> None:
