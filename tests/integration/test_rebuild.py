@@ -394,6 +394,7 @@ def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
     rebuild_all(filled, timeout_s=600.0)
     assert calls[0] > at
     assert_all_is_well(filled, made)
+    assert differing(rebuild_all(filled)) == {}
 
 
 def test_no_more_events_are_in_memory_than_are_folded_at_once(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
