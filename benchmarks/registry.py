@@ -1,7 +1,7 @@
 """The rows of the benchmark, in the order in which they are measured and shown. A new row is a file and a line."""
 
 from benchmarks.row import Row
-from benchmarks.rows import append, drain, freshness, full_log, history, memory, reads, skew, sqlite
+from benchmarks.rows import append, drain, freshness, full_log, history, memory, reads, rebuild, skew, sqlite
 
 ROWS: tuple[Row, ...] = (
     drain.one_worker,
@@ -9,6 +9,7 @@ ROWS: tuple[Row, ...] = (
     sqlite.row,
     full_log.row,
     skew.row,
+    rebuild.row,
     reads.stats,
     reads.activity,
     history.row,

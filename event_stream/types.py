@@ -1,6 +1,7 @@
 """Every event type and its data (CONTRACT 1.3), and `decode`: bytes to an Event, or the reason why not."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union
 from zlib import crc32
@@ -179,6 +180,21 @@ class Event(NamedTuple):
         return (self.time_us, self.id)
 
 
+def event_of(members: Mapping[str, Any], body: bytes) -> Event:
+    """Return the event whose checked members these are; raises ValueError if its `time` is none but for its form."""
+    time = members["time"]
+    return Event(
+        members["tenantid"],
+        members["id"],
+        members["type"],
+        time,
+        time_us_in(time),
+        members.get("projectid"),
+        members["data"],
+        body,
+    )
+
+
 class Arrival(NamedTuple):
     """Where and when an entry arrived, which some of the rules depend on; `at_ms` is the entry's own id."""
 
@@ -262,25 +278,9 @@ def _valid_at_once(body: bytes) -> Event | None:
     if not is_plain(body):
         return None
     try:
-        return _event(body)
+        return event_of(_VALIDATOR.validate_json(body), body)
     except ValueError:
         return None
-
-
-def _event(body: bytes) -> Event:
-    """Return the event that is written in a form which breaks no rule; raises ValueError if another is broken."""
-    whole = _VALIDATOR.validate_json(body)
-    time = whole["time"]
-    return Event(
-        whole["tenantid"],
-        whole["id"],
-        whole["type"],
-        time,
-        time_us_in(time),
-        whole.get("projectid"),
-        whole["data"],
-        body,
-    )
 
 
 def _judged(body: bytes, arrival: Arrival | None) -> Event:
@@ -293,7 +293,7 @@ def _judged(body: bytes, arrival: Arrival | None) -> Event:
     if envelope.type not in TYPES:
         raise InvalidEventError(Reason.UNKNOWN_TYPE, f"type: {envelope.type!r:.100} {_unknown(envelope.type)}")
     try:
-        event = _event(body)
+        event = event_of(_VALIDATOR.validate_json(body), body)
     except ValidationError as error:
         raise InvalidEventError(Reason.INVALID_DATA, problem_in(error, inside=envelope.type)) from None
     if arrival is not None:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    CursorResult,
     Index,
     Integer,
     LargeBinary,
@@ -20,12 +21,13 @@ from sqlalchemy import (
     select,
 )
 
+from event_stream.accepted import decode_accepted
 from event_stream.envelope import InvalidEventError, equal_json
-from event_stream.types import Event, Identity, decode
+from event_stream.types import Event, Identity
 from projections.bulk import finding, inserting
 from projections.errors import ProjectionsError
 from projections.pages import read_page
-from projections.store import KeyText, Row, metadata
+from projections.store import IN_BINARY, KeyText, Row, metadata
 from projections.together import Question, ask
 
 table = Table(
@@ -116,10 +118,11 @@ class Logged(NamedTuple):
         if self.body is None:
             return None
         try:
-            event = decode(self.body)
+            event = decode_accepted(self.body, self.type)
         except InvalidEventError as error:
             raise UndecodableError(self, error.reason.value) from None
-        if (*event.identity, event.type, event.project_id, event.time_us) != (*self[:2], *self[3:6]):
+        attributes = (event.tenant_id, event.id, event.type, event.project_id, event.time_us)
+        if attributes != (self.tenant_id, self.event_id, self.type, self.project_id, self.time_us):
             raise UndecodableError(self, "its bytes are not what its columns say")
         return event
 
@@ -140,8 +143,7 @@ def read_history(
     """
     after = (tenant_id, after_id) if after_id else (tenant_id,)
     columns = _columns(table.c.type.not_in(unread))
-    page = read_page(connection, table, columns, after, limit, table.c.number <= up_to)
-    return [Logged(*row) for row in page]
+    return _logged(read_page(connection, table, columns, after, limit, table.c.number <= up_to))
 
 
 def read_tail(
@@ -154,7 +156,7 @@ def read_tail(
     columns = _columns(and_(table.c.tenant_id == tenant_id, table.c.type.not_in(unread)))
     here = (table.c.partition == partition, table.c.number >= number)
     statement = select(*columns).where(*here).order_by(table.c.number).limit(limit)
-    return [Logged(*row) for row in connection.execute(statement)]
+    return _logged(connection.execute(statement, execution_options=IN_BINARY))
 
 
 def tenants_between(connection: Connection, partition: int, after: int, until: int) -> Sequence[str]:
@@ -194,6 +196,12 @@ def _columns(asked_for: ColumnElement[bool]) -> list[ColumnElement[Any]]:
 
 def _by_identity(found: Sequence[Row]) -> dict[Identity, bytes]:
     return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
+
+
+def _logged(found: CursorResult[Any]) -> list[Logged]:
+    """Return events as the driver read them: SQLAlchemy's rows, made of them one by one, would cost as much again."""
+    assert found.cursor is not None
+    return [*map(Logged._make, found.cursor.fetchall())]
 
 
 def _told_apart(batch: list[Event], known: dict[Identity, bytes]) -> Accepted:

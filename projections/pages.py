@@ -1,10 +1,11 @@
 """A tenant's rows of a table, in pages by primary key: no statement takes long, however many rows there are."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, select, text, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Table, select, text, tuple_
 
-from projections.store import Row
+from projections.store import IN_BINARY, Row
 
 ROWS_AT_ONCE = 2_000
 
@@ -28,8 +29,8 @@ def read_page(
     after: Row,
     limit: int,
     *conditions: ColumnElement[bool],
-) -> Sequence[Row]:
-    """Return the next `limit` rows of a tenant, ascending by primary key.
+) -> CursorResult[Any]:
+    """Return the next `limit` rows of a tenant, ascending by primary key, to be fetched.
 
     `after` is the tenant's id, followed by the rest of the last row's key if there was one.
     """
@@ -38,7 +39,7 @@ def read_page(
     if len(after) > 1:
         here.append(tuple_(*rest) > tuple_(*after[1:]))
     statement = select(*columns).where(*here).order_by(*rest).limit(limit)
-    return connection.execute(statement).all()
+    return connection.execute(statement, execution_options=IN_BINARY)
 
 
 def rows_of(connection: Connection, table: Table, tenant_id: str) -> Iterator[Row]:
@@ -47,7 +48,7 @@ def rows_of(connection: Connection, table: Table, tenant_id: str) -> Iterator[Ro
     width = len(table.primary_key.columns)
     after: Row = (tenant_id,)
     while True:
-        page = read_page(connection, table, columns, after, ROWS_AT_ONCE)
+        page = read_page(connection, table, columns, after, ROWS_AT_ONCE).all()
         yield from page
         if width == 1 or len(page) < ROWS_AT_ONCE:
             return

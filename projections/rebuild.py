@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 
 from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.exc import DBAPIError
 
-from event_stream.types import TYPES
+from event_stream.types import TYPES, Event
 from event_stream.versions import types_of
 from projections import checkpoint, due, event_log, versions
-from projections.bulk import delete_rows, upsert_rows
+from projections.bulk import delete_rows, insert_rows, upsert_rows
 from projections.errors import ProjectionsError
 from projections.event_log import Logged, Place
 from projections.pages import ROWS_AT_ONCE, rows_of
@@ -26,6 +26,9 @@ from projections.sleepers import end_sleepers
 from projections.store import Row, go_through_keys
 
 EVENTS_AT_ONCE = 1_000
+# A row is loaded and dumped once for all events that are folded together, so folds get several pages at a time.
+FOLDED_AT_ONCE = 4_000
+FOLDED_BYTES_MAX = 4_000_000
 
 
 class LogReplacedError(ProjectionsError):
@@ -85,6 +88,7 @@ class Refolding:
     _until: Place | None = None
     _after_id: str = ""
     _in_history: bool = True
+    _unfolded: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.models = [{} for _ in self.projections]
@@ -92,9 +96,10 @@ class Refolding:
         self._unread = frozenset(TYPES) - read
 
     def step(self, connection: Connection) -> tuple[int, bool]:
-        """Fold the next page; returns how many of the tenant's events it held, and whether less than a page is left.
+        """Read the next page; returns how many of the tenant's events it held, and whether less than a page is left.
 
-        Raises FoldError, UndecodableError, LogReplacedError, or the database's errors.
+        What was read is folded before the tail begins, and at each step in it. Raises FoldError, UndecodableError,
+        LogReplacedError, or the database's errors.
         """
         until = self._until = self._until or self._end(connection)
         if not self._in_history:
@@ -102,10 +107,12 @@ class Refolding:
         page = event_log.read_history(
             connection, self.tenant_id, self._after_id, until.number, self._unread, EVENTS_AT_ONCE
         )
-        self._fold(page)
+        self._decode(page)
         if page:
             self._after_id = page[-1].event_id
         self._in_history = len(page) == EVENTS_AT_ONCE
+        if not self._in_history or self._is_enough():
+            self._fold()
         return len(page), False
 
     def _end(self, connection: Connection) -> Place:
@@ -126,16 +133,27 @@ class Refolding:
             )
         new = [logged for logged in page if logged.number > until.number]
         mine = [logged for logged in new if logged.tenant_id == self.tenant_id]
-        self._fold(mine)
+        self._decode(mine)
         if new:
             self._until = new[-1].place
+        self._fold()
         return len(mine), len(page) < EVENTS_AT_ONCE
 
-    def _fold(self, page: Iterable[Logged]) -> None:
-        events = as_folded(event for logged in page if (event := logged.decoded()) is not None)
+    def _decode(self, page: Iterable[Logged]) -> None:
+        """Decode all that was read, or nothing of it."""
+        self._unfolded += [event for logged in page if (event := logged.decoded()) is not None]
+
+    def _is_enough(self) -> bool:
+        """Return whether what is decoded is worth a fold, or too large to wait for more."""
+        events = self._unfolded
+        return len(events) >= FOLDED_AT_ONCE or sum(len(event.body) for event in events) >= FOLDED_BYTES_MAX
+
+    def _fold(self) -> None:
+        events = as_folded(self._unfolded)
         self.spoilt = True
         for projection, model in zip(self.projections, self.models, strict=True):
             projection.fold_into(model, events)
+        self._unfolded = []
         self.spoilt = False
 
 
@@ -204,7 +222,7 @@ def _difference(connection: Connection, projection: Projection, tenant_id: str, 
             found.extra.append(stored)
         elif rebuilt != tuple(stored):
             found.changed.append((stored, rebuilt))
-    found.missing.extend(sorted(missing.values(), key=lambda row: row[:width]))
+    found.missing.extend(sorted(missing.values()))  # a row begins with its primary key
     return found
 
 
@@ -212,7 +230,9 @@ def _mend(connection: Connection, difference: Difference) -> None:
     """Write the rows that differ, in steps, none of which takes long."""
     table = difference.table
     width = len(table.primary_key.columns)
-    written = chain(difference.missing, (rebuilt for _, rebuilt in difference.changed))
-    while rows := list(islice(written, ROWS_AT_ONCE)):
+    missing, changed = iter(difference.missing), iter(rebuilt for _, rebuilt in difference.changed)
+    while rows := list(islice(missing, ROWS_AT_ONCE)):
+        insert_rows(connection, table, rows)
+    while rows := list(islice(changed, ROWS_AT_ONCE)):
         upsert_rows(connection, table, rows)
     delete_rows(connection, table, [tuple(row[:width]) for row in difference.extra])

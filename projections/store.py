@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from psycopg.errors import QueryCanceled
+from psycopg.pq import Format
 from psycopg.types.string import BytesBinaryDumper
 from sqlalchemy import (
     URL,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
+    ExecutionContext,
     MetaData,
     Text,
     create_engine,
@@ -30,6 +32,9 @@ from projections.sums import fingerprint_of
 Row: TypeAlias = tuple[Any, ...]
 
 metadata = MetaData()
+
+IN_BINARY = {"binary": True}
+"""Execution options: PostgreSQL sends bytes and numbers as they are, not as text, which for bytes is twice as long."""
 
 
 class UnsignedBigInteger(TypeDecorator[int]):
@@ -167,6 +172,7 @@ def _engine(
     )
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "checkout", _refuse_hung_up)
+    event.listen(engine, "before_cursor_execute", _answer_in_binary)
     return engine
 
 
@@ -186,6 +192,13 @@ def _refuse_hung_up(connection: BoundedConnection, _record: object, _proxy: obje
 def _postgresql_options(session: dict[str, str]) -> dict[str, Any]:
     options = " ".join(f"-c {name}={value}" for name, value in (_POSTGRESQL_SESSION | session).items())
     return _POSTGRESQL_CLIENT | {"options": options}
+
+
+def _answer_in_binary(
+    _connection: Connection, cursor: Any, _statement: str, _parameters: object, context: ExecutionContext, _many: bool
+) -> None:
+    if context.execution_options.get("binary"):
+        cursor.format = Format.BINARY
 
 
 def _wait_for_answers(statement_s: float, connection: Any, _record: object) -> None:

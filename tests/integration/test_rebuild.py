@@ -37,6 +37,7 @@ EVENTS = list(mixed(900, tenants=3, projects=3))
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few events make many pages, and a few rows too."""
     monkeypatch.setattr(rebuild, "EVENTS_AT_ONCE", 50)
+    monkeypatch.setattr(rebuild, "FOLDED_AT_ONCE", 120)
     monkeypatch.setattr(rebuild, "ROWS_AT_ONCE", 20)
     monkeypatch.setattr("projections.pages.ROWS_AT_ONCE", 20)
     monkeypatch.setattr("projections.event_log._COUNTED_AT_ONCE", 50)
@@ -129,7 +130,8 @@ def test_rows_of_a_tenant_that_has_no_event_go(filled: Runtime) -> None:
 
 def test_rows_that_are_equal_are_not_written(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Row] = []
-    monkeypatch.setattr(rebuild, "upsert_rows", lambda _connection, _table, rows: written.extend(rows))
+    for name in ("insert_rows", "upsert_rows"):
+        monkeypatch.setattr(rebuild, name, lambda _connection, _table, rows: written.extend(rows))
     rebuild_all(filled)
     assert written == []
     row = one_of(filled, activity.table, "ten_2")
@@ -356,6 +358,56 @@ def test_an_outage_is_waited_for_wherever_it_comes(
     )
     rebuild_all(filled, chosen, timeout_s=600.0)
     assert dump(filled.reader) == before
+
+
+# Which call fails: in the first page, in later ones, before a fold and after one, in the last; and twice in the tail.
+@pytest.mark.parametrize(("step", "at"), [("decode", at) for at in (1, 60, 130, 280, 290, 340)] + [("fold", 4)])
+def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch, step: str, at: int
+) -> None:
+    execute(filled, delete(analysis_trend.table), delete(activity.table))
+    late = [event(tenantid="ten_0") for _ in range(60)]
+    made = [*EVENTS, *late]
+    history = sum(each["tenantid"] == "ten_0" for each in EVENTS)
+    assert 280 <= history < 290
+    assert history + len(late) >= 340
+    owner, name = {"decode": (event_log.Logged, "decoded"), "fold": (rebuild, "as_folded")}[step]
+    original = getattr(owner, name)
+    calls = [0]
+
+    def fail_once(given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at:
+            raise MemoryError
+        return original(given)
+
+    def replace(*arguments: Any) -> Any:
+        if late:
+            append(filled, *late)
+            drain_all(filled)
+            late.clear()
+        return rebuild.replace(*arguments)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    monkeypatch.setattr("workers.rebuild.replace", replace)
+    monkeypatch.setattr("workers.rebuild._back_off_s", lambda _failures: 0.0)
+    rebuild_all(filled, timeout_s=600.0)
+    assert calls[0] > at
+    assert_all_is_well(filled, made)
+    assert differing(rebuild_all(filled)) == {}
+
+
+def test_no_more_events_are_in_memory_than_are_folded_at_once(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    for events, bytes_max in ((120, 10**6), (10**6, 30_000)):
+        monkeypatch.setattr(rebuild, "FOLDED_AT_ONCE", events)
+        monkeypatch.setattr(rebuild, "FOLDED_BYTES_MAX", bytes_max)
+        refolding = Refolding(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
+        with filled.reader.connect() as connection:
+            while refolding._in_history:
+                refolding.step(connection)
+                assert len(refolding._unfolded) < events
+                assert sum(len(each.body) for each in refolding._unfolded) < bytes_max
+        assert refolding._unfolded == []
 
 
 def test_an_outage_that_lasts_is_told_and_leaves_the_rest_due(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

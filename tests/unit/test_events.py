@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from event_stream import types
+from event_stream.accepted import decode_accepted
 from event_stream.envelope import (
     InvalidEventError,
     Reason,
@@ -484,3 +485,30 @@ def test_a_refused_body_still_tells_whose_it_is() -> None:
     assert claimed_identity(body(made)) == (TENANT, made["id"])
     assert claimed_identity(body(event(tenantid="a b", id=3))) == (None, None)
     assert claimed_identity(b"[") == claimed_identity(b"[]") == (None, None)
+
+
+def test_what_was_accepted_is_read_back_as_it_was() -> None:
+    odd = [
+        event(summary="NaN", time="2026-04-25T14:30:12.1234567+02:00", extra=[1, {"a": None}]),
+        event("support_desk.bound.v1", {"more": 1}, projectid=["whatever"]),
+        event("watchdog.evaluated.v1", {"ruleName": "NaN \\u0041 {[", "extra": {"deep": [[]]}}),
+    ]
+    for made in [*map(event, TYPES), *odd, *mixed(500)]:
+        for raw in (body(made), json.dumps(dict(reversed(made.items())), indent=2).encode()):
+            assert decode_accepted(raw, made["type"]) == decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "type_", "reason"),
+    [
+        (b"{", "analysis.created.v1", Reason.NOT_JSON),
+        (b"{}", "analysis.created.v1", Reason.NOT_AN_EVENT),
+        (body(event(time="yesterday")), "analysis.created.v1", Reason.NOT_AN_EVENT),
+        (body(event("analysis.created.v1", {"analysisId": ""})), "analysis.created.v1", Reason.INVALID_DATA),
+        (body(event() | {"type": "of.another.release.v1"}), "of.another.release.v1", Reason.UNKNOWN_TYPE),
+    ],
+)
+def test_what_is_no_event_any_more_is_refused_for_the_reason_it_has(raw: bytes, type_: str, reason: Reason) -> None:
+    with pytest.raises(InvalidEventError) as caught:
+        decode_accepted(raw, type_)
+    assert caught.value.reason is reason
