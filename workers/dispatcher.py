@@ -79,10 +79,12 @@ class Dispatcher:
 
     runtime: Runtime
     trimmer: Trimmer = field(init=False)
+    room: int = field(init=False)
     looked_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
+        self.room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
 
     def sweep(self) -> tuple[list[End], list[int]]:
         """Ring for what needs it; returns the streams' ends and the partitions that are behind.
@@ -98,6 +100,9 @@ class Dispatcher:
         behind = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
         # First, as a Redis that is full lets entries go, but takes nothing: no lease, no job, no hint.
         self.trimmer.note(checkpoints)
+        # Nobody may be there to answer for hours; the queue must not grow meanwhile. Until the next sweep there is as
+        # much room, or more as jobs are taken.
+        self.room = QUEUED_PER_PARTITION * stream.partitions - self.runtime.queue.count
         self._ring(behind)
         self._mend_hints(hints, checkpoints, ends)
         self._beat()
@@ -133,14 +138,12 @@ class Dispatcher:
 
     def _ring(self, behind: list[int]) -> None:
         queue = self.runtime.queue
-        # Nobody may be there to answer for hours; the queue must not grow meanwhile.
-        room = QUEUED_PER_PARTITION * self.runtime.stream.partitions - queue.count if behind else 0
         for partition in behind:
             lease = Lease(queue.connection, partition)
             try:
-                if room > 0 and lease.take():
+                if self.room > 0 and lease.take():
                     ring(queue, partition, lease.token)
-                    room -= 1
+                    self.room -= 1
             except OutOfMemoryError:
                 # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
                 log.warning("dispatcher.drains_itself", partition=partition)

@@ -1,4 +1,4 @@
-"""The worker: one RQ SimpleWorker on our queue, with its connections warm."""
+"""The worker: one RQ SimpleWorker on our queue, with its connections warm, and few words to Redis about each job."""
 
 import gc
 import os
@@ -9,8 +9,12 @@ from types import TracebackType
 from uuid import uuid4
 
 from redis.client import Pipeline
-from rq import SimpleWorker, worker_registration
+from rq import Queue, SimpleWorker, worker_registration
+from rq.executions import Execution
 from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.utils import now
+from rq.worker import WorkerStatus
 
 from projections.versions import OutdatedReleaseError
 from workers.queue import DrainJob
@@ -32,6 +36,9 @@ class DrainWorker(SimpleWorker):
     """RQ's worker, but one that Redis may forget: with every heartbeat it says again who it is.
 
     It stops at a job that finds read models too new for it; `outdated` tells why then.
+
+    Of each job it tells Redis in one round trip that it begins, and in one that it is done; RQ takes two and a dozen,
+    as jobs of others may have dependents, results and limits.
     """
 
     outdated: OutdatedReleaseError | None = None
@@ -40,9 +47,10 @@ class DrainWorker(SimpleWorker):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Give a sign of life, and register again, should Redis have come back with nothing.
 
-        One that would be a round trip of its own, of which RQ makes three a job, is left out while the last is fresh.
+        It is left out while the last is fresh: RQ beats five times a job, and what a fresh one has made known in Redis
+        stands there for longer than a job may take.
         """
-        if pipeline is None and timeout is None and time.monotonic() - self._beat_at < BEAT_EVERY_S:
+        if time.monotonic() - self._beat_at < BEAT_EVERY_S:
             return
         with self.connection.pipeline() as own:
             pipe = own if pipeline is None else pipeline
@@ -52,6 +60,50 @@ class DrainWorker(SimpleWorker):
             worker_registration.register(self, pipe)
             own.execute()
         self._beat_at = time.monotonic()
+
+    def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
+        """Tell whether we are idle or busy, unless that has been told; heartbeats tell it again."""
+        if state != self.get_state():
+            super().set_state(state, pipeline)
+
+    def prepare_execution(self, job: Job) -> Execution:
+        """Tell that a job begins."""
+        ttl_s = self.get_heartbeat_ttl(job)
+        with self.connection.pipeline() as pipe:
+            execution = Execution.create(job, ttl_s, pipe, self.name)
+            self.executions[execution.id] = execution
+            self.set_state(WorkerStatus.BUSY, pipe)
+            self.heartbeat(ttl_s, pipe)
+            job.prepare_for_execution(self.name, pipe)
+            pipe.persist(job.key)
+            pipe.lrem(self.queues[0].intermediate_queue_key, 1, job.id)
+            pipe.execute()
+        return execution
+
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:  # noqa: FBT002
+        """Add nothing: what RQ tells here `prepare_execution` has told."""
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:  # noqa: ARG002
+        """Note when a job ended. RQ beats its heart once more here."""
+        job.ended_at = now()
+
+    def handle_job_success(
+        self,
+        job: Job,
+        queue: Queue,  # noqa: ARG002
+        started_job_registry: StartedJobRegistry,  # noqa: ARG002
+        execution: Execution,
+    ) -> None:
+        """Tell that a job is done, and forget it: nobody waits for our jobs, and they have no results."""
+        assert job.started_at is not None
+        assert job.ended_at is not None
+        with self.connection.pipeline() as pipe:
+            self.increment_successful_job_count(pipe)
+            self.increment_total_working_time(job.ended_at - job.started_at, pipe)
+            self.cleanup_execution(job, pipe, execution)
+            pipe.delete(job.key)
+            self.set_state(WorkerStatus.IDLE, pipe)
+            pipe.execute()
 
     def handle_exception(self, job: Job, *exc_info: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Tell what failed; if a newer release has to go on, ask for no other job."""

@@ -523,6 +523,14 @@ RECOVERS = (
         (f"{_DRAIN}no_session_may_hold_a_claim_or_wait_for_one_for_long",),
     ),
     Mutant(
+        "a connection that the server has closed is used again",
+        "G7",
+        "projections/store.py",
+        "    if connection.is_hung_up:\n",
+        "    if connection.closed:\n",
+        ("tests/integration/test_together.py::test_a_connection_that_the_server_has_closed_is_not_used_again",),
+    ),
+    Mutant(
         "a drain that was overtaken goes on from where it was",
         "G7",
         "workers/drain.py",
@@ -601,7 +609,7 @@ BOUNDED = (
         "the queue grows while nobody works",
         "G8",
         "workers/dispatcher.py",
-        "if room > 0 and lease.take():",
+        "if self.room > 0 and lease.take():",
         "if lease.take():",
         (f"{_RINGING}the_queue_is_bounded_while_nobody_works",),
     ),
