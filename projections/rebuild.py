@@ -217,10 +217,10 @@ def _difference(connection: Connection, projection: Projection, tenant_id: str, 
     missing = {row[:width]: row for rows in model.values() for row in rows}
     found = Difference(projection, [], [], [])
     for stored in rows_of(connection, table, tenant_id):
-        rebuilt = missing.pop(tuple(stored[:width]), None)
+        rebuilt = missing.pop(stored[:width], None)
         if rebuilt is None:
             found.extra.append(stored)
-        elif rebuilt != tuple(stored):
+        elif rebuilt != stored:
             found.changed.append((stored, rebuilt))
     found.missing.extend(sorted(missing.values()))  # a row begins with its primary key
     return found
@@ -235,4 +235,4 @@ def _mend(connection: Connection, difference: Difference) -> None:
         insert_rows(connection, table, rows)
     while rows := list(islice(changed, ROWS_AT_ONCE)):
         upsert_rows(connection, table, rows)
-    delete_rows(connection, table, [tuple(row[:width]) for row in difference.extra])
+    delete_rows(connection, table, [row[:width] for row in difference.extra])

@@ -950,7 +950,7 @@ REBUILT = (
         "rows that should not be there stay",
         "G3",
         "projections/rebuild.py",
-        "    delete_rows(connection, table, [tuple(row[:width]) for row in difference.extra])\n",
+        "    delete_rows(connection, table, [row[:width] for row in difference.extra])\n",
         "",
         (f"{_REBUILD}whatever_was_done_to_a_row_the_log_gives_it_back_byte_for_byte",),
     ),
