@@ -3,11 +3,10 @@
 from functools import cache
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, with_config
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter
 
 from event_stream.envelope import TimeText
-from event_stream.types import TENANT_LEVEL, TYPES, Event, decode, event_of
+from event_stream.types import TENANT_LEVEL, TYPES, Event, decode, event_of, object_with
 
 
 def decode_accepted(body: bytes, type_: str) -> Event:
@@ -17,7 +16,8 @@ def decode_accepted(body: bytes, type_: str) -> Event:
     take twice as long. Raises InvalidEventError where the bytes are no such event any more.
     """
     try:
-        return event_of(_reader(type_, TYPES[type_]).validate_json(body), body)
+        kind: Any = TYPES[type_]
+        return event_of(_reader(type_, kind).validate_json(body), body)
     except (KeyError, ValueError):
         return decode(body)  # which says why not
 
@@ -28,6 +28,4 @@ def _reader(type_: str, data: Any) -> Any:
     members: dict[str, Any] = {"id": str, "type": str, "time": TimeText, "tenantid": str, "data": data}
     if type_ not in TENANT_LEVEL:
         members["projectid"] = str
-    whole: Any = TypedDict("Accepted", members)  # type: ignore[misc]
-    adapter: TypeAdapter[Any] = TypeAdapter(with_config(ConfigDict(strict=True, extra="ignore"))(whole))
-    return adapter.validator
+    return TypeAdapter(object_with(members)).validator

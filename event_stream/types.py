@@ -257,8 +257,13 @@ def _whole(type_: str, data: type[Data]) -> Any:
     }
     if type_ not in TENANT_LEVEL:
         members["projectid"] = ProjectId
-    whole: Any = TypedDict("Whole", members)  # type: ignore[misc]  # mypy wants to see the members
-    return with_config(ConfigDict(strict=True, extra="ignore"))(whole)
+    return object_with(members)
+
+
+def object_with(members: dict[str, Any]) -> Any:
+    """Return the type of a JSON object that is read as a dict of these members; others are ignored."""
+    made: Any = TypedDict("Whole", members)  # type: ignore[misc]  # mypy wants to see the members
+    return with_config(ConfigDict(strict=True, extra="ignore"))(made)
 
 
 def _whole_events() -> TypeAdapter[Any]:
