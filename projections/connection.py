@@ -66,7 +66,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
         A look at the socket, where asking the server would be a round trip.
         """
-        return self.closed or _is_ready(self.fileno(), Wait.R)
+        return self.closed or bool(_polling(self.fileno(), Wait.R).poll(0))
 
     def rollback(self) -> None:
         """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see.
@@ -116,8 +116,7 @@ def _reading_on(gen: PQGen[T], socket: int) -> PQGen[T]:
 
     A turn of the event loop for each of them took more than a tenth of a long answer's time.
     """
-    has_come = select.poll()
-    has_come.register(socket, select.POLLIN)
+    has_come = _polling(socket, Wait.R)
     try:
         wanted = next(gen)
         while True:
@@ -137,13 +136,14 @@ def _working(gen: PQGen[T], socket: int, step: Callable[[], bool]) -> PQGen[T]:
         except StopIteration as done:
             result: T = done.value
             return result
-        while not _is_ready(socket, wanted) and step():
+        has_come = _polling(socket, wanted)
+        while not has_come.poll(0) and step():
             pass
         ready = yield wanted
 
 
-def _is_ready(socket: int, wanted: Wait) -> bool:
+def _polling(socket: int, wanted: Wait) -> select.poll:
     events = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
-    sought = select.poll()
-    sought.register(socket, events[wanted])
-    return bool(sought.poll(0))
+    polling = select.poll()
+    polling.register(socket, events[wanted])
+    return polling

@@ -23,7 +23,7 @@ from workers.runtime import Runtime
 # RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
 WORKER_TTL_S = 20
 BEAT_EVERY_S = 5.0
-ALLOCATIONS_PER_COLLECTION = 20_000
+ALLOCATIONS_PER_COLLECTION = 100_000
 BEAT_MS = "beat_ms"
 # By Redis's clock: RQ writes the host's, and hosts' clocks differ.
 _BEAT = """
