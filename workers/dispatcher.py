@@ -23,7 +23,7 @@ from projections.checkpoint import Checkpoint
 from projections.faults import describe
 from workers import verify_jobs
 from workers.drain import drain_here, needs_drain
-from workers.queue import Lease, ring
+from workers.queue import Lease, ring, without_lease
 from workers.runtime import Runtime
 
 HEARTBEATS_KEY = "projector:dispatchers"
@@ -103,7 +103,8 @@ class Dispatcher:
         # Nobody may be there to answer for hours; the queue must not grow meanwhile. Until the next sweep there is as
         # much room, or more as jobs are taken.
         self.room = QUEUED_PER_PARTITION * stream.partitions - self.runtime.queue.count
-        self._ring(behind)
+        # Most are being worked on while there is a backlog: to be told so by each would be two round trips a partition.
+        self._ring(without_lease(self.runtime.queue.connection, behind) if behind else [])
         self._mend_hints(hints, checkpoints, ends)
         self._beat()
         return ends, behind

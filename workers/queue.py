@@ -5,7 +5,7 @@ Keys beside RQ's own:
     projector:lease:{p}  string  the token of the drain that works on, or is rung for, partition p; expires
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -99,13 +99,27 @@ def _enqueue(
     return job
 
 
+def without_lease(redis: Redis, partitions: Sequence[int]) -> list[int]:
+    """Return those of some partitions whose lease may be taken, as no drain seems to hold it; in one round trip."""
+    with redis.pipeline(transaction=False) as pipe:
+        for partition in partitions:
+            pipe.pttl(_lease_key(partition))
+        left_ms = pipe.execute()
+    # One that stands for too long is for `take` to shorten.
+    return [each for each, ms in zip(partitions, left_ms, strict=True) if not 0 <= ms <= LEASE_MAX_S * 1000]
+
+
+def _lease_key(partition: int) -> str:
+    return f"projector:lease:{{{partition}}}"
+
+
 class Lease:
     """Who works on a partition, so that one is rung at a time. It saves work; correctness is the claim's."""
 
     def __init__(self, redis: Redis, partition: int, token: str | None = None) -> None:
         self.token = token or uuid4().hex
         self._redis: Any = redis
-        self._key = f"projector:lease:{{{partition}}}"
+        self._key = _lease_key(partition)
         self._lock = Lock(redis, self._key, timeout=LEASE_S, thread_local=False)
 
     def take(self) -> bool:
