@@ -161,6 +161,8 @@ def test_what_lies_behind_a_position_is_told_by_numbers_not_by_text(stream: Stre
         redis.xadd(KEY, {"event": "x"}, id=id_)
     behind = stream.read_from(HOME, Position(9, 9), 3).after(Position(9, 9), 3)
     assert [entry.position for entry in behind.entries] == [Position(9, 10), Position(10, 0)]
+    behind = stream.read_from(HOME, Position(9, 11), 3).after(Position(9, 11), 3)  # whose own entry is gone
+    assert [entry.position for entry in behind.entries] == [Position(10, 0)]
 
 
 def test_a_stream_that_does_not_exist_is_empty(stream: Stream) -> None:
