@@ -205,10 +205,8 @@ class Arrival(NamedTuple):
 
     def suits(self, event: Event) -> bool:
         """Return whether an event may have arrived there and then."""
-        return (
-            partition_of(event.tenant_id, self.partitions) == self.partition
-            and event.time_us <= (self.at_ms + self.max_clock_skew_s * 1000) * 1000
-        )
+        is_at_home = partition_of(event.tenant_id, self.partitions) == self.partition
+        return is_at_home and event.time_us <= _latest_us(self.at_ms, self.max_clock_skew_s)
 
 
 def partition_of(tenant_id: str, partitions: int) -> int:
@@ -236,12 +234,17 @@ def decode(body: bytes, arrival: Arrival | None = None) -> Event:
 
 def check_clock(time_us: int, at_ms: int, max_clock_skew_s: int) -> None:
     """Raise InvalidEventError with TIME_IN_FUTURE if `time_us` is too far ahead of the entry's own id, `at_ms`."""
-    if time_us > (at_ms + max_clock_skew_s * 1000) * 1000:
+    if time_us > _latest_us(at_ms, max_clock_skew_s):
         raise InvalidEventError(
             Reason.TIME_IN_FUTURE,
             f"time: {time_text(time_us)} is more than {max_clock_skew_s} s ahead of the entry's own id,"
             f" {time_text(at_ms * 1000)}",
         )
+
+
+def _latest_us(at_ms: int, max_clock_skew_s: int) -> int:
+    """Return the latest time that an event may have whose entry's own id is of `at_ms`."""
+    return (at_ms + max_clock_skew_s * 1000) * 1000
 
 
 def _whole(type_: str, data: type[Data]) -> Any:
