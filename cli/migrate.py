@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
 from cli.database import open_reader, open_writer
-from cli.rebuild import Report, Watch, count_events, give_up
+from cli.rebuild import Report, Watch, count_events, give_up, side_by_side_in
 from event_stream.settings import StreamSettings
 from migrations import upgrade
 from projections import checkpoint, schema, versions
@@ -17,25 +17,27 @@ from projections.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
 from workers.rebuild import Rebuilder
+from workers.side_by_side import processes_for, side_by_side
 
 
 @click.command()
 @click.option("--rebuild", "with_rebuild", is_flag=True, help="Also rebuild the rows that another release has made.")
 @give_up
+@side_by_side_in
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome of the rebuild as JSON.")
-def migrate(with_rebuild: bool, timeout: float, as_json: bool) -> None:
+def migrate(with_rebuild: bool, timeout: float, processes: int | None, as_json: bool) -> None:
     """Create or upgrade the schema.
 
     With --rebuild, what a new version of a projection, or a new projection, is still to be given is folded from the
     event log, tenant by tenant, while everything else goes on. Run it again if it ends early.
     """
-    if as_json and not with_rebuild:
-        raise click.UsageError("--json tells of a rebuild; add --rebuild.")
+    if (as_json or processes) and not with_rebuild:
+        raise click.UsageError("--json and --processes are about a rebuild; add --rebuild.")
     environment.load()
     partitions = StreamSettings.from_environ(os.environ).partitions
     revision = migrate_database(DatabaseSettings.from_environ(os.environ).database_url, partitions)
     click.echo(f"schema is at revision {revision}, {partitions} partitions", err=as_json)
-    if with_rebuild and not _rebuild_outdated(partitions, timeout, as_json):
+    if with_rebuild and not _rebuild_outdated(partitions, timeout, processes, as_json):
         sys.exit(1)
 
 
@@ -58,16 +60,18 @@ def migrate_database(database_url: str, partitions: int) -> str | None:
         engine.dispose()
 
 
-def _rebuild_outdated(partitions: int, timeout_s: float, as_json: bool) -> bool:
+def _rebuild_outdated(partitions: int, timeout_s: float, processes: int | None, as_json: bool) -> bool:
     """Rebuild what is not of this release; returns whether nothing is left to do."""
     writer, reader = open_writer(), open_reader()
     with reader.connect() as connection:
         tenants = versions.outdated_tenants(connection, PROJECTIONS)
         total = count_events(connection, tenants)
     report = Report(dry_run=False, tenants_total=len(tenants))
+    rebuilder = Rebuilder(writer, reader, partitions, PROJECTIONS, timeout_s)
+    here = side_by_side(rebuilder, Rebuilder.rebuild_outdated, tenants, processes or processes_for(total))
     try:
-        with Watch(report, total) as watch:
-            for each in Rebuilder(writer, reader, partitions, PROJECTIONS, timeout_s).rebuild_outdated(tenants):
+        with here as done, Watch(report, total) as watch:
+            for each in done:
                 report.add(each)
                 watch.show()
     finally:

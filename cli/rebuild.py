@@ -5,7 +5,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any, Self
 
@@ -25,6 +27,7 @@ from projections.registry import PROJECTIONS
 from workers.rebuild import SAMPLES_MAX, Outcome, Rebuilder, Sample
 from workers.rebuild_jobs import ask_workers
 from workers.runtime import Runtime
+from workers.side_by_side import Work, processes_for, side_by_side
 
 TENANTS_NAMED_MAX = 20
 VALUE_LENGTH_MAX = 60
@@ -39,6 +42,14 @@ give_up = click.option(
 )
 
 
+side_by_side_in = click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Fold in N processes at once; by default as many as there are cores, 8 at most, fewer for a short log.",
+)
+
+
 @click.command()
 @only_projection
 @only_tenant
@@ -46,6 +57,7 @@ give_up = click.option(
 @click.option("--workers", is_flag=True, help="Let the workers do it, between drains; not here.")
 @click.option("--restart", is_flag=True, help="Begin anew where the same rebuild was begun before and not ended.")
 @click.option("--downgrade", is_flag=True, help="Take back to this release what a newer one has made of read models.")
+@side_by_side_in
 @give_up
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def rebuild(
@@ -55,6 +67,7 @@ def rebuild(
     workers: bool,
     restart: bool,
     downgrade: bool,
+    processes: int | None,
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -63,8 +76,8 @@ def rebuild(
     Producers, workers and readers go on meanwhile: readers see the rows from before or from after, tenant by tenant.
     Only rows that differ are written. If it ends early, the same command goes on where it stopped.
     """
-    if workers and dry_run:
-        raise click.UsageError("--dry-run is done here; leave --workers out.")
+    if workers and (dry_run or processes):
+        raise click.UsageError("--dry-run and --processes are done here; leave --workers out.")
     if downgrade and (projection or tenant or dry_run):
         raise click.UsageError("--downgrade is of all read models; leave --projection, --tenant and --dry-run out.")
     environment.load()
@@ -82,13 +95,12 @@ def rebuild(
     with reader.connect() as connection:
         total = applied if tenants == all_tenants and not tenant else count_events(connection, tenants)
     report = Report(dry_run, len(tenants))
+    work: Work = Rebuilder.compare if dry_run else partial(Rebuilder.rebuild_due, asked=asked)
+    here = side_by_side(
+        Rebuilder(writer, reader, partitions, chosen, timeout), work, tenants, processes or processes_for(total)
+    )
     try:
-        with Watch(report, total) as watch:
-            rebuilder = Rebuilder(writer, reader, partitions, chosen, timeout)
-            if workers:
-                done = _by_workers(asked, timeout)
-            else:
-                done = rebuilder.compare(tenants) if dry_run else rebuilder.rebuild_due(asked, tenants)
+        with _by_workers(asked, timeout) if workers else here as done, Watch(report, total) as watch:
             for each in done:
                 report.add(each)
                 watch.show()
@@ -146,10 +158,11 @@ def _still_due(reader: Engine, asked: Asked, otherwise: int) -> int:
         return otherwise
 
 
-def _by_workers(asked: Asked, timeout_s: float) -> Iterator[int | Outcome]:
+@contextmanager
+def _by_workers(asked: Asked, timeout_s: float) -> Iterator[Iterator[int | Outcome]]:
     runtime = Runtime.from_environ(os.environ)
     runtime.check()
-    return ask_workers(runtime, asked, timeout_s)
+    yield ask_workers(runtime, asked, timeout_s)
 
 
 @dataclass

@@ -150,7 +150,7 @@ class Verification:
             asked = Asked(tenant_id=tenant_id)
             with self.rebuilder.writer.begin() as connection:
                 due.plan(connection, asked, self.rebuilder.projections, [tenant_id], time.time_ns() // 1000)
-            for each in self.rebuilder.rebuild_due(asked, [tenant_id]):
+            for each in self.rebuilder.rebuild_due([tenant_id], asked):
                 if isinstance(each, Outcome) and each.error is not None:
                     self.report.failed[tenant_id] = each.error
                 yield

@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from event_stream.decoding import decode, object_with
 from event_stream.envelope import TimeText
-from event_stream.types import TENANT_LEVEL, TYPES, Event, decode, event_of, object_with
+from event_stream.types import TENANT_LEVEL, TYPES, Event, event_of
 
 
 def decode_accepted(body: bytes, type_: str) -> Event:

@@ -5,7 +5,6 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -29,9 +28,6 @@ _TIME_PATTERN = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{_HOUR_MINUTE}:[0-5][0-9](\
 _COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN, _TIME_PATTERN)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_SHOWN = datetime(1970, 1, 1)  # noqa: DTZ001 (in UTC, but shown without an offset)
-# All other bytes say nothing about a body's form: brackets, what begins an escape, and what is left of "NaN" and
-# "Infinity" when the others are gone, which is "NN" and "If".
-_NO_MARKS = bytes(set(range(256)) - set(b"{[\\NIf"))
 _SECONDS_LENGTH, _FRACTION_LENGTH_MAX = len("2026-04-25T14:30:12Z"), len(".123456")
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an offset can lead past the year 9999
@@ -115,19 +111,14 @@ class Envelope(BaseModel):
 
 
 def is_plain(body: bytes) -> bool:
-    """Return whether bytes are so short and plain that, if they are JSON at all, they break no rule about its form."""
-    if len(body) > BODY_BYTES_MAX:
+    """Return whether bytes are so short and plain that, if they are JSON at all, they break no rule about its form.
+
+    Where several bodies are so when joined, each of them is.
+    """
+    if len(body) > BODY_BYTES_MAX or _may_break_a_rule_of_form(body):
         return False
-    marks = body.translate(None, _NO_MARKS)
-    if len(marks) <= DEPTH_MAX and _tell_nothing(marks):
-        return True
-    return not (_may_break_a_rule_of_form(body) or b"NaN" in body or b"Infinity" in body)
-
-
-@lru_cache(maxsize=1024)
-def _tell_nothing(marks: bytes) -> bool:
-    """Return whether the few marks of a body show that it is plain: nearly always the same few, so they are kept."""
-    return not (b"\\" in marks or b"NN" in marks or b"If" in marks)
+    # One byte is found ten times as fast as several, and nearly always missed.
+    return not (b"N" in body and b"NaN" in body) and not (b"I" in body and b"Infinity" in body)
 
 
 def parse(body: bytes) -> Envelope:
@@ -204,7 +195,7 @@ def _json_value(body: bytes) -> Any:
 
 def _may_break_a_rule_of_form(body: bytes) -> bool:
     """Return whether there are so many brackets, or an escape such, that nearly every event is spared a closer look."""
-    return body.count(b"{") + body.count(b"[") > DEPTH_MAX or b"\\u0000" in body
+    return (b"\\" in body and b"\\u0000" in body) or body.count(b"{") + body.count(b"[") > DEPTH_MAX
 
 
 def _check_tree(value: Any) -> None:

@@ -80,7 +80,7 @@ class Dispatcher:
     runtime: Runtime
     trimmer: Trimmer = field(init=False)
     room: int = field(init=False)
-    looked_s: float = 0.0
+    looked_s: float = field(default_factory=lambda: time.monotonic() - LOOK_FOR_VERIFIED_S)
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
@@ -114,7 +114,7 @@ class Dispatcher:
         while not stopped():
             try:
                 ends, behind = self.sweep()
-                self._ask_to_verify()
+                self._ask_to_verify(is_behind=bool(behind))
                 quiet = {partition: end for partition, end in enumerate(ends) if partition not in behind}
                 self._listen(quiet, BUSY_SWEEP_S if behind else IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:
@@ -150,9 +150,10 @@ class Dispatcher:
                 log.warning("dispatcher.drains_itself", partition=partition)
                 drain_here(self.runtime, partition, lease)
 
-    def _ask_to_verify(self) -> None:
+    def _ask_to_verify(self, *, is_behind: bool) -> None:
+        """See that verification goes on; to catch up comes first, but not for ever."""
         now_s = time.monotonic()
-        if now_s - self.looked_s > LOOK_FOR_VERIFIED_S:
+        if now_s - self.looked_s >= (verify_jobs.EVERY_S if is_behind else LOOK_FOR_VERIFIED_S):
             self.looked_s = now_s
             with suppress(OutOfMemoryError):  # it can wait
                 verify_jobs.ask_if_due(self.runtime)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from event_stream.decoding import Arrival, decode, decode_together
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.stream import START, Entry, NotAStreamError, Position, Reading
-from event_stream.types import Arrival, Event, decode, partition_of
+from event_stream.types import Event, partition_of
 from projections.apply import Batch
 from projections.checkpoint import Checkpoint
 from projections.dead_letters import Letter
@@ -102,19 +103,25 @@ class Intake:
         entries = look.unjudged(JUDGED_AT_ONCE)
         if not entries:
             return False
-        settings, suspect = self.runtime.settings, self.pace.suspect
+        settings = self.runtime.settings
         at_first = Arrival(self.partition, settings.partitions, entries[0].position.ms, settings.max_clock_skew_s)
+        if self.pace.suspect is None and (events := _valid_together(entries, at_first)):
+            look.events.extend(events)
+            return True
         for entry in entries:
-            body = entry.body
-            try:
-                event = _valid(entry, body, at_first)
-                if suspect is not None and self.pace.gives_up_on(look.place.epoch, entry.position):
-                    raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
-                look.events.append(event)
-            except InvalidEventError as error:
-                shown = _shown(entry) if body is None else body
-                look.letters.append(Letter.from_error(self.partition, entry.position, shown, error))
+            self._judge_alone(look, entry, at_first)
         return True
+
+    def _judge_alone(self, look: Look, entry: Entry, at_first: Arrival) -> None:
+        body = entry.body
+        try:
+            event = _valid(entry, body, at_first)
+            if self.pace.gives_up_on(look.place.epoch, entry.position):
+                raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
+            look.events.append(event)
+        except InvalidEventError as error:
+            shown = _shown(entry) if body is None else body
+            look.letters.append(Letter.from_error(self.partition, entry.position, shown, error))
 
     def _homes(self, letters: list[Letter]) -> frozenset[int]:
         """Return the other partitions that the letters' events belong to."""
@@ -130,6 +137,12 @@ def _place_of(at: Checkpoint) -> Place:
 def _continues(whole: Reading, at: Checkpoint) -> bool:
     """Return whether what was read from a checkpoint on is the stream that the checkpoint knows."""
     return whole.end.position is None or at.is_at(whole.entries) or at.has_seen(whole.other)
+
+
+def _valid_together(entries: list[Entry], at_first: Arrival) -> list[Event] | None:
+    """Return the events of entries if nothing is wrong with any, as it is nearly always; else each has to be judged."""
+    bodies = [body for entry in entries if (body := entry.body) is not None]
+    return decode_together(bodies, at_first) if len(bodies) == len(entries) else None
 
 
 def _valid(entry: Entry, body: bytes | None, at_first: Arrival) -> Event:

@@ -78,7 +78,7 @@ class Rebuilder:
     projections: Sequence[Projection]
     timeout_s: float
 
-    def rebuild_due(self, asked: Asked, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+    def rebuild_due(self, tenants: Iterable[str], asked: Asked) -> Iterator[int | Outcome]:
         """Rebuild what is still due for each of these tenants; one with which somebody else was faster is left out."""
         for tenant_id in tenants:
             yield from self._finish(replace, tenant_id, partial(self._names_due, asked, tenant_id))

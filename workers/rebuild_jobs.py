@@ -173,7 +173,7 @@ def _work(runtime: Runtime, asked: Asked) -> Iterator[int | Outcome]:
         )
         if not lease.acquire(blocking=False):
             continue
-        for each in rebuilder.rebuild_due(asked, [tenant_id]):
+        for each in rebuilder.rebuild_due([tenant_id], asked):
             yield each
             if not _keep(lease):
                 break  # it was left alone for so long that another worker may have it

@@ -47,7 +47,7 @@ class Scale:
         return str(self.bounds[index]) if index < len(self.bounds) else "above"
 
 
-BATCH_ENTRIES = Scale("batch_entries", (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000))
+BATCH_ENTRIES = Scale("batch_entries", (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000, 8_000))
 BATCH_US = Scale("batch_us", _TIMES_US)
 COMMIT_US = Scale("commit_us", _TIMES_US)
 

@@ -12,7 +12,7 @@ import psycopg
 from benchmarks.mixes import Entry
 from benchmarks.place import Place
 from benchmarks.row import Figures, Measure
-from event_stream.types import decode
+from event_stream.decoding import decode
 
 BATCH = 2_000
 _KNOWN = """

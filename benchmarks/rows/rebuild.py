@@ -46,7 +46,7 @@ def _rebuilt(url: str, events: int) -> Figures:
 
 row = Row(
     "rebuild",
-    "all read models recomputed from the log of the same backlog, one process; the drain that filled it",
+    "all read models recomputed from the log of the same backlog, a process a core; the drain that filled it",
     (Goal("events/s", "rebuild", "live drain", at_least=1.5),),
     _contestants,
 )

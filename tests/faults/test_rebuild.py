@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
-from projections import activity, analysis_trend
-from tests.support.driving import append, checkpoints, drain_all
+from projections import activity, analysis_trend, checkpoint
+from tests.support.driving import append, checkpoints, drain_all, dump
 from tests.support.events import mixed
 from tests.support.law import assert_all_is_well
 from tests.support.points import REBUILD_POINTS
@@ -76,8 +77,8 @@ def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(
     assert differing(outcomes_of(rebuilder(runtime, timeout_s=60.0).compare(tenants))) == {}
 
 
-def again(environ: dict[str, str]) -> Any:
-    command = [sys.executable, "-m", "cli", "rebuild", "--json"]
+def again(environ: dict[str, str], *options: str) -> Any:
+    command = [sys.executable, "-m", "cli", "rebuild", "--json", *options]
     done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "going on with what was begun" in done.stderr
@@ -107,6 +108,55 @@ def test_workers_share_the_work_and_one_that_is_killed_leaves_it_to_the_others(
     assert still_due(runtime) == {}
     wait_until(lambda: is_drained(runtime), "everything is projected", 120)
     assert_all_is_well(runtime, [*HISTORY, *TRAFFIC])
+
+
+def test_processes_side_by_side_give_every_tenant_what_one_gives(
+    runtime: Runtime, database_url: str, redis_url: str
+) -> None:
+    append(runtime, *HISTORY)
+    drain_all(runtime)
+    truth = dump(runtime.reader)
+    load_and_damage(runtime)
+    command = [sys.executable, "-m", "cli", "rebuild", "--json", "--processes", "2"]
+    environ = environ_of(database_url, redis_url)
+    told = json.loads(subprocess.run(command, check=True, env=environ, capture_output=True, timeout=300).stdout)
+    assert (told["tenants"], told["events"], told["failed"], told["due"]) == (3, len(HISTORY), [], 0)
+    assert dump(runtime.reader) == truth
+
+
+def test_of_processes_side_by_side_one_that_is_killed_is_told_and_the_same_command_goes_on(
+    runtime: Runtime, database_url: str, redis_url: str
+) -> None:
+    load_and_damage(runtime)
+    environ = environ_of(database_url, redis_url)
+    dying = [sys.executable, "-m", "tests.support.dying_rebuild", "before its commit", "1"]
+    command = [*dying, "rebuild", "--processes", "2"]
+    done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "a process that folded events was killed (exit code -9); its tenant is as it was" in done.stderr
+    left = still_due(runtime)
+    assert left
+    assert again(environ, "--processes", "2")["tenants"] == len(left)
+    assert_all_is_well(runtime, HISTORY)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_processes_side_by_side_end_with_whoever_asked(
+    runtime: Runtime, start: Start, database_url: str, redis_url: str, by: signal.Signals
+) -> None:
+    load_and_damage(runtime)
+    with runtime.writer.begin() as connection:
+        connection.execute(select(checkpoint.table).with_for_update())  # nobody gets through
+        asking = start("cli", "rebuild", "--processes", "3")
+        wait_until(lambda: len(psutil.Process(asking.pid).children()) == 3, "they are at work")
+        helpers = psutil.Process(asking.pid).children()
+        asking.send_signal(by)
+        asking.wait(30)
+    _, alive = psutil.wait_procs(helpers, timeout=30)
+    assert not alive
+    assert start("cli", "rebuild").wait(60) == 0
+    assert_all_is_well(runtime, HISTORY)
 
 
 def test_without_a_worker_it_says_so(runtime: Runtime, database_url: str, redis_url: str) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from event_stream.decoding import Arrival, decode_together
 from event_stream.envelope import Reason, equal_json, time_text
 from event_stream.stream import End, Entry, Position, Reading, Stream
-from event_stream.types import Arrival, Event, WatchdogToggled, decode, partition_of
+from event_stream.types import Event, WatchdogToggled, partition_of
 from projections import checkpoint, dead_letters, event_log, project
 from projections.apply import apply
 from projections.checkpoint import Checkpoint, StaleClaimError
@@ -846,8 +847,8 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
 
 
 def looking_ahead(runtime: Runtime) -> Drainer:
-    """Return a drain that has applied two of 200 events and has read the 32 behind them already."""
-    append(runtime, *(event() for _ in range(200)))
+    """Return a drain that has applied two of 400 events and has read the 256 behind them already."""
+    append(runtime, *(event() for _ in range(400)))
     drainer = Drainer(runtime, HOME, pace=Pace(count=2))
     assert not drainer.step(look_ahead=True)
     assert drainer.intake._ahead is not None
@@ -860,7 +861,7 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
     drainer = looking_ahead(runtime)
     monkeypatch.delattr(Stream, "read_from")
     drainer.step()
-    assert totals(runtime) == {"read": 34, "applied": 34, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 258, "applied": 258, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
@@ -870,7 +871,7 @@ def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile
         drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
@@ -883,7 +884,7 @@ def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
             drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "parked": 0, "lost": 0}
 
 
 def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch(runtime: Runtime) -> None:
@@ -893,11 +894,11 @@ def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch
     while not drainer.step(look_ahead=True):
         pass
     assert_all_is_read(runtime)
-    assert totals(runtime) == {"read": 39, "applied": 39, "duplicates": 0, "parked": 0, "lost": 166}
+    assert totals(runtime) == {"read": 263, "applied": 263, "duplicates": 0, "parked": 0, "lost": 142}
     assert checkpoints(runtime)[HOME].epoch == 1
 
 
-@pytest.mark.parametrize(("count", "failed"), [(1, 0), (4, 1)], ids=["the first entry", "after a failure"])
+@pytest.mark.parametrize(("count", "failed"), [(1, 0), (2, 1)], ids=["the first entry", "after a failure"])
 def test_nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory(
     runtime: Runtime, count: int, failed: int
 ) -> None:
@@ -938,7 +939,7 @@ def test_what_is_read_ahead_is_judged_while_postgresql_is_waited_for(runtime: Ru
     assert look is not None
     waits = runtime.writer.dialect.name == "postgresql"  # SQLite is worked on by this very thread
     assert bool(look.events) is waits
-    assert len(look.events) + len(look.unjudged(1000)) == 32
+    assert len(look.events) + len(look.unjudged(1000)) == 256
 
 
 def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_nothing_is_lost(
@@ -948,13 +949,13 @@ def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_
     append(runtime, *made)
     bodies, failed = [body(each) for each in made[2:]], list[bytes]()
 
-    def failing_once(raw: bytes, arrival: Arrival | None = None) -> Event:
-        if raw in bodies and not failed:
-            failed.append(raw)
+    def failing_once(together: Sequence[bytes], arrival: Arrival) -> list[Event] | None:
+        if together[0] in bodies and not failed:
+            failed.append(together[0])
             raise RuntimeError("a bug of ours")
-        return decode(raw, arrival)
+        return decode_together(together, arrival)
 
-    monkeypatch.setattr(intake, "decode", failing_once)
+    monkeypatch.setattr(intake, "decode_together", failing_once)
     run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
     assert failed
     assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from event_stream.types import decode, partition_of
+from event_stream.decoding import decode
+from event_stream.types import partition_of
 from event_stream.versions import upcast
 from projections import event_log, project
 from projections.dead_letter_desk import Selection

@@ -107,12 +107,12 @@ def test_every_batch_is_counted_by_its_size_and_its_times(runtime: Runtime) -> N
 
 def test_a_number_falls_into_the_bucket_of_the_first_bound_that_it_does_not_pass(runtime: Runtime) -> None:
     redis = runtime.queue.connection
-    for entries in (1, 3, 4_000, 4_001):
+    for entries in (1, 3, 8_000, 8_001):
         count_committed(redis, Committed(entries, {}, batch_us=1, commit_us=1))
     counted = read_tally(redis).batch_entries
     found = {bucket: count for bucket, count in zip(BATCH_ENTRIES.buckets, counted.counts, strict=True) if count}
-    assert found == {"1": 1, "5": 1, "4000": 1, "above": 1}
-    assert counted.sum == 8_005
+    assert found == {"1": 1, "5": 1, "8000": 1, "above": 1}
+    assert counted.sum == 16_005
 
 
 def test_what_fails_and_who_is_silent_is_told(runtime: Runtime) -> None:

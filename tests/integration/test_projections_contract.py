@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from event_stream.decoding import decode
 from event_stream.envelope import time_text
-from event_stream.types import TYPES, Event, decode
+from event_stream.types import TYPES, Event
 from event_stream.versions import types_of
 from projections.projection import Model, Projection
 from projections.registry import PROJECTIONS

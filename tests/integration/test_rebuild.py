@@ -146,7 +146,7 @@ def test_a_selection_leaves_all_other_tenants_and_read_models_as_they_are(filled
         execute(filled, delete(table))
     (trends,) = [each for each in PROJECTIONS if each.name == "analysis_trend"]
     plan(filled, Asked("analysis_trend", "ten_1"), [trends])
-    outcomes_of(rebuilder(filled, [trends]).rebuild_due(Asked("analysis_trend", "ten_1"), ["ten_1"]))
+    outcomes_of(rebuilder(filled, [trends]).rebuild_due(["ten_1"], Asked("analysis_trend", "ten_1")))
     after = dump(filled.reader)
     assert after == before | {
         "project": [],
@@ -177,7 +177,7 @@ def test_what_drains_apply_between_the_first_fold_and_the_replacement_counts_onc
     steps = iter(range(0, len(late), 40))
 
     execute(filled, delete(project.table), delete(activity.table))
-    for each in rebuilder(filled).rebuild_due(Asked(), plan(filled)):
+    for each in rebuilder(filled).rebuild_due(plan(filled), Asked()):
         if isinstance(each, int) and (first := next(steps, None)) is not None:
             append(filled, *late[first : first + 40])
             drain_all(filled)
@@ -248,7 +248,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
         owner, name, _ = REBUILD_POINTS[point]
         patch.setattr(owner, name, wrapped(REBUILD_POINTS[point], on_call(number, die)))
         with pytest.raises(ProcessDiedError):
-            outcomes_of(rebuilder(filled).rebuild_due(Asked(), tenants))
+            outcomes_of(rebuilder(filled).rebuild_due(tenants, Asked()))
     left = still_due(filled)
     assert tenants[-1] in left
     for table, rows in dump(filled.reader).items():
@@ -256,7 +256,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
             expected = damaged if tenant_id in left else before
             mine = [row for row in rows if row[0] == tenant_id]
             assert mine == [row for row in expected[table] if row[0] == tenant_id]
-    done = outcomes_of(rebuilder(filled).rebuild_due(Asked(), left))
+    done = outcomes_of(rebuilder(filled).rebuild_due(left, Asked()))
     assert [outcome.tenant_id for outcome in done] == list(left)
     assert dump(filled.reader) == before
     assert still_due(filled) == {}
@@ -271,7 +271,7 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
 
     def work() -> None:
         meeting.wait()
-        outcomes.extend(outcomes_of(rebuilder(filled, timeout_s=60.0).rebuild_due(Asked(), tenants)))
+        outcomes.extend(outcomes_of(rebuilder(filled, timeout_s=60.0).rebuild_due(tenants, Asked())))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -287,10 +287,10 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
 def test_what_one_has_done_another_who_asked_for_it_need_not_do(filled: Runtime) -> None:
     plan(filled)
     plan(filled, Asked(None, "ten_1"))
-    outcomes_of(rebuilder(filled).rebuild_due(Asked(None, "ten_1"), ["ten_1"]))
+    outcomes_of(rebuilder(filled).rebuild_due(["ten_1"], Asked(None, "ten_1")))
     assert sorted(still_due(filled)) == ["ten_0", "ten_2"]
     assert [
-        each.tenant_id for each in outcomes_of(rebuilder(filled).rebuild_due(Asked(), ["ten_0", "ten_1", "ten_2"]))
+        each.tenant_id for each in outcomes_of(rebuilder(filled).rebuild_due(["ten_0", "ten_1", "ten_2"], Asked()))
     ] == [
         "ten_0",
         "ten_2",
@@ -531,7 +531,7 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
 
 def test_what_another_release_asked_for_is_told_and_stays_due(filled: Runtime) -> None:
     plan(filled)
-    outcomes = outcomes_of(rebuilder(filled, [project.projection]).rebuild_due(Asked(), ["ten_0"]))
+    outcomes = outcomes_of(rebuilder(filled, [project.projection]).rebuild_due(["ten_0"], Asked()))
     assert [outcome.error for outcome in outcomes] == [
         (
             "UnknownProjectionError: due is activity, analysis_trend, tenant, which this release does not have;"

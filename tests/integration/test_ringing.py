@@ -27,13 +27,14 @@ from tests.support.driving import append, append_raw, checkpoints, drain_all, to
 from tests.support.events import TENANT, body, event
 from tests.support.servers import wait_until
 from workers import dispatcher as dispatching
+from workers import verify_jobs
 from workers import worker as working_worker
 from workers.dispatcher import Dispatcher, Trimmer
 from workers.drain import Drainer, run
 from workers.overview import read_overview
 from workers.pace import Pace
 from workers.progress import note_batch
-from workers.queue import DRAIN, DrainJob, Lease, ring
+from workers.queue import DRAIN, DrainJob, Lease, is_to_verify, ring
 from workers.runtime import Runtime, process_runtime
 from workers.status import read_status
 from workers.tally import Committed
@@ -315,6 +316,29 @@ def test_the_dispatcher_rings_as_soon_as_a_stream_grows(runtime: Runtime, monkey
     assert time.monotonic() - started < 4
     stopping.set()
     thread.join()
+
+
+def test_verification_waits_until_drains_have_caught_up_but_not_for_ever(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "IDLE_SWEEP_S", 0.01)
+
+    def asked_by(dispatcher: Dispatcher) -> bool:
+        runtime.queue.connection.delete(verify_jobs.KEY)
+        runtime.queue.empty()  # type: ignore[no-untyped-call]
+        stopped = iter((False, False, True))
+        dispatcher.run(lambda: next(stopped))
+        return any(map(is_to_verify, runtime.queue.get_job_ids()))
+
+    append(runtime, event())
+    dispatcher = Dispatcher(runtime)
+    assert not asked_by(dispatcher)
+    with monkeypatch.context() as patch:
+        patch.setattr(verify_jobs, "EVERY_S", int(dispatching.LOOK_FOR_VERIFIED_S))
+        assert asked_by(Dispatcher(runtime))
+    while not Drainer(runtime, HOME).step():
+        pass
+    assert asked_by(dispatcher)
 
 
 def test_status_tells_the_law_letters_and_who_works(runtime: Runtime) -> None:

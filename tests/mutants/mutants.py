@@ -281,10 +281,18 @@ EXACTLY_ONCE = (
     Mutant(
         "an event of a stranger's partition is accepted",
         "G2",
-        "event_stream/types.py",
+        "event_stream/decoding.py",
         "if right != arrival.partition:",
         "if right >= arrival.partitions:",
         (f"{_DRAIN}bad_entries_are_parked_with_their_reason_and_stop_nobody",),
+    ),
+    Mutant(
+        "of events that are judged together only the first is held to the clock",
+        "G2",
+        "event_stream/decoding.py",
+        "max(event.time_us for event in events)",
+        "events[0].time_us",
+        (f"{_EVENTS}one_that_is_wrong_among_others_is_seen_wherever_it_stands[1-clock]",),
     ),
     Mutant(
         "numbers in the log have gaps",
@@ -1009,6 +1017,14 @@ REBUILT = (
         "            if time.monotonic() > deadline:\n",
         "            if done is None:\n",
         (f"{_REBUILD}a_job_gives_way_to_the_drains_behind_it_after_a_while",),
+    ),
+    Mutant(
+        "processes that fold go on when whoever asked has ended",
+        "5",
+        "workers/side_by_side.py",
+        "    other_end.close()  # we have it too, and would never hear that nobody else has\n",
+        "",
+        ("tests/faults/test_rebuild.py::test_processes_side_by_side_end_with_whoever_asked[9-postgresql]",),
     ),
     Mutant(
         "a comparison mends what it finds",

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
-from event_stream import types, versions
+from event_stream import decoding, versions
 from event_stream.types import (
     TYPES,
     Data,
@@ -98,13 +98,13 @@ def later_release(
             patch.setitem(TYPES, type_, kind)
         for type_, upcaster in {**LATER_UPCASTERS, **upcasters}.items():
             patch.setitem(versions.UPCASTERS, type_, upcaster)
-        patch.setattr(types, "_VALIDATOR", _validator())
+        patch.setattr(decoding, "_VALIDATOR", _validator())
         yield tuple(LATER_PROJECTIONS.get(each.name, each) for each in PROJECTIONS)
 
 
 @cache
 def _validator() -> Any:
-    return types._whole_events().validator
+    return decoding._whole_events().validator
 
 
 def native(event: dict[str, Any], version: int) -> dict[str, Any]:

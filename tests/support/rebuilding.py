@@ -35,7 +35,7 @@ def still_due(runtime: Runtime, asked: Asked = Asked()) -> dict[str, frozenset[s
 def rebuild_all(runtime: Runtime, projections: Sequence[Projection] | None = None, **options: Any) -> list[Outcome]:
     """Rebuild everything from the beginning, and see that nothing is due then."""
     tenants = plan(runtime, projections=projections)
-    outcomes = outcomes_of(rebuilder(runtime, projections, **options).rebuild_due(Asked(), tenants))
+    outcomes = outcomes_of(rebuilder(runtime, projections, **options).rebuild_due(tenants, Asked()))
     if all(outcome.error is None for outcome in outcomes):
         assert still_due(runtime) == {}
     return outcomes

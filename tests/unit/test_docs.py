@@ -15,8 +15,8 @@ from cli import status
 from cli.main import projector
 from cli.metrics import MEASURES, Measure
 from cli.scrape import HALF_WITHIN_S
+from event_stream.decoding import decode
 from event_stream.settings import Settings, StreamSettings
-from event_stream.types import decode
 from projections.settings import DatabaseSettings
 from tests.support.events import body
 from workers import rates, tenants

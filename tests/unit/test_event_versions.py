@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from rq.timeouts import BaseTimeoutException, JobTimeoutException
 
-from event_stream import types
+from event_stream import decoding
+from event_stream.decoding import decode
 from event_stream.envelope import InvalidEventError, Reason
-from event_stream.types import TENANT_LEVEL, TYPES, WatchdogToggled, decode, version_of
+from event_stream.types import TENANT_LEVEL, TYPES, WatchdogToggled, version_of
 from event_stream.versions import UPCASTERS, types_of, upcast
 from projections.faults import Fault, fault_of
 from projections.projection import FoldError, as_folded
@@ -82,7 +83,7 @@ def test_a_version_is_judged_by_its_own_rules() -> None:
 
 @pytest.mark.usefixtures("later")
 def test_a_valid_event_of_any_version_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(types, "_judged")
+    monkeypatch.delattr(decoding, "_judged")
     assert all(decode(body(native(made, version))) for made in EVENTS for version in (1, 2, 3))
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from event_stream import types
+from event_stream import decoding
 from event_stream.accepted import decode_accepted
+from event_stream.decoding import Arrival, decode, decode_together
 from event_stream.envelope import (
     InvalidEventError,
     Reason,
@@ -18,7 +19,7 @@ from event_stream.envelope import (
     time_text,
     time_us_of,
 )
-from event_stream.types import TENANT_LEVEL, TYPES, Arrival, decode, partition_of
+from event_stream.types import TENANT_LEVEL, TYPES, partition_of
 from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
 
 HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)
@@ -469,15 +470,43 @@ def test_one_pass_over_an_event_finds_what_its_rules_find_one_by_one(
         "last": raw[:-1] + b", " + added + b"}",
         "in data": raw.replace(b'"data": {', b'"data": {' + added + (b", " if DATA[type_] else b"")),
     }[where]
-    at_once = types._valid_at_once(made)
+    at_once = decoding._valid_at_once([made])
     if at_once is not None:
-        assert at_once == types._judged(made, None)
+        assert at_once == [decoding._judged(made, None)]
 
 
 def test_a_valid_event_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [body(each) for each in mixed(500)]
-    monkeypatch.delattr(types, "_judged")
+    monkeypatch.delattr(decoding, "_judged")
     assert all(decode(raw) for raw in made)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        event(specversion="2"),
+        event(x=float("nan")),
+        event(x="\x00"),
+        event(tenantid=next(f"t{n}" for n in range(99) if partition_of(f"t{n}", 8) != HERE.partition)),
+        event(time=time_text(HERE.at_ms * 1000 + 300_000_001)),
+        event("watchdog.evaluated.v1", {"passed": True, "summary": "x"}),
+    ],
+    ids=["envelope", "NaN", "U+0000", "partition", "clock", "data"],
+)
+@pytest.mark.parametrize("at", [0, 1, 19])
+def test_one_that_is_wrong_among_others_is_seen_wherever_it_stands(odd: dict[str, Any], at: int) -> None:
+    bodies = [body(event()) for _ in range(20)]
+    assert decode_together(bodies, HERE) == [decode(each, HERE) for each in bodies]
+    bodies[at] = body(odd)
+    reason_of(bodies[at])
+    assert decode_together(bodies, HERE) is None
+
+
+def test_many_that_are_large_or_deep_together_but_not_alone_are_valid_together() -> None:
+    large = [body(event(x="x" * 50_000)) for _ in range(3)]
+    deep = [body(event(x=[[[[1]]]])) for _ in range(20)]
+    for bodies in (large, deep):
+        assert decode_together(bodies, HERE) == [decode(each, HERE) for each in bodies]
 
 
 def test_a_refused_body_still_tells_whose_it_is() -> None:

@@ -11,7 +11,7 @@ from rq.timeouts import BaseTimeoutException, JobTimeoutException
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from event_stream.types import decode
+from event_stream.decoding import decode
 from projections.faults import Fault, describe, fault_of
 from projections.projection import FoldError
 from tests.support.events import body, event

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from event_stream.types import decode
+from event_stream.decoding import decode
 from projections import activity, analysis_trend, project, tenant
 from projections.facts import Fact, Members
 from tests.support.events import PROJECT, TENANT, body, event
