@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 from redis import Redis
@@ -170,7 +171,7 @@ class Reading:
     @property
     def size(self) -> int:
         """How many bytes the fields of its entries hold."""
-        return sum(map(len, chain.from_iterable(entry.parts for entry in self.entries)))
+        return sum(map(len, chain.from_iterable(map(attrgetter("parts"), self.entries))))
 
     def after(self, position: Position, count: int) -> "Reading":
         """Return the first `count` entries behind `position`, of a reading that began there."""

@@ -75,7 +75,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
         versions.lines_of(connection, sorted({event.tenant_id for event in batch.events})),
         dead_letters.ANY_OPEN,
     )
-    accepted = event_log.judge(batch.events, bodies)
+    accepted = event_log.judge(batch.events, identities, bodies)
     shares = versions.share_out(connection, projections, as_folded(accepted.new), batch.start.applied, lines)
     models = [projection.fetch(connection, events) for projection, events in shares]
     # The database is as busy with the log as we are with the folds: so both at the same time.

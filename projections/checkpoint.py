@@ -1,8 +1,10 @@
 """Checkpoints: per partition the last position applied, and what became of everything read up to it."""
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from operator import attrgetter
 from typing import Any, Self
 
 from sqlalchemy import (
@@ -142,7 +144,7 @@ class Checkpoint:
 
     def passing_seen(self, entries: list[Entry]) -> Self:
         """Return the checkpoint before `entries`, which go past the last one seen: all up to there is read or lost."""
-        read = self.read + sum(entry.position <= self.seen.position for entry in entries)
+        read = self.read + bisect_right(entries, self.seen.position, key=attrgetter("position"))
         return replace(self, lost=self.lost + max(0, self.seen.added - read - self.lost))
 
     def seeing(self, end: End) -> Self:

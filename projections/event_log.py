@@ -56,16 +56,16 @@ class Accepted:
     conflicts: list[int]
 
 
-def judge(batch: list[Event], found: Sequence[Row]) -> Accepted:
+def judge(batch: list[Event], identities: Sequence[Identity], found: Sequence[Row]) -> Accepted:
     """Tell which events of a batch have an identity that is new to the log; those are to be appended.
 
-    `found` is what answers `bodies_of` their identities.
+    `identities` are theirs, and `found` is what answers `bodies_of` those.
     The caller holds the partition's claim, and a tenant is always on one partition; so nobody else decides about these
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
-    if not found and len({event.identity for event in batch}) == len(batch):
+    if not found and len(set(identities)) == len(batch):
         return Accepted(batch, [], [])  # nearly always
-    return _told_apart(batch, _by_identity(found))
+    return _told_apart(batch, identities, _by_identity(found))
 
 
 def appending(
@@ -204,10 +204,9 @@ def _logged(found: CursorResult[Any]) -> list[Logged]:
     return [*map(Logged._make, found.cursor.fetchall())]
 
 
-def _told_apart(batch: list[Event], known: dict[Identity, bytes]) -> Accepted:
+def _told_apart(batch: list[Event], identities: Sequence[Identity], known: dict[Identity, bytes]) -> Accepted:
     accepted = Accepted([], [], [])
-    for at, event in enumerate(batch):
-        identity = event.identity
+    for at, (event, identity) in enumerate(zip(batch, identities, strict=True)):
         body = known.get(identity)
         if body is None:
             known[identity] = event.body
