@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from redis import Redis
 from redis.exceptions import ReadOnlyError
 
-from event_stream.decoding import check_clock, decode
+from event_stream.decoding import check_clock, decode_all
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.errors import EventStreamError
 from event_stream.settings import StreamSettings
@@ -79,16 +79,20 @@ class Producer:
 
     def append_many(self, events: Iterable[Mapping[str, Any] | CloudEvent]) -> list[Appended]:
         """Append events in order; all are validated before the first is sent. Raises as `append` does."""
-        return self.send([self.prepare(encode(event)) for event in events])
+        return self.send(self._prepared([encode(event) for event in events]))
 
     def prepare(self, body: bytes) -> Prepared:
         """Return an event that is JSON already, judged as a worker would; appends nothing.
 
         Raises InvalidEventError, or redis's own errors.
         """
-        event = decode(body)
-        self._check_clock(event.time_us)
-        return Prepared(partition_of(event.tenant_id, self._settings.partitions), body)
+        return self._prepared([body])[0]
+
+    def _prepared(self, bodies: Sequence[bytes]) -> list[Prepared]:
+        events = decode_all(bodies)
+        for event in events:
+            self._check_clock(event.time_us)
+        return [Prepared(partition_of(event.tenant_id, self._settings.partitions), event.body) for event in events]
 
     def _check_clock(self, time_us: int) -> None:
         at_ms = int((time.time() + self._server_ahead_s) * 1000)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from event_stream import decoding
 from event_stream.accepted import decode_accepted
-from event_stream.decoding import Arrival, decode, decode_together
+from event_stream.decoding import Arrival, decode, decode_all, decode_together
 from event_stream.envelope import (
     InvalidEventError,
     Reason,
@@ -498,15 +498,21 @@ def test_one_that_is_wrong_among_others_is_seen_wherever_it_stands(odd: dict[str
     bodies = [body(event()) for _ in range(20)]
     assert decode_together(bodies, HERE) == [decode(each, HERE) for each in bodies]
     bodies[at] = body(odd)
-    reason_of(bodies[at])
+    wrong = reason_of(bodies[at])
     assert decode_together(bodies, HERE) is None
+    if wrong[0] in (Reason.WRONG_PARTITION, Reason.TIME_IN_FUTURE):
+        assert decode_all(bodies) == [decode(each) for each in bodies]
+    else:
+        with pytest.raises(InvalidEventError) as raised:
+            decode_all(bodies)
+        assert (raised.value.reason, raised.value.detail) == wrong
 
 
 def test_many_that_are_large_or_deep_together_but_not_alone_are_valid_together() -> None:
     large = [body(event(x="x" * 50_000)) for _ in range(3)]
     deep = [body(event(x=[[[[1]]]])) for _ in range(20)]
     for bodies in (large, deep):
-        assert decode_together(bodies, HERE) == [decode(each, HERE) for each in bodies]
+        assert decode_together(bodies, HERE) == decode_all(bodies) == [decode(each, HERE) for each in bodies]
 
 
 def test_a_refused_body_still_tells_whose_it_is() -> None:
