@@ -103,9 +103,10 @@ class Intake:
         entries = look.unjudged(JUDGED_AT_ONCE)
         if not entries:
             return False
-        settings = self.runtime.settings
-        at_first = Arrival(self.partition, settings.partitions, entries[0].position.ms, settings.max_clock_skew_s)
-        if self.pace.suspect is None and (events := _valid_together(entries, at_first)):
+        settings, first, last = self.runtime.settings, entries[0].position, entries[-1].position
+        at_first = Arrival(self.partition, settings.partitions, first.ms, settings.max_clock_skew_s)
+        is_given_up = self.pace.gives_up_between(look.place.epoch, first, last)
+        if not is_given_up and (events := _valid_together(entries, at_first)):
             look.events.extend(events)
             return True
         for entry in entries:

@@ -80,4 +80,10 @@ class Pace:
 
     def gives_up_on(self, epoch: int, position: Position) -> bool:
         """Return whether the entry at this place has failed alone so often that it is the culprit."""
-        return self.suspect == (epoch, position) and self.failures >= FAILURES_ALONE_MAX
+        return self.gives_up_between(epoch, position, position)
+
+    def gives_up_between(self, epoch: int, first: Position, last: Position) -> bool:
+        """Return whether the culprit is one of the entries from `first` to `last`."""
+        if self.suspect is None or self.failures < FAILURES_ALONE_MAX:
+            return False
+        return self.suspect[0] == epoch and first <= self.suspect[1] <= last

@@ -558,8 +558,8 @@ RECOVERS = (
         "suspicion passes to the next event",
         "G7",
         "workers/pace.py",
-        "return self.suspect == (epoch, position) and self.failures >= FAILURES_ALONE_MAX",
-        "return self.suspect is not None and self.failures >= FAILURES_ALONE_MAX",
+        "return self.suspect[0] == epoch and first <= self.suspect[1] <= last",
+        "return True",
         (f"{_DRAIN}suspicion_never_passes_to_the_next_event",),
     ),
     Mutant(
