@@ -80,7 +80,8 @@ class Dispatcher:
     runtime: Runtime
     trimmer: Trimmer = field(init=False)
     room: int = field(init=False)
-    looked_s: float = field(default_factory=lambda: time.monotonic() - LOOK_FOR_VERIFIED_S)
+    looked_s: float = float("-inf")
+    caught_up_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
@@ -153,7 +154,10 @@ class Dispatcher:
     def _ask_to_verify(self, *, is_behind: bool) -> None:
         """See that verification goes on; to catch up comes first, but not for ever."""
         now_s = time.monotonic()
-        if now_s - self.looked_s >= (verify_jobs.EVERY_S if is_behind else LOOK_FOR_VERIFIED_S):
+        if not is_behind:
+            self.caught_up_s = now_s
+        has_waited = not is_behind or now_s - self.caught_up_s > verify_jobs.EVERY_S
+        if has_waited and now_s - self.looked_s > LOOK_FOR_VERIFIED_S:
             self.looked_s = now_s
             with suppress(OutOfMemoryError):  # it can wait
                 verify_jobs.ask_if_due(self.runtime)

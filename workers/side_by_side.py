@@ -1,7 +1,7 @@
 """Tenants folded by several processes of this machine at once: one keeps a core busy, and the database for a sixth.
 
 Each has connections of its own, and a line to the process that asked: it is told a tenant, and tells what comes of it.
-One that dies leaves its tenant as it was, and all end when whoever asked has ended.
+One that dies leaves its tenant as it was, or done, and all end when whoever asked has ended.
 """
 
 import os
@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pipe, Process
+from multiprocessing import Pipe, Process, parent_process
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 from typing import NamedTuple, TypeAlias
+
+import structlog
 
 from projections.faults import describe
 from projections.registry import PROJECTIONS
@@ -24,12 +27,14 @@ from workers.rebuild import Outcome, Rebuilder
 EVENTS_EACH_MIN = 50_000  # in the time that fewer take, a process has hardly begun
 PROCESSES_MAX = 8  # unless somebody wants more: each takes two connections, and by then the database has enough to do
 
+log = structlog.get_logger()
+
 Work: TypeAlias = Callable[[Rebuilder, Sequence[str]], Iterator[int | Outcome]]
 """What to do with tenants: a method of the Rebuilder, or a `partial` of one. It is sent to the processes."""
 
 
 class ProcessEndedError(WorkersError):
-    """A process could not go on; the tenant that it had is as it was."""
+    """A process could not go on; the tenant that it had is as it was, or done."""
 
 
 class _Failed(NamedTuple):
@@ -50,11 +55,11 @@ class _Helper:
         """Return what it has done, None if it wants the next tenant; raises ProcessEndedError."""
         try:
             told: int | Outcome | _Failed | None = self.line.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self.process.join()
             raise ProcessEndedError(
-                f"a process that folded events was killed (exit code {self.process.exitcode}); its tenant is as it was:"
-                " begin again, with fewer --processes if memory is short"
+                f"a process that folded events was ended (exit code {self.process.exitcode}); its tenant is as it was,"
+                " or done: begin again, with fewer --processes if memory is short"
             ) from None
         if isinstance(told, _Failed):
             raise ProcessEndedError(told.error)
@@ -63,7 +68,8 @@ class _Helper:
 
 def processes_for(events: int) -> int:
     """Return how many processes so many events are worth: one a core at most."""
-    return max(1, min(os.cpu_count() or 1, events // EVENTS_EACH_MIN, PROCESSES_MAX))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, events // EVENTS_EACH_MIN, PROCESSES_MAX))
 
 
 @contextmanager
@@ -79,6 +85,9 @@ def side_by_side(
     if processes <= 1:
         yield work(rebuilder, tenants)
         return
+    # None may inherit a connection: SQLite's locks are the process's own, and PostgreSQL would hear two voices on one.
+    rebuilder.writer.dispose()
+    rebuilder.reader.dispose()
     with ExitStack() as stack:
         yield _shared_out([stack.enter_context(_helper(rebuilder, work)) for _ in range(processes)], iter(tenants))
 
@@ -119,20 +128,38 @@ def _helper(rebuilder: Rebuilder, work: Work) -> Iterator[_Helper]:
 
 
 def _help(make: Callable[[], Rebuilder], work: Work, line: Connection, other_end: Connection) -> None:
-    """Work on the tenants that are told, until nobody is at the other end: all that a helper does."""
+    """Work on the tenants that are told, until the line is closed: all that a helper does."""
+    Thread(target=_end_with_who_asked, daemon=True).start()
     other_end.close()  # we have it too, and would never hear that nobody else has
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is interrupted hangs up
-    logs.configure_once()
-    rebuilder = make()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is interrupted ends us
     try:
-        while True:
-            line.send(None)
-            for each in work(rebuilder, [line.recv()]):
+        logs.configure_once()
+        rebuilder = make()
+        while (tenant_id := _next(line)) is not None:
+            for each in work(rebuilder, [tenant_id]):
                 line.send(each)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
     except Exception as error:
-        line.send(_Failed(describe(error)))
+        log.warning("rebuild.process_failed", error=describe(error))
+        with suppress(OSError):
+            line.send(_Failed(describe(error)))
+
+
+def _end_with_who_asked() -> None:
+    """Wait until the process that asked has ended, and end then, whatever is being done: it is not committed."""
+    asker = parent_process()
+    assert asker is not None
+    asker.join()
+    os._exit(1)
+
+
+def _next(line: Connection) -> str | None:
+    """Ask for a tenant; None where there are no more."""
+    line.send(None)
+    try:
+        tenant_id: str = line.recv()
+    except (EOFError, ConnectionResetError):
+        return None
+    return tenant_id
 
 
 def _rebuilder(database_url: str, partitions: int, names: frozenset[str], timeout_s: float) -> Rebuilder:

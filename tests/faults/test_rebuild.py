@@ -133,7 +133,7 @@ def test_of_processes_side_by_side_one_that_is_killed_is_told_and_the_same_comma
     command = [*dying, "rebuild", "--processes", "2"]
     done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "a process that folded events was killed (exit code -9); its tenant is as it was" in done.stderr
+    assert "a process that folded events was ended (exit code -9); its tenant is as it was, or done" in done.stderr
     left = still_due(runtime)
     assert left
     assert again(environ, "--processes", "2")["tenants"] == len(left)
@@ -153,7 +153,7 @@ def test_processes_side_by_side_end_with_whoever_asked(
         helpers = psutil.Process(asking.pid).children()
         asking.send_signal(by)
         asking.wait(30)
-    _, alive = psutil.wait_procs(helpers, timeout=30)
+        _, alive = psutil.wait_procs(helpers, timeout=15)  # they wait for the database for longer than that
     assert not alive
     assert start("cli", "rebuild").wait(60) == 0
     assert_all_is_well(runtime, HISTORY)

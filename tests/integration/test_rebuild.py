@@ -1,7 +1,8 @@
 """The rebuild, on both databases: the log gives the rows that live gave, byte for byte, while everything goes on."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace as changed
 from typing import Any
 
@@ -25,8 +26,9 @@ from tests.support.law import assert_all_is_well
 from tests.support.points import REBUILD_POINTS, ProcessDiedError, on_call, wrapped
 from tests.support.rebuilding import differing, outcomes_of, plan, rebuild_all, rebuilder, still_due
 from tests.support.servers import wait_until
-from workers import rebuild_jobs
+from workers import rebuild_jobs, side_by_side
 from workers.errors import WorkersError
+from workers.rebuild import Rebuilder
 from workers.runtime import Runtime
 
 HOME = partition_of(TENANT, 4)
@@ -631,3 +633,18 @@ def test_the_log_is_read_through_its_keys(filled: Runtime, kind: str) -> None:
     else:
         assert "SEARCH event_log" in seen[0]
         assert "TEMP B-TREE" not in seen[0]
+
+
+def test_processes_side_by_side_inherit_no_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, held = rebuilder(filled), list[int]()
+
+    @contextmanager
+    def helper(_rebuilder: Rebuilder, _work: object) -> Iterator[None]:
+        held.extend(engine.pool.checkedin() + engine.pool.checkedout() for engine in (here.writer, here.reader))  # type: ignore[attr-defined]
+        yield
+
+    plan(filled)
+    monkeypatch.setattr(side_by_side, "_helper", helper)
+    assert here.reader.pool.checkedin() > 0  # type: ignore[attr-defined]
+    with side_by_side.side_by_side(here, Rebuilder.compare, ["ten_0", "ten_1"], processes=2):
+        assert held == [0, 0, 0, 0]

@@ -333,9 +333,11 @@ def test_verification_waits_until_drains_have_caught_up_but_not_for_ever(
     append(runtime, event())
     dispatcher = Dispatcher(runtime)
     assert not asked_by(dispatcher)
-    with monkeypatch.context() as patch:
-        patch.setattr(verify_jobs, "EVERY_S", int(dispatching.LOOK_FOR_VERIFIED_S))
-        assert asked_by(Dispatcher(runtime))
+    dispatcher.caught_up_s -= verify_jobs.EVERY_S
+    assert asked_by(dispatcher)
+    dispatcher.looked_s = float("-inf")
+    dispatcher.caught_up_s = time.monotonic()
+    assert not asked_by(dispatcher)
     while not Drainer(runtime, HOME).step():
         pass
     assert asked_by(dispatcher)

@@ -1022,9 +1022,17 @@ REBUILT = (
         "processes that fold go on when whoever asked has ended",
         "5",
         "workers/side_by_side.py",
-        "    other_end.close()  # we have it too, and would never hear that nobody else has\n",
+        "    Thread(target=_end_with_who_asked, daemon=True).start()\n",
         "",
         ("tests/faults/test_rebuild.py::test_processes_side_by_side_end_with_whoever_asked[9-postgresql]",),
+    ),
+    Mutant(
+        "processes that fold inherit the connections of the one that asked",
+        "5",
+        "workers/side_by_side.py",
+        "    rebuilder.writer.dispose()\n    rebuilder.reader.dispose()\n",
+        "",
+        (f"{_REBUILD}processes_side_by_side_inherit_no_connection",),
     ),
     Mutant(
         "a comparison mends what it finds",
