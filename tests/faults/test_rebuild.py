@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from projections import activity, analysis_trend, checkpoint
 from tests.support.driving import append, checkpoints, drain_all, dump
@@ -149,14 +149,20 @@ def test_processes_side_by_side_end_with_whoever_asked(
     with runtime.writer.begin() as connection:
         connection.execute(select(checkpoint.table).with_for_update())  # nobody gets through
         asking = start("cli", "rebuild", "--processes", "3")
-        wait_until(lambda: len(psutil.Process(asking.pid).children()) == 3, "they are at work")
+        wait_until(lambda: waiting_for_locks(runtime) == 3, "they wait for their claims")
         helpers = psutil.Process(asking.pid).children()
         asking.send_signal(by)
         asking.wait(30)
-        _, alive = psutil.wait_procs(helpers, timeout=15)  # they wait for the database for longer than that
+        _, alive = psutil.wait_procs(helpers, timeout=3)  # they wait for the claim for longer than that
     assert not alive
     assert start("cli", "rebuild").wait(60) == 0
     assert_all_is_well(runtime, HISTORY)
+
+
+def waiting_for_locks(runtime: Runtime) -> int:
+    waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with runtime.reader.connect() as connection:
+        return connection.scalar(text(f"SELECT count(*) {waiting}")) or 0
 
 
 def test_without_a_worker_it_says_so(runtime: Runtime, database_url: str, redis_url: str) -> None:
