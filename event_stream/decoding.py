@@ -36,10 +36,10 @@ class Arrival(NamedTuple):
 
     def suits(self, events: Sequence[Event]) -> bool:
         """Return whether events may have arrived there and then, each of them."""
-        is_home = all(
-            partition_of(tenant, self.partitions) == self.partition for tenant in {e.tenant_id for e in events}
-        )
-        return is_home and max(event.time_us for event in events) <= _latest_us(self.at_ms, self.max_clock_skew_s)
+        tenants = {event.tenant_id for event in events}
+        are_home = all(partition_of(tenant_id, self.partitions) == self.partition for tenant_id in tenants)
+        latest_us = max((event.time_us for event in events), default=0)
+        return are_home and latest_us <= _latest_us(self.at_ms, self.max_clock_skew_s)
 
 
 def decode(body: bytes, arrival: Arrival | None = None) -> Event:
@@ -57,7 +57,7 @@ def decode(body: bytes, arrival: Arrival | None = None) -> Event:
 def decode_together(bodies: Sequence[bytes], arrival: Arrival) -> list[Event] | None:
     """Return the events of bodies that arrived there, then or later, if nothing is wrong with any: so it is with most.
 
-    None says nothing but that `decode` has to look at each. Together they cost half of what they do one by one.
+    None says nothing but that `decode` has to look at each. Together they cost two thirds of what they do one by one.
     """
     events = _valid_at_once(bodies)
     return events if events is not None and arrival.suits(events) else None

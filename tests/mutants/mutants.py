@@ -290,7 +290,7 @@ EXACTLY_ONCE = (
         "of events that are judged together only the first is held to the clock",
         "G2",
         "event_stream/decoding.py",
-        "max(event.time_us for event in events)",
+        "max((event.time_us for event in events), default=0)",
         "events[0].time_us",
         (f"{_EVENTS}one_that_is_wrong_among_others_is_seen_wherever_it_stands[1-clock]",),
     ),

@@ -511,7 +511,7 @@ def test_one_that_is_wrong_among_others_is_seen_wherever_it_stands(odd: dict[str
 def test_many_that_are_large_or_deep_together_but_not_alone_are_valid_together() -> None:
     large = [body(event(x="x" * 50_000)) for _ in range(3)]
     deep = [body(event(x=[[[[1]]]])) for _ in range(20)]
-    for bodies in (large, deep):
+    for bodies in (large, deep, []):
         assert decode_together(bodies, HERE) == decode_all(bodies) == [decode(each, HERE) for each in bodies]
 
 
