@@ -140,14 +140,14 @@ def test_whichever_request_is_cut_each_event_counts_once(
 def test_a_drain_makes_headway_though_each_answer_takes_longer_than_its_budget(
     runtime: Runtime, proxied: Runtime, proxy: Proxy
 ) -> None:
-    events = [event() for _ in range(70)]
+    events = [event() for _ in range(100)]
     append(runtime, *events)
     proxy.latency_s = 0.1
     started = time.monotonic()
     assert proxied.stream.redis.ping()
     assert time.monotonic() - started >= 0.2
     drainer = Drainer(proxied, HOME)
-    for applied in (1, 9, 70):
+    for applied in (1, 65, 100):
         run(drainer, Lease(proxied.queue.connection, HOME), budget_s=0.1)
         assert checkpoints(runtime)[HOME].applied == applied
     assert_counted_once(runtime, events)

@@ -28,7 +28,7 @@ from workers.drain import needs_drain
 from workers.runtime import Runtime
 from workers.worker import worker
 
-EVENTS = 160
+EVENTS = 600  # so that the third batch of a partition is one of many
 BAD = (b"nonsense", b"other nonsense")
 
 
