@@ -88,8 +88,11 @@ def side_by_side(
     # None may inherit a connection: SQLite's locks are the process's own, and PostgreSQL would hear two voices on one.
     rebuilder.writer.dispose()
     rebuilder.reader.dispose()
+    url = rebuilder.writer.url.render_as_string(hide_password=False)
+    names = frozenset(projection.name for projection in rebuilder.projections)
+    make = partial(_rebuilder, url, rebuilder.partitions, names, rebuilder.timeout_s)
     with ExitStack() as stack:
-        yield _shared_out([stack.enter_context(_helper(rebuilder, work)) for _ in range(processes)], iter(tenants))
+        yield _shared_out([stack.enter_context(_helper(make, work)) for _ in range(processes)], iter(tenants))
 
 
 def _shared_out(helpers: Sequence[_Helper], left: Iterator[str]) -> Iterator[int | Outcome]:
@@ -108,12 +111,9 @@ def _shared_out(helpers: Sequence[_Helper], left: Iterator[str]) -> Iterator[int
 
 
 @contextmanager
-def _helper(rebuilder: Rebuilder, work: Work) -> Iterator[_Helper]:
+def _helper(make: Callable[[], Rebuilder], work: Work) -> Iterator[_Helper]:
     """Run a process; at the end of the block it ends as soon as it is idle, after an error at once."""
-    url = rebuilder.writer.url.render_as_string(hide_password=False)
-    names = frozenset(projection.name for projection in rebuilder.projections)
     line, its_own = Pipe()
-    make = partial(_rebuilder, url, rebuilder.partitions, names, rebuilder.timeout_s)
     process = Process(target=_help, args=(make, work, its_own, line), daemon=True)
     process.start()
     its_own.close()  # else nobody would hear that it died

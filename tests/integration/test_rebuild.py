@@ -639,7 +639,7 @@ def test_processes_side_by_side_inherit_no_connection(filled: Runtime, monkeypat
     here, held = rebuilder(filled), list[int]()
 
     @contextmanager
-    def helper(_rebuilder: Rebuilder, _work: object) -> Iterator[None]:
+    def helper(_make: object, _work: object) -> Iterator[None]:
         held.extend(engine.pool.checkedin() + engine.pool.checkedout() for engine in (here.writer, here.reader))  # type: ignore[attr-defined]
         yield
 
