@@ -1,4 +1,4 @@
-"""The streams in Redis: positions, partitions, and the only code that knows the stream's Redis commands.
+"""The streams in Redis: partitions, and the only code that knows the stream's Redis commands.
 
 Keys, all bytes and all on the streams' server (the braces are literal: a Redis Cluster hash tag):
 
@@ -12,19 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from hashlib import sha256
 from itertools import chain
-from operator import attrgetter
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from event_stream.entries import FIELD, START, End, Entry, Position, Reading
 from event_stream.errors import EventStreamError
 
 PARTITIONS_KEY = "events:partitions"
-FIELD = b"event"
 _TRANSACTION_BYTES_MIN = 8_192
 _TRANSACTION_BYTES_MAX = 65_536
 _MULTI = b"*1\r\n$5\r\nMULTI\r\n"
@@ -69,25 +67,6 @@ class NotAStreamError(EventStreamError):
         )
 
 
-class Position(NamedTuple):
-    """A place in a stream: an entry id as two integers, because as text "9-0" sorts after "10-0"."""
-
-    ms: int
-    seq: int
-
-    @classmethod
-    def parse(cls, text: str | bytes) -> Self:
-        """Return the position that `<ms>-<seq>` names; raises ValueError for anything else."""
-        ms, _, seq = text.partition(b"-") if isinstance(text, bytes) else text.partition("-")
-        return cls(int(ms), int(seq))
-
-    def __str__(self) -> str:
-        return f"{self.ms}-{self.seq}"
-
-
-START = Position(0, 0)
-
-
 class Appended(NamedTuple):
     """Where an event was appended; as text, the token `<partition>-<ms>-<seq>` (CONTRACT 2.4)."""
 
@@ -96,87 +75,6 @@ class Appended(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.partition}-{self.position}"
-
-
-class Entry(NamedTuple):
-    """One entry of a stream as it lies there, before anybody has judged it; `parts` are its fields' names and values.
-
-    A batch has thousands, and hardly ever needs more of one than its body; so all else is made when it is asked for.
-    """
-
-    entry_id: bytes
-    parts: list[bytes]
-
-    @property
-    def position(self) -> Position:
-        """Where it lies."""
-        return Position.parse(self.entry_id)
-
-    @property
-    def fields(self) -> dict[bytes, bytes]:
-        """Its fields by name; of a name that is repeated, the last."""
-        return dict(zip(self.parts[::2], self.parts[1::2], strict=True))
-
-    @property
-    def body(self) -> bytes | None:
-        """The value of the field `event`; None where an entry has no such field."""
-        parts = self.parts
-        return parts[1] if len(parts) == 2 and parts[0] == FIELD else self.fields.get(FIELD)
-
-    def digest(self) -> bytes:
-        """Return 32 bytes that tell this entry from any other that ever gets the same position."""
-        hashed = sha256()
-        for part in (item for pair in self.fields.items() for item in pair):
-            hashed.update(len(part).to_bytes(8, "big"))
-            hashed.update(part)
-        return hashed.digest()
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The state of a stream at one moment: its last existing entry, its length, all entries ever added.
-
-    One that does not exist is empty; so is one that has something of a `wrong_type` in its place.
-    """
-
-    last: Entry | None
-    length: int
-    added: int
-    wrong_type: bool = False
-
-    @property
-    def position(self) -> Position | None:
-        """Where the last existing entry is; None where there is none."""
-        return self.last.position if self.last else None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A run of entries in order, behind `before`, and the stream's end at the very moment they were read.
-
-    `other` is the one entry that was asked for besides, if the stream still holds it.
-    """
-
-    entries: list[Entry]
-    end: End
-    other: Entry | None = None
-    before: Position = START
-
-    @property
-    def reaches_end(self) -> bool:
-        """Whether nothing lies behind the last entry read."""
-        last = self.entries[-1].position if self.entries else self.before
-        return self.end.position is None or last == self.end.position
-
-    @property
-    def size(self) -> int:
-        """How many bytes the fields of its entries hold."""
-        return sum(map(len, chain.from_iterable(map(attrgetter("parts"), self.entries))))
-
-    def after(self, position: Position, count: int) -> "Reading":
-        """Return the first `count` entries behind `position`, of a reading that began there."""
-        skipped = bool(self.entries) and self.entries[0].position <= position
-        return Reading(self.entries[skipped : skipped + count], self.end, self.other, before=position)
 
 
 @dataclass(frozen=True, slots=True)

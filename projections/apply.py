@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from event_stream.entries import Position, Reading
 from event_stream.envelope import Reason, equal_json
-from event_stream.stream import Position, Reading
 from event_stream.types import Event, Identity
 from projections import checkpoint, dead_letters, event_log, versions
 from projections.bulk import FEW_ROWS

@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from event_stream.stream import START, End, Entry, PartitionsMismatchError, Position
+from event_stream.entries import START, End, Entry, Position
+from event_stream.stream import PartitionsMismatchError
 from projections.errors import ProjectionsError
 from projections.store import UnsignedBigInteger, metadata
 from projections.together import Question, ask, tell

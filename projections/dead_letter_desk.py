@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, false, or_, select, update
 
-from event_stream.stream import Position
+from event_stream.entries import Position
 from projections.dead_letters import DISCARDED, is_open, table
 
 PAGE = 500

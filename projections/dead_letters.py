@@ -22,8 +22,8 @@ from sqlalchemy import (
     update,
 )
 
+from event_stream.entries import Position
 from event_stream.envelope import BODY_BYTES_MAX, InvalidEventError, Reason, claimed_identity, equal_json
-from event_stream.stream import Position
 from event_stream.types import Identity
 from projections.bulk import bind_keys, dialect_insert, key_rows
 from projections.store import KeyText, Row, UnsignedBigInteger, metadata

@@ -17,7 +17,8 @@ import structlog
 from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from event_stream.stream import START, End, Position, Progress
+from event_stream.entries import START, End, Position
+from event_stream.stream import Progress
 from projections import checkpoint
 from projections.checkpoint import Checkpoint
 from projections.faults import describe

@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
 from structlog.contextvars import bound_contextvars
 
-from event_stream.stream import End, Progress
+from event_stream.entries import End
+from event_stream.stream import Progress
 from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError

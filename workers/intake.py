@@ -8,8 +8,9 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from event_stream.decoding import Arrival, decode, decode_together
+from event_stream.entries import START, Entry, Position, Reading
 from event_stream.envelope import InvalidEventError, Reason
-from event_stream.stream import START, Entry, NotAStreamError, Position, Reading
+from event_stream.stream import NotAStreamError
 from event_stream.types import Event, partition_of
 from projections.apply import Batch
 from projections.checkpoint import Checkpoint

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from event_stream.stream import Position, Reading
+from event_stream.entries import Position, Reading
 from projections.apply import Batch
 from projections.faults import describe
 from projections.projection import FoldError

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rq import Worker
 from rq.worker import BaseWorker
 
-from event_stream.stream import End
+from event_stream.entries import End
 from projections import checkpoint, dead_letters, versions
 from projections.checkpoint import Checkpoint
 from projections.versions import Count

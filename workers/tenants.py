@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel
 from sqlalchemy.exc import ProgrammingError
 
+from event_stream.entries import Entry, Position
 from event_stream.envelope import claimed_identity
-from event_stream.stream import Entry, Position
 from projections import event_log
 from workers.rates import LATELY_S, Rate
 from workers.runtime import Runtime

@@ -8,7 +8,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from event_stream.stream import End, stream_key
+from event_stream.entries import End
+from event_stream.stream import stream_key
 from projections import event_log
 from projections.checkpoint import Checkpoint
 from tests.chaos.plan import PARTITIONS, Sent

@@ -14,8 +14,9 @@ from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.decoding import Arrival, decode_together
+from event_stream.entries import End, Entry, Position, Reading
 from event_stream.envelope import Reason, equal_json, time_text
-from event_stream.stream import End, Entry, Position, Reading, Stream
+from event_stream.stream import Stream
 from event_stream.types import Event, WatchdogToggled, partition_of
 from projections import checkpoint, dead_letters, event_log, project
 from projections.apply import apply

@@ -19,7 +19,8 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import create_engine
 
 from cli.screen import Screen
-from event_stream.stream import Position, Progress
+from event_stream.entries import Position
+from event_stream.stream import Progress
 from event_stream.types import partition_of
 from projections import checkpoint
 from projections.faults import Fault

@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from event_stream.entries import START, Position
 from event_stream.envelope import time_text
-from event_stream.stream import START, Position, stream_key
+from event_stream.stream import stream_key
 from event_stream.types import partition_of
 from projections import checkpoint
 from projections.checkpoint import Checkpoint

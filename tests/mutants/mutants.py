@@ -190,7 +190,7 @@ NOTHING_LOST = (
     Mutant(
         "positions compare as text",
         "G1",
-        "event_stream/stream.py",
+        "event_stream/entries.py",
         "self.entries[0].position <= position",
         "str(self.entries[0].position) <= str(position)",
         (f"{_STREAM}what_lies_behind_a_position_is_told_by_numbers_not_by_text",),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from event_stream.stream import Position
+from event_stream.entries import Position
 from tests.support.driving import checkpoints, count_equal_answers, drain_all, dump, letters, log_size, totals
 from tests.support.events import NOW_US
 from tests.support.oracle import Oracle

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-from event_stream.stream import START, Position
+from event_stream.entries import START, Position
 from projections.checkpoint import Checkpoint
 from tests.support.oracle import Oracle
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.main import run
-from event_stream.stream import Reading, Stream
+from event_stream.entries import Reading
+from event_stream.stream import Stream
 from workers.runtime import process_runtime
 
 MIB = 1024 * 1024

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from event_stream.stream import START
+from event_stream.entries import START
 from workers.checkup.check import Checker, Seen, Side
 from workers.checkup.patient import Patient
 
