@@ -140,8 +140,15 @@ class Stream:
 
     def ends(self) -> list[End]:
         """Return the end of every stream, by partition; a stream that is not there has no position."""
+        return self._ends(range(self.partitions))
+
+    def end(self, partition: int) -> End:
+        """Return the end of one stream, as `ends` does."""
+        return self._ends([partition])[0]
+
+    def _ends(self, partitions: Iterable[int]) -> list[End]:
         pipe = self.redis.pipeline(transaction=False)
-        for partition in range(self.partitions):
+        for partition in partitions:
             pipe.xinfo_stream(stream_key(partition))
         return [_end(info) for info in pipe.execute(raise_on_error=False)]
 
@@ -162,9 +169,11 @@ class Stream:
         # Redis removes at most 100 nodes at once, about 10,000 entries; a busy stream grows faster than that.
         return sum(int(removed) for removed in iter(trim, 0))
 
-    def publish_projected(self, partition: int, progress: Progress) -> None:
-        """Tell producers that wait how far a partition is projected."""
-        self.redis.mset({projected_key(partition): str(progress.position), read_key(partition): progress.entries})
+    def publish_projected(self, partition: int, progress: Progress, pipe: Redis | None = None) -> None:
+        """Tell producers that wait how far a partition is projected; with `pipe`, once that is executed."""
+        (self.redis if pipe is None else pipe).mset(
+            {projected_key(partition): str(progress.position), read_key(partition): progress.entries}
+        )
 
     def projected(self, partitions: Iterable[int]) -> dict[int, Progress]:
         """Return the hint of each of `partitions`; a partition without one has projected nothing yet."""

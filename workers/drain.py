@@ -74,7 +74,7 @@ class Drainer:
 
     def has_more(self) -> bool:
         """Return whether the stream has moved past the checkpoint."""
-        return needs_drain(self.checkpoint(), self.runtime.stream.ends()[self.partition])
+        return needs_drain(self.at or self.checkpoint(), self.runtime.stream.end(self.partition))
 
     def blame(self, error: Exception) -> bool:
         """Note that the batch failed through what is in it; returns whether so much fails that it must be us."""
@@ -92,9 +92,11 @@ class Drainer:
 
     def _tell(self, after: Checkpoint, batch: Committed) -> None:
         """Let producers and operators see the progress; what Redis does not take now, the dispatcher mends."""
-        with suppress(RedisError):
-            self.runtime.stream.publish_projected(self.partition, Progress(after.position, after.entries_added()))
-            note_batch(self.runtime.queue.connection, self.partition, batch)
+        stream = self.runtime.stream
+        with suppress(RedisError), stream.redis.pipeline(transaction=False) as pipe:
+            stream.publish_projected(self.partition, Progress(after.position, after.entries_added()), pipe)
+            note_batch(pipe, self.partition, batch)
+            pipe.execute()
 
     def checkpoint(self) -> Checkpoint:
         """Return where the database is, without locking it."""

@@ -50,14 +50,12 @@ class Movement:
     failure: Failure | None
 
 
-def note_batch(redis: Redis, partition: int, batch: Committed) -> None:
-    """Let operators see that a partition moves, and count what was committed, in one round trip."""
-    with redis.pipeline(transaction=False) as pipe:
-        pipe.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
-        pipe.delete(_failure_key(partition))
-        count_committed(pipe, batch)
-        count_applied(pipe, partition, batch.applied)
-        pipe.execute()
+def note_batch(pipe: Redis, partition: int, batch: Committed) -> None:
+    """Let operators see that a partition moves, and count what was committed; `pipe` goes to Redis anyhow."""
+    pipe.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
+    pipe.delete(_failure_key(partition))
+    count_committed(pipe, batch)
+    count_applied(pipe, partition, batch.applied)
 
 
 def note_failure(redis: Redis, partition: int, failure: Failure) -> None:
