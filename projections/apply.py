@@ -17,7 +17,7 @@ from projections.dead_letters import Letter
 from projections.event_log import Accepted
 from projections.projection import Projection, as_folded
 from projections.sleepers import end_sleepers
-from projections.together import ask, together
+from projections.together import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,14 @@ def _transaction(engine: Engine, *, few: bool) -> Iterator[Connection]:
 
 def _apply(connection: Connection, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
     partition = batch.expected.partition
-    # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
-    checkpoint.claim(connection, batch.expected, batch.homes)
     identities = [event.identity for event in batch.events]
-    bodies, lines, letter = ask(
-        connection,
+    questions = (
         event_log.bodies_of(connection, identities),
         versions.lines_of(connection, sorted({event.tenant_id for event in batch.events})),
         dead_letters.ANY_OPEN,
     )
+    # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
+    bodies, lines, letter = checkpoint.claim(connection, batch.expected, batch.homes, questions)
     accepted = event_log.judge(batch.events, identities, bodies)
     shares = versions.share_out(connection, projections, as_folded(accepted.new), batch.start.applied, lines)
     models = [projection.fetch(connection, events) for projection, events in shares]

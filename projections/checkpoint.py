@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from event_stream.entries import START, End, Entry, Position
 from event_stream.stream import PartitionsMismatchError
 from projections.errors import ProjectionsError
-from projections.store import UnsignedBigInteger, metadata
+from projections.store import Row, UnsignedBigInteger, metadata
 from projections.together import Question, ask, tell
 
 table = Table(
@@ -197,13 +197,16 @@ def read(connection: Connection, partition: int) -> Checkpoint:
     return _checkpoint(row)
 
 
-def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] = ()) -> None:
+def claim(
+    connection: Connection, expected: Checkpoint, homes: Collection[int] = (), questions: Sequence[Question | None] = ()
+) -> list[Sequence[Row]]:
     """Lock the checkpoint's row, and those of `homes`, until the transaction ends; the first statement of every change.
 
+    Returns what answers `questions`, which are asked right behind it: under the claim, but without waiting for it.
     Raises StaleClaimError unless the row still is `expected`, its counters too: another drain may have settled them.
     """
-    partitions = sorted({expected.partition, *homes})
-    (rows,) = ask(connection, Question(_claiming(connection.dialect.name), {"partitions": partitions}))
+    claiming = Question(_claiming(connection.dialect.name), {"partitions": sorted({expected.partition, *homes})})
+    rows, *answers = ask(connection, claiming, *questions)
     current = next(at for at in map(_checkpoint, rows) if at.partition == expected.partition)
     if current != expected:
         raise StaleClaimError(
@@ -211,6 +214,7 @@ def claim(connection: Connection, expected: Checkpoint, homes: Collection[int] =
             f" and {current.lost:,} lost, not at {expected.position} of epoch {expected.epoch}, {expected.read:,} read"
             f" and {expected.lost:,} lost"
         )
+    return answers
 
 
 def claim_as_it_is(connection: Connection, partition: int) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -548,9 +548,9 @@ def test_a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter(
             assert astray.wait(20)
             wait_until(lambda: _waits_for_a_lock(runtime), "the other waits for the claim")
 
-    def claim_loudly(connection: Connection, expected: Checkpoint, homes: Collection[int] = ()) -> None:
+    def claim_loudly(*arguments: Any) -> Any:
         astray.set()
-        claim(connection, expected, homes)
+        return claim(*arguments)
 
     monkeypatch.setattr(checkpoint, "advance", advance_slowly)
     home = threading.Thread(target=Drainer(runtime, HOME).step)

@@ -598,8 +598,8 @@ RECOVERS = (
         "who parks a stray event does not claim its home",
         "1.4",
         "projections/apply.py",
-        "checkpoint.claim(connection, batch.expected, batch.homes)",
-        "checkpoint.claim(connection, batch.expected)",
+        "checkpoint.claim(connection, batch.expected, batch.homes, questions)",
+        "checkpoint.claim(connection, batch.expected, (), questions)",
         (f"{_DRAIN}a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter",),
     ),
     Mutant(
