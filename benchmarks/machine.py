@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+import timeit
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ def describe(place: Place) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "python_ms": round(_python_ms(), 2),
         "postgresql": postgres,
         "redis": redis.get("valkey_version") or redis["redis_version"],
         "packages": {name: version(name) for name in ("psycopg", "pydantic", "redis", "rq", "sqlalchemy", "uvicorn")},
@@ -69,6 +71,11 @@ def _fsync_ms(directory: Path) -> float:
             os.fsync(file.fileno())
             took.append(time.perf_counter() - started)
     return sorted(took)[25] * 1000
+
+
+def _python_ms() -> float:
+    """Return what some work takes this interpreter: one built without optimisations needs a third more."""
+    return min(timeit.repeat("sum(i * i for i in range(100_000))", number=1, repeat=20)) * 1000
 
 
 def _cpu() -> str:
