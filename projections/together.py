@@ -54,7 +54,7 @@ def ask(connection: Connection, *questions: Question | None) -> list[Sequence[Ro
         return [connection.execute(*question).all() if question else [] for question in questions]
     with _raising_as_sqlalchemy(connection):
         awaited = [_awaited(connection, question) if question else None for question in questions]
-        if _PIPELINE in connection.info:
+        if any(awaited) and _PIPELINE in connection.info:
             # Not by fetching: PostgreSQL's limit for idle transactions does not look at who has flushed, not synced.
             connection.info[_PIPELINE].sync()
         return [each() if each else [] for each in awaited]

@@ -72,17 +72,19 @@ class Intake:
             pass
         return Batch(expected, start, look.behind, look.events, look.letters, self._homes(look.letters))
 
-    def look_ahead(self, batch: Batch, count: int) -> None:
+    def look_ahead(self, batch: Batch, count: int) -> bool:
         """Read `count` entries behind a batch, to be taken next if that batch is applied, and judged by then or before.
 
-        Without Redis nothing is read, once its client has run out of patience: who takes next will meet it too.
+        Returns whether any were read. Without Redis none are, once its client has run out of patience: who takes next
+        will meet it too.
         """
         reading = batch.reading
         if reading.reaches_end or reading.end.position is None:
-            return
+            return False
         place = Place(batch.start.epoch, reading.entries[-1].position, reading.end.position)
         with suppress(RedisError):
             self._ahead = self._look(place, count)
+        return self._ahead is not None
 
     def go_on(self) -> bool:
         """Judge some of what was read ahead; returns whether there was anything to do."""

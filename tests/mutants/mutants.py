@@ -76,11 +76,11 @@ NOTHING_LOST = (
         "the hint is published before the commit",
         "G1",
         "workers/drain.py",
-        "        with meanwhile(self.intake.go_on):\n",
+        "        with meanwhile(self.intake.go_on) if is_ahead else nullcontext():\n",
         "        if batch.reading.entries:\n"
         "            early = Progress(batch.reading.entries[-1].position, expected.entries_added())\n"
         "            self.runtime.stream.publish_projected(self.partition, early)\n"
-        "        with meanwhile(self.intake.go_on):\n",
+        "        with meanwhile(self.intake.go_on) if is_ahead else nullcontext():\n",
         (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind",),
     ),
     Mutant(
@@ -705,8 +705,8 @@ BOUNDED = (
         "each batch leaves a key behind",
         "G8",
         "workers/progress.py",
-        "        pipe.delete(_failure_key(partition))\n",
-        "        pipe.delete(_failure_key(partition))\n        pipe.set(f'projector:batch:{batch.batch_us}', 1)\n",
+        "    pipe.delete(_failure_key(partition))\n",
+        "    pipe.delete(_failure_key(partition))\n    pipe.set(f'projector:batch:{batch.batch_us}', 1)\n",
         (f"{_SOAK}everything_but_the_event_log_stays_bounded_under_traffic",),
     ),
 )
@@ -864,7 +864,7 @@ WATCHED = (
         "batches are not counted",
         "2.5",
         "workers/progress.py",
-        "        count_committed(pipe, batch)\n",
+        "    count_committed(pipe, batch)\n",
         "",
         (f"{_METRICS}every_batch_is_counted_by_its_size_and_its_times",),
     ),
