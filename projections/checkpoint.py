@@ -29,7 +29,7 @@ from event_stream.entries import START, End, Entry, Position
 from event_stream.stream import PartitionsMismatchError
 from projections.errors import ProjectionsError
 from projections.store import Row, UnsignedBigInteger, metadata
-from projections.together import Question, ask, tell
+from projections.together import Question, ask, asking, tell
 
 table = Table(
     "checkpoint",
@@ -202,19 +202,19 @@ def claim(
 ) -> list[Sequence[Row]]:
     """Lock the checkpoint's row, and those of `homes`, until the transaction ends; the first statement of every change.
 
-    Returns what answers `questions`, which are asked right behind it: under the claim, but without waiting for it.
+    Returns what answers `questions`, which are asked under the claim; in `together`, without waiting for it.
     Raises StaleClaimError unless the row still is `expected`, its counters too: another drain may have settled them.
     """
     claiming = Question(_claiming(connection.dialect.name), {"partitions": sorted({expected.partition, *homes})})
-    rows, *answers = ask(connection, claiming, *questions)
-    current = next(at for at in map(_checkpoint, rows) if at.partition == expected.partition)
+    answers = asking(connection, claiming, *questions)
+    current = next(at for at in map(_checkpoint, next(answers)) if at.partition == expected.partition)
     if current != expected:
         raise StaleClaimError(
             f"partition {expected.partition} is at {current.position} of epoch {current.epoch}, {current.read:,} read"
             f" and {current.lost:,} lost, not at {expected.position} of epoch {expected.epoch}, {expected.read:,} read"
             f" and {expected.lost:,} lost"
         )
-    return answers
+    return list(answers)
 
 
 def claim_as_it_is(connection: Connection, partition: int) -> Checkpoint:

@@ -40,7 +40,8 @@ class BoundedConnection(psycopg.Connection[Any]):
     whoever came next on the connection would. What was in its transaction is rolled back by the server.
     """
 
-    # Longer than the server's own limits, which say better what was wrong; shorter than what passes for stalled.
+    # Longer than the server's own limit for a statement, which says better what was wrong, and shorter than what passes
+    # for stalled. A whole pipeline has no longer.
     answer_within_s: float | None = 25.0
 
     def wait(self, gen: PQGen[T], interval: float = _LOOK_EVERY_S, timeout: float | None = None) -> T:

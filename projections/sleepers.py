@@ -4,9 +4,9 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-# The limit for idle transactions does not look at a session that waits for the rest of a COPY; nor, until its next
-# statement, at one that has come out of a pipeline, which is how psycopg sends an executemany. So whoever waits for a
-# claim in vain looks: at those who lock checkpoints and have waited for their own client for longer than that limit.
+# The limit for idle transactions does not look at a session that waits for the rest of a COPY; nor at one in a
+# pipeline, or, until its next statement, out of one again, which is how psycopg sends an executemany. So whoever waits
+# for a claim in vain looks: at those who lock checkpoints and have waited for their own client for longer than that.
 _END_SLEEPERS = text("""
     SELECT count(pg_terminate_backend(pid))
     FROM pg_stat_activity JOIN pg_locks USING (pid)

@@ -4,7 +4,7 @@ For a row or two what SQLAlchemy does around each execution takes longer than Po
 answer, where it can answer many at once. SQLite answers within our own process; its statements go the usual way.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -50,14 +50,23 @@ def together(connection: Connection) -> Iterator[None]:
 
 def ask(connection: Connection, *questions: Question | None) -> list[Sequence[Row]]:
     """Return the rows that answer each question, in order; None asks nothing, and is answered by no rows."""
+    return list(asking(connection, *questions))
+
+
+def asking(connection: Connection, *questions: Question | None) -> Iterator[Sequence[Row]]:
+    """Yield what `ask` returns. In `together` all are sent at once; elsewhere each once its answer is wanted."""
     if connection.dialect.name != "postgresql":
-        return [connection.execute(*question).all() if question else [] for question in questions]
+        for question in questions:
+            yield connection.execute(*question).all() if question else []
+        return
     with _raising_as_sqlalchemy(connection):
-        awaited = [_awaited(connection, question) if question else None for question in questions]
-        if any(awaited) and _PIPELINE in connection.info:
+        awaited: Iterable[Callable[[], Sequence[Row]] | None]
+        awaited = (_awaited(connection, question) if question else None for question in questions)
+        if _PIPELINE in connection.info and any(awaited := [*awaited]):
             # Not by fetching: PostgreSQL's limit for idle transactions does not look at who has flushed, not synced.
             connection.info[_PIPELINE].sync()
-        return [each() if each else [] for each in awaited]
+        for each in awaited:
+            yield each() if each else []
 
 
 def tell(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> None:

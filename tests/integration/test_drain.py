@@ -827,6 +827,21 @@ def test_a_drain_that_is_out_of_time_leaves_the_rest_and_frees_the_lease(runtime
     assert Lease(runtime.queue.connection, HOME).take()
 
 
+def test_what_arrives_while_the_lease_is_freed_is_drained_too(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, late = Lease.release, [event()]
+
+    def release_late(lease: Lease) -> None:
+        append(runtime, *(late.pop() for _ in tuple(late)))
+        release(lease)
+
+    append(runtime, event())
+    monkeypatch.setattr(Lease, "release", release_late)
+    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME))
+    assert totals(runtime)["applied"] == 2
+
+
 def test_a_drain_without_the_lease_does_nothing(runtime: Runtime) -> None:
     append(runtime, event())
     assert Lease(runtime.queue.connection, HOME, "another").take()

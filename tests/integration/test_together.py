@@ -52,6 +52,25 @@ def test_an_answer_comes_behind_what_was_done_before_it_was_asked(runtime: Runti
     assert read_of(runtime, 2) == 0
 
 
+def test_a_claim_that_cannot_be_had_is_told_as_such_with_questions_behind_it(
+    runtime: Runtime, holder: Connection
+) -> None:
+    before = backend_of(runtime)
+    for _ in range(7):  # until the driver has prepared them, and once more
+        with pytest.raises(OperationalError, match="lock timeout"):
+            claim_impatiently(runtime)
+    holder.execute(text("ROLLBACK"))
+    with runtime.writer.connect() as connection, together(connection), connection.begin():
+        assert len(checkpoint.claim(connection, Checkpoint(1), (), [_READ])[0]) == 4
+    assert backend_of(runtime) == before
+
+
+def claim_impatiently(runtime: Runtime) -> None:
+    with runtime.writer.connect() as connection, together(connection), connection.begin():
+        connection.execute(text("SET LOCAL lock_timeout = '20ms'"))
+        checkpoint.claim(connection, Checkpoint(1), (), [_READ, None, _READ])
+
+
 def test_an_error_of_one_is_raised_by_the_commit_and_nothing_is_done(runtime: Runtime) -> None:
     before = backend_of(runtime)
     with pytest.raises(DataError, match="division by zero"):

@@ -579,6 +579,14 @@ RECOVERS = (
         (f"{_STREAM}a_deleted_tail_is_not_the_end",),
     ),
     Mutant(
+        "a drain does not look again once its lease is freed",
+        "G7",
+        "workers/drain.py",
+        "            if not drainer.has_more():\n                return\n",
+        "            return\n",
+        (f"{_DRAIN}what_arrives_while_the_lease_is_freed_is_drained_too",),
+    ),
+    Mutant(
         "hints that were left behind are not mended",
         "G7",
         "workers/dispatcher.py",
