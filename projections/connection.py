@@ -21,7 +21,7 @@ _work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
 
 @contextmanager
 def meanwhile(step: Callable[[], bool]) -> Iterator[None]:
-    """Take steps of other work wherever this block waits for PostgreSQL, as long as they say that there is more.
+    """Take steps of other work wherever this block waits for PostgreSQL, until one says that there is no more.
 
     A step should be short, as the answer waits for its end, and not use the connection waited for. What it raises ends
     the wait.
@@ -48,9 +48,8 @@ class BoundedConnection(psycopg.Connection[Any]):
         """Run a step of the protocol to its end; raises what the server answers, or OperationalError if it does not."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
-        step = _work.get()
-        if step is not None:
-            gen = _working(gen, self.fileno(), step)
+        if _work.get() is not None:
+            gen = _working(gen, self.fileno())
         try:
             return super().wait(gen, interval, self.answer_within_s)
         except BaseException as error:
@@ -128,8 +127,8 @@ def _reading_on(gen: PQGen[T], socket: int) -> PQGen[T]:
         return result
 
 
-def _working(gen: PQGen[T], socket: int, step: Callable[[], bool]) -> PQGen[T]:
-    """Run a step of the protocol, and before each wait, steps of the work to do meanwhile."""
+def _working(gen: PQGen[T], socket: int) -> PQGen[T]:
+    """Run a step of the protocol, and before each wait, steps of the work to do meanwhile, as long as there is any."""
     ready: Any = None
     while True:
         try:
@@ -137,9 +136,12 @@ def _working(gen: PQGen[T], socket: int, step: Callable[[], bool]) -> PQGen[T]:
         except StopIteration as done:
             result: T = done.value
             return result
-        has_come = _polling(socket, wanted)
-        while not has_come.poll(0) and step():
-            pass
+        if step := _work.get():
+            has_come = _polling(socket, wanted)
+            while not has_come.poll(0):
+                if not step():
+                    _work.set(None)  # a few events have many waits, and no work for any
+                    break
         ready = yield wanted
 
 

@@ -1,7 +1,7 @@
 """The drain: read from the checkpoint, judge, apply, until nothing is left or the time is up."""
 
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -60,9 +60,10 @@ class Drainer:
         if batch is None:
             return True
         faster = self.pace.count_after(batch.reading)
-        is_ahead = look_ahead and self.pace.allows_look_ahead and self.intake.look_ahead(batch, faster)
+        if look_ahead and self.pace.allows_look_ahead:
+            self.intake.look_ahead(batch, faster)
         applying_s = time.monotonic()
-        with meanwhile(self.intake.go_on) if is_ahead else nullcontext():
+        with meanwhile(self.intake.go_on):
             after = apply(self.runtime.writer, self.runtime.projections, batch)
         self._tell(after, Committed.now(batch, after, began_s, applying_s))
         self.breaker.applied({event.tenant_id for event in batch.events})

@@ -72,19 +72,17 @@ class Intake:
             pass
         return Batch(expected, start, look.behind, look.events, look.letters, self._homes(look.letters))
 
-    def look_ahead(self, batch: Batch, count: int) -> bool:
+    def look_ahead(self, batch: Batch, count: int) -> None:
         """Read `count` entries behind a batch, to be taken next if that batch is applied, and judged by then or before.
 
-        Returns whether any were read. Without Redis none are, once its client has run out of patience: who takes next
-        will meet it too.
+        Without Redis nothing is read, once its client has run out of patience: who takes next will meet it too.
         """
         reading = batch.reading
         if reading.reaches_end or reading.end.position is None:
-            return False
+            return
         place = Place(batch.start.epoch, reading.entries[-1].position, reading.end.position)
         with suppress(RedisError):
             self._ahead = self._look(place, count)
-        return self._ahead is not None
 
     def go_on(self) -> bool:
         """Judge some of what was read ahead; returns whether there was anything to do."""
