@@ -13,14 +13,13 @@ import psutil
 
 from api_stub import keys
 from api_stub.keys import Kind
-from benchmarks import place
 from benchmarks.history import History
 from benchmarks.load import Request
 from benchmarks.mixes import TENANTS
 from benchmarks.place import Place
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 
 HOURS = 720
 
@@ -61,7 +60,7 @@ class Api:
 @contextmanager
 def api(where: Place, database_url: str) -> Iterator[Api]:
     """Run the API on a database."""
-    port = place.port()
+    port = free_port()
     engine = writer_engine(DatabaseSettings.from_environ({"DATABASE_URL": database_url}).database_url)
     made = {}
     with engine.begin() as connection:

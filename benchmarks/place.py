@@ -17,7 +17,6 @@ from redis import Redis
 from benchmarks import mixes
 from benchmarks.mixes import PARTITIONS, Entry
 from benchmarks.size import Size
-from cli.embedded import free_port
 from cli.migrate import migrate_database
 from event_stream.stream import Stream, stream_key
 from projections.settings import DatabaseSettings
@@ -141,11 +140,6 @@ def migrate(database_url: str) -> None:
     """Make our schema in a database."""
     environ: Mapping[str, str] = {"DATABASE_URL": database_url}
     migrate_database(DatabaseSettings.from_environ(environ).database_url, PARTITIONS)
-
-
-def port() -> int:
-    """Return a port that is free now."""
-    return free_port("127.0.0.1")
 
 
 @contextmanager

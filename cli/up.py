@@ -1,28 +1,18 @@
-"""`projector up`: everything on this machine, kept running until it is told to end.
-
-Keys:
-
-    projector:up  string  there for a minute after an `up` has looked at its processes: to see whether Redis takes it
-"""
+"""`projector up`: everything on this machine, kept running until it is told to end."""
 
 import fcntl
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import click
 from redis import Redis
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from api_stub import keys
 from api_stub.keys import Kind
@@ -34,24 +24,18 @@ from cli.migrate import migrate_database
 from cli.output import CliError
 from cli.serve import check_free
 from cli.supervisor import POLL_S, Child, Supervisor
+from cli.tending import START_TIMEOUT_S, impatient_redis, is_ok, tend
 from event_stream.settings import StreamSettings
 from projections import versions
 from projections.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
 from projections.store import writer_engine
-from workers.progress import STALLED_AFTER_S
-from workers.runtime import Runtime, redis_client
+from workers.runtime import Runtime
 from workers.settings import RedisSettings
-from workers.status import read_dispatchers, read_workers
 
-START_TIMEOUT_S = 60.0
 # Together with one look at servers that are silent, less than the 10 s that ending may take.
 STOP_TIMEOUT_S = 7.0
-LOOK_TIMEOUT_S = 1.0
-LOOK_EVERY_S = 5.0
 DEMO_PAUSE_S = 1.0
-BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
-LOOK_KEY = "projector:up"
 
 
 @click.command()
@@ -97,7 +81,7 @@ def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Eve
             ready = _start_demo(supervisor, environ, directory, api, stopping)
         if ready:
             click.echo("ready")
-        _tend(supervisor, Runtime.from_environ(environ, _impatient_redis), api, stopping)
+        tend(supervisor, Runtime.from_environ(environ, impatient_redis), _operations_url(api), stopping)
     finally:
         supervisor.stop(STOP_TIMEOUT_S)
         (directory / environment.UP_ENV).unlink(missing_ok=True)
@@ -107,7 +91,7 @@ def _start(
     supervisor: Supervisor, environ: Mapping[str, str], directory: Path, workers: int, stopping: threading.Event
 ) -> bool:
     """Start the Procfile's processes; returns whether reads answer, False if it was told to stop before."""
-    client = _impatient_redis(environ["REDIS_URL"])
+    client = impatient_redis(environ["REDIS_URL"])
     _await(supervisor, stopping, lambda: _pings(client), "Redis did not answer; is REDIS_URL right?")
     if stopping.is_set():
         return False
@@ -119,98 +103,29 @@ def _start(
     if _is_rebuild_due(environ["DATABASE_URL"]):
         supervisor.add(Child("rebuild", [*_command("migrate"), "--rebuild"], environ, until_done=True))
     url = _operations_url(ApiSettings.from_environ(environ))
-    _await(supervisor, stopping, lambda: _is_ok(f"{url}/readyz"), "reads did not answer; the lines above say why")
+    _await(supervisor, stopping, lambda: is_ok(f"{url}/readyz"), "reads did not answer; the lines above say why")
     return not stopping.is_set()
-
-
-def _tend(supervisor: Supervisor, runtime: Runtime, api: ApiSettings, stopping: threading.Event) -> None:
-    """Restart what dies or stalls, until told to stop."""
-    servers = [
-        Server("api", partial(_is_ok, f"{_operations_url(api)}/healthz", LOOK_TIMEOUT_S)),
-        Server("valkey", partial(_answers, runtime.stream.redis)),
-    ]
-    ear = Ear(runtime.queue.connection)
-    look_at = time.monotonic()
-    while not stopping.wait(POLL_S):
-        supervisor.tend()
-        if time.monotonic() < look_at:
-            continue
-        _kill_stalled(supervisor, runtime, ear)
-        for server in servers:
-            if server.is_silent():
-                supervisor.kill_all(server.name, why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
-        look_at = time.monotonic() + LOOK_EVERY_S
-
-
-@dataclass
-class Server:
-    """A process that answers whenever it is asked; `answers` asks it."""
-
-    name: str
-    answers: Callable[[], bool]
-    answered_at: float = field(default_factory=time.monotonic)
-
-    def is_silent(self) -> bool:
-        """Ask; return whether it has not answered for STALLED_AFTER_S, once in that time."""
-        answers = self.answers()
-        silent = not answers and time.monotonic() - self.answered_at > STALLED_AFTER_S
-        if answers or silent:
-            self.answered_at = time.monotonic()
-        return silent
-
-
-@dataclass
-class Ear:
-    """Tells whether a silence is a process's own: a Redis that is full, say, takes signs of life from nobody."""
-
-    redis: Redis
-    clock: Callable[[], float] = time.monotonic
-    deaf_at: float = float("-inf")
-
-    def hears(self) -> bool:
-        """Return whether Redis takes what is written now, and did at every look of the last STALLED_AFTER_S."""
-        try:
-            self.redis.set(LOOK_KEY, 1, ex=60)
-        except RedisError:
-            self.deaf_at = self.clock()
-        return self.clock() - self.deaf_at > STALLED_AFTER_S
-
-
-def _kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: Ear) -> None:
-    """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever.
-
-    One that has not been heard of at all stalled while it started, or Redis has forgotten it. While Redis hears nobody
-    none is killed: a dispatcher that was could not go on emptying it.
-    """
-    if not ear.hears():
-        return
-    try:
-        found = [*read_workers(runtime), *read_dispatchers(runtime)]
-    except RedisError:
-        return
-    here = [process for process in found if process.host == socket.gethostname()]
-    # In a container that was started again numbers repeat: the latest sign of life is the one who lives.
-    idle_s = {each.pid: each.idle_s for each in sorted(here, key=lambda each: each.idle_s, reverse=True)}
-    for child in supervisor.children:
-        if child.name in BEATING and child.pid is not None:
-            longest_s = STALLED_AFTER_S if child.pid in idle_s else START_TIMEOUT_S
-            if idle_s.get(child.pid, child.age_s) > longest_s:
-                supervisor.kill(child, why=f"silent for more than {longest_s:.0f} s")
 
 
 def _environ(directory: Path) -> tuple[dict[str, str], EmbeddedValkey | None]:
     """Return the environment of all processes, and the server to embed if none is named."""
     environ = dict(os.environ)
+    for name, host in (("PORT", "HOST"), ("OPS_PORT", "OPS_HOST")):
+        if environ.get(name) == "0":
+            environ[name] = str(free_port(environ.get(host) or environ.get("HOST") or "127.0.0.1", _ports(environ)))
     valkey = None
     if not environ.get("REDIS_URL"):
-        valkey = EmbeddedValkey.in_directory(directory / "valkey")
+        valkey = EmbeddedValkey.in_directory(directory / "valkey", apart_from=_ports(environ))
         environ["REDIS_URL"] = valkey.url
-    if environ.get("PORT") == "0":
-        environ["PORT"] = str(free_port(environ.get("HOST") or "127.0.0.1"))
     StreamSettings.from_environ(environ)
     RedisSettings.from_environ(environ)
     environ["DATABASE_URL"] = DatabaseSettings.from_environ(environ).database_url
     return environ, valkey
+
+
+def _ports(environ: Mapping[str, str]) -> set[int]:
+    """Return where the API is going to listen: nobody does yet."""
+    return {port for _, port in ApiSettings.from_environ(environ).addresses}
 
 
 def _process(name: str, environ: Mapping[str, str]) -> Child:
@@ -287,22 +202,6 @@ def _pings(client: Redis) -> bool:
         return False
 
 
-def _answers(client: Redis) -> bool:
-    """Whether Redis says anything at all; while it loads its data it says that it is busy."""
-    try:
-        client.ping()
-    except (BusyLoadingError, ResponseError):
-        return True
-    except RedisError:
-        return False
-    return True
-
-
-def _impatient_redis(url: str) -> Redis:
-    """Return a client that soon gives up: a silent server must not keep us from hearing that we are to end."""
-    return redis_client(url, LOOK_TIMEOUT_S, retries=0)
-
-
 def _operations_url(api: ApiSettings) -> str:
     return _url(api.addresses[-1])
 
@@ -310,14 +209,6 @@ def _operations_url(api: ApiSettings) -> str:
 def _url(address: tuple[str, int]) -> str:
     host, port = address
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _is_ok(url: str, timeout_s: float = 5.0) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 (our own address)
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @contextmanager

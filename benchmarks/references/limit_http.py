@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks import place
 from benchmarks.asking import await_port
 from benchmarks.place import Place
+from tests.support.servers import free_port
 
 _numbers = count(1)
 
@@ -27,7 +27,7 @@ def limit_http(where: Place, answer: bytes) -> Iterator[int]:
     """Serve an answer; yields the port."""
     file = where.directory / f"answer_{next(_numbers)}"
     file.write_bytes(answer)
-    port = place.port()
+    port = free_port()
     with where.process("benchmarks.references.limit_http", str(port), str(file)):
         await_port(port, "limit-http answers")
         yield port

@@ -17,12 +17,11 @@ import pytest
 from sqlalchemy import text
 from structlog.contextvars import get_contextvars
 
-from cli.embedded import free_port
 from tests.support.driving import append, append_raw, totals
 from tests.support.events import PROJECT, TENANT, event
 from tests.support.processes import environ_of
 from tests.support.proxy import Proxy
-from tests.support.servers import RedisServer, wait_until
+from tests.support.servers import RedisServer, free_port, wait_until
 from workers import drain
 from workers.dispatcher import Dispatcher
 from workers.queue import Lease
@@ -93,7 +92,7 @@ def _await_read(runtime: Runtime, entries: int) -> None:
 def test_no_log_holds_a_key_or_a_payload_and_a_drains_lines_are_told_apart(
     runtime: Runtime, commands: Commands
 ) -> None:
-    url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    url = f"http://127.0.0.1:{free_port()}"
     key = subprocess.run(
         [sys.executable, "-m", "cli", "keys", "create", "--tenant", TENANT],
         check=True,

@@ -11,14 +11,13 @@ import pytest
 
 from api_stub import keys
 from api_stub.keys import Kind
-from cli.embedded import free_port
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
 from projections.registry import PROJECTIONS
 from projections.store import reader_engine, writer_engine
 from tests.support.driving import append, drain_all
 from tests.support.events import PROJECT, TENANT, event
-from tests.support.servers import RedisServer, wait_until
+from tests.support.servers import RedisServer, free_port, wait_until
 from workers.queue import drain_queue
 from workers.runtime import Runtime, redis_client
 
@@ -29,7 +28,7 @@ def api_url(
 ) -> Iterator[str]:
     database = f"sqlite:///{tmp_path_factory.mktemp('openapi') / 'projector.db'}"
     Path(database.removeprefix("sqlite:///")).write_bytes(sqlite_template.read_bytes())
-    port = free_port("127.0.0.1")
+    port = free_port()
     environ = {"REDIS_URL": redis_server.url, "DATABASE_URL": database, "PROJECTOR_PARTITIONS": "4", "PORT": str(port)}
     _fill(redis_server, database)
     process = subprocess.Popen([sys.executable, "-m", "cli", "api"], env=os.environ | environ)

@@ -9,14 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.embedded import free_port
 from event_stream.envelope import time_text
 from event_stream.types import partition_of
 from tests.support.driving import Api, append, drain_all
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event
 from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 from workers.drain import Drainer, run
 from workers.pace import Pace
 from workers.queue import Lease
@@ -81,7 +80,7 @@ def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_nex
     own = Api(runtime.writer, runtime.reader)
     key = own.key(TENANT, PROJECT)
     own.close()
-    port = str(free_port("127.0.0.1"))
+    port = str(free_port())
     url = f"http://127.0.0.1:{port}"
     api = start("cli", "api", PORT=port)
     wait_until(lambda: answers(url), "it answers", 120)

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from api_stub.operations import Health
-from cli.embedded import free_port
 from cli.screen import Screen
 from cli.serve import projector_health
 from event_stream.types import partition_of
@@ -20,7 +19,7 @@ from tests.support.events import TENANT, event
 from tests.support.processes import Start
 from tests.support.proxy import Proxy
 from tests.support.scraping import Scraped, scrape
-from tests.support.servers import RedisServer, wait_until
+from tests.support.servers import RedisServer, free_port, wait_until
 from workers import status
 from workers.dispatcher import Dispatcher
 from workers.overview import read_overview
@@ -106,7 +105,7 @@ class Served:
 
 @pytest.fixture
 def served(alive: Runtime, redis_server: RedisServer, start: Start) -> Iterator[Served]:
-    proxy, port = Proxy(redis_server.port), free_port("127.0.0.1")
+    proxy, port = Proxy(redis_server.port), free_port()
     start("cli", "api", PORT=str(port), REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
     made = Served(f"http://127.0.0.1:{port}", proxy)
     wait_until(lambda: _is_ready(made), "reads answer", 90)

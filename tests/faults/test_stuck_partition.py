@@ -13,14 +13,13 @@ import psutil
 import psycopg
 import pytest
 
-from cli.embedded import free_port
 from event_stream.types import partition_of
 from tests.support.driving import append, checkpoints
 from tests.support.events import TENANT, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.scraping import Scraped
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 from workers import status
 from workers.queue import QUEUE_NAME
 from workers.runtime import Runtime
@@ -133,7 +132,7 @@ class Watched:
 @pytest.fixture
 def watched(runtime: Runtime, start: Start, monkeypatch: pytest.MonkeyPatch) -> Watched:
     monkeypatch.setattr(status, "STALLED_AFTER_S", STALLED_AFTER_S)  # for `read_status` in this process
-    port = free_port("127.0.0.1")
+    port = free_port()
     constants = json.dumps(CONSTANTS)
     workers = [start("tests.support.hurried", "worker", constants) for _ in range(2)]
     start("tests.support.hurried", "dispatcher", constants)

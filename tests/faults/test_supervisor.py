@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli import supervisor as supervising
-from cli import up
+from cli import tending
 from cli.supervisor import Child, Supervisor
 from tests.support.servers import RedisServer, wait_until
 from workers.progress import STALLED_AFTER_S
@@ -78,22 +78,22 @@ def test_nobody_is_killed_for_a_silence_that_is_redis_own(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(up, "START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(tending, "START_TIMEOUT_S", 0.0)
     now = [0.0]
-    ear = up.Ear(runtime.queue.connection, clock=lambda: now[0])
+    ear = tending.Ear(runtime.queue.connection, clock=lambda: now[0])
     supervisor.add(child := Child("dispatcher", SLEEPER, {}))
     before = redis_server.refusals("OOM")
     redis_server.ask("CONFIG", "SET", "maxmemory", "1")
     try:
-        up._kill_stalled(supervisor, runtime, ear)
+        tending.kill_stalled(supervisor, runtime, ear)
         assert redis_server.refusals("OOM") == before + 1
     finally:
         redis_server.ask("CONFIG", "SET", "maxmemory", "0")
     now[0] = STALLED_AFTER_S  # Redis takes signs of life again; those of before were not heard
-    up._kill_stalled(supervisor, runtime, ear)
+    tending.kill_stalled(supervisor, runtime, ear)
     assert "process.stalled" not in "".join(capfd.readouterr())
     now[0] += 1
-    up._kill_stalled(supervisor, runtime, ear)
+    tending.kill_stalled(supervisor, runtime, ear)
     wait_until(lambda: child.pid is None, "it is killed")
 
 
@@ -110,9 +110,9 @@ def test_nobody_is_killed_for_the_silence_of_one_who_had_the_same_number_before(
         working.register_birth()  # type: ignore[no-untyped-call]
         if beat is not None:
             runtime.queue.connection.hset(working.key, "last_heartbeat", beat)
-    up._kill_stalled(supervisor, runtime, up.Ear(runtime.queue.connection))
+    tending.kill_stalled(supervisor, runtime, tending.Ear(runtime.queue.connection))
     assert sorted(each.idle_s > 3000 for each in read_workers(runtime) if each.pid == child.pid) == [False, True]
     assert "process.stalled" not in "".join(capfd.readouterr())
     runtime.queue.connection.delete(f"rq:worker:worker.{child.pid}.a")
-    up._kill_stalled(supervisor, runtime, up.Ear(runtime.queue.connection))
+    tending.kill_stalled(supervisor, runtime, tending.Ear(runtime.queue.connection))
     wait_until(lambda: child.pid is None, "it is killed when it is silent itself")

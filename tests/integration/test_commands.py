@@ -17,12 +17,11 @@ import pytest
 from sqlalchemy import text, update
 
 from api_stub.openapi import document
-from cli.embedded import free_port
 from projections import schema, versions
 from projections.store import reader_engine, writer_engine
 from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event, mixed
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 from workers.runtime import Runtime
 
 Run = Any
@@ -123,11 +122,11 @@ def test_a_port_in_use_is_named(run: Run) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         assert "set HOST, PORT" in run("api", expect=1, PORT=port)
-        assert "set HOST, PORT" in run("api", expect=1, PORT=str(free_port("127.0.0.1")), OPS_PORT=port)
+        assert "set HOST, PORT" in run("api", expect=1, PORT=str(free_port()), OPS_PORT=port)
 
 
 def test_health_names_what_does_not_fit(runtime: Runtime, processes: Any) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     processes("api", PORT=str(port), PROJECTOR_PARTITIONS="5")
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: _status(f"{url}/readyz") == 200, "reads answer")
@@ -296,7 +295,7 @@ def processes(environ: dict[str, str]) -> Iterator[Any]:
 
 
 def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runtime, processes: Any) -> None:
-    port, ops_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    port, ops_port = free_port(), free_port()
     running = [
         processes("api", PORT=str(port), OPS_PORT=str(ops_port)),
         processes("dispatcher"),
@@ -450,9 +449,7 @@ def test_verify_takes_a_sample_one_read_model_or_one_tenant(run: Run, damaged: d
 @on_sqlite
 def test_verify_needs_no_redis(run: Run, damaged: dict[str, Any]) -> None:
     assert damaged
-    assert "tenants that differ: 4" in run(
-        "verify", expect=1, REDIS_URL=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"
-    )
+    assert "tenants that differ: 4" in run("verify", expect=1, REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
 
 
 @on_sqlite

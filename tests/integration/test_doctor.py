@@ -20,7 +20,6 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, insert, make_url, text
 
-from cli.embedded import free_port
 from cli.migrate import migrate_database
 from event_stream.types import partition_of
 from migrations import upgrade
@@ -29,7 +28,7 @@ from projections.store import writer_engine
 from tests.conftest import PARTITIONS, sqlalchemy_url
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, body, event
-from tests.support.servers import PostgresServer, RedisServer, wait_until
+from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 from workers import breaker, drain
 from workers.checkup.check import Finding, Severity
 from workers.checkup.examine import Examination, examine
@@ -213,7 +212,7 @@ def test_an_old_server_is_named_and_its_streams_are_not_asked(
 
 @only_sqlite
 def test_a_cluster_is_found(environ: Environ) -> None:
-    server = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port("127.0.0.1")))
+    server = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.start()
     try:
         found = examined(environ | {"REDIS_URL": server.url})
@@ -225,7 +224,7 @@ def test_a_cluster_is_found(environ: Environ) -> None:
 
 @only_sqlite
 def test_a_replica_is_told_its_master(alive: Runtime, environ: Environ) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     alive.stream.redis.replicaof("127.0.0.1", str(port))
     try:
         found = finding(environ, "redis-replica")
@@ -377,7 +376,7 @@ def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
 
 @only_postgresql
 def test_a_database_out_of_reach_is_found_and_redis_is_still_examined(alive: Runtime, environ: Environ) -> None:
-    url = f"postgresql://somebody:hush-hush@127.0.0.1:{free_port('127.0.0.1')}/nowhere"
+    url = f"postgresql://somebody:hush-hush@127.0.0.1:{free_port()}/nowhere"
     with configured(alive, appendonly="no"):
         found = examined(environ | {"DATABASE_URL": url})
     assert codes(found) == {"database-unreachable", "redis-aof-off"}

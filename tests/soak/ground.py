@@ -18,12 +18,11 @@ from sqlalchemy import Engine
 
 from api_stub import keys
 from api_stub.keys import Kind
-from cli.embedded import free_port
 from cli.migrate import migrate_database
 from projections.settings import DatabaseSettings
 from tests.soak.plan import PARTITIONS, WORKERS, Plan
 from tests.support.driving import held_open
-from tests.support.servers import PostgresServer, RedisServer, wait_until
+from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 from workers.runtime import Runtime
 
 OWN_NAME = "soak"  # by which servers know our own connections, so that these are not counted
@@ -72,7 +71,7 @@ def ground(plan: Plan) -> Iterator[Ground]:
         url = postgres.url(DATABASE)
         migrate_database(DatabaseSettings.from_environ({"DATABASE_URL": url}).database_url, PARTITIONS)
         environ = {"REDIS_URL": redis.url, "DATABASE_URL": url, "PROJECTOR_PARTITIONS": str(PARTITIONS)}
-        port, log = free_port("127.0.0.1"), directory / "processes.log"
+        port, log = free_port(), directory / "processes.log"
         ours = {
             "REDIS_URL": f"{redis.url}?client_name={OWN_NAME}",
             "DATABASE_URL": f"{url}?application_name={OWN_NAME}",

@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
-from cli.embedded import free_port
-from tests.support.servers import left_over, wait_until
+from tests.support.servers import free_port, left_over, wait_until
 
 PROJECTOR = str(Path(sys.executable).parent / "projector")
 
@@ -25,7 +24,7 @@ class Deployment:
     def __init__(self, directory: Path, *options: str, database_url: str | None = None, **environ: str) -> None:
         self.directory = directory
         self.options = options
-        self.port = free_port("127.0.0.1")
+        self.port = free_port()
         clean = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DATABASE_URL")}
         self.environ = clean | {"PROJECTOR_DATA_DIR": str(directory), "PORT": str(self.port)} | environ
         if database_url is not None:

