@@ -1,12 +1,12 @@
 """The `projector` command and how its errors are told."""
 
 import sys
+from importlib import import_module
 
 import click
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli import append, contract, dead_letters, doctor, keys, migrate, processes, rebuild, status, up, verify
 from cli.output import CliError
 from event_stream.errors import EventStreamError
 from event_stream.settings import SettingsError
@@ -14,35 +14,48 @@ from projections.errors import ProjectionsError
 from workers import logs
 from workers.errors import WorkersError
 
+# Where each command is; its function has its name.
+MODULES = {
+    "api": "cli.serve",
+    "append": "cli.append",
+    "contract": "cli.contract",
+    "dead-letters": "cli.dead_letters",
+    "demo-traffic": "cli.up",
+    "dispatcher": "cli.processes",
+    "doctor": "cli.doctor",
+    "keys": "cli.keys",
+    "migrate": "cli.migrate",
+    "rebuild": "cli.rebuild",
+    "status": "cli.status",
+    "up": "cli.up",
+    "verify": "cli.verify",
+    "worker": "cli.processes",
+}
 _ON_PURPOSE = (CliError, EventStreamError, ProjectionsError, WorkersError)
 _OUTAGES = (RedisError, SQLAlchemyError, OSError)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """The commands of `MODULES`, each imported when it is asked for: a worker, say, needs no web server, no Alembic."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's own signature)
+        """Return the names of all commands."""
+        return sorted(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return a command, or None if there is none of this name."""
+        if cmd_name not in MODULES:
+            return None
+        command: click.Command = getattr(import_module(MODULES[cmd_name]), cmd_name.replace("-", "_"))
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="projector")
 def projector(debug: bool) -> None:  # noqa: ARG001 (read where errors are told)
     """Event-sourced read models: events in through Redis Streams, two instant reads out over HTTP."""
     logs.configure()
-
-
-for command in (
-    up.up,
-    migrate.migrate,
-    processes.api,
-    processes.worker,
-    processes.dispatcher,
-    append.append,
-    status.status,
-    keys.keys,
-    dead_letters.dead_letters,
-    rebuild.rebuild,
-    verify.verify,
-    doctor.doctor,
-    contract.contract,
-    up.demo_traffic,
-):
-    projector.add_command(command)
 
 
 def run() -> None:

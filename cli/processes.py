@@ -1,4 +1,4 @@
-"""The Procfile's processes."""
+"""`projector worker` and `projector dispatcher`: who projects, and who rings for it."""
 
 import os
 import signal
@@ -11,8 +11,7 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from api_stub.settings import ApiSettings
-from cli import environment, serve
+from cli import environment
 from cli.output import CliError
 from projections import versions
 from projections.faults import describe
@@ -24,13 +23,6 @@ from workers.worker import worker as rq_worker
 RETRY_S = 1.0
 
 log = structlog.get_logger()
-
-
-@click.command()
-def api() -> None:
-    """Answer the reads over HTTP on HOST:PORT."""
-    environment.load()
-    serve.run(ApiSettings.from_environ(os.environ), os.environ)
 
 
 @click.command()

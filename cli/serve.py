@@ -1,13 +1,15 @@
-"""Composes the API of reads, health and metrics of the projector included, and serves it."""
+"""`projector api`: composes the API of reads, health and metrics of the projector included, and serves it."""
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import click
 import uvicorn
 import uvloop
 from redis import Redis
@@ -24,6 +26,7 @@ from api_stub.meter import Meter
 from api_stub.operations import Health, Operations
 from api_stub.protocol import AnswersInOnePiece
 from api_stub.settings import ApiSettings
+from cli import environment
 from cli.metrics import Own
 from cli.output import CliError
 from cli.scrape import Scrape
@@ -39,6 +42,13 @@ THREADS = 4
 CHECKS = 4  # can it read, do events arrive, and the two halves of a scrape
 REDIS_TIMEOUT_S = 1.5
 SHUTDOWN_S = 5
+
+
+@click.command()
+def api() -> None:
+    """Answer the reads over HTTP on HOST:PORT."""
+    environment.load()
+    run(ApiSettings.from_environ(os.environ), os.environ)
 
 
 def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:

@@ -7,11 +7,12 @@ import json
 import sys
 from importlib import import_module
 
-from cli.main import projector
+from cli.main import MODULES, projector
 
 
 def main() -> None:
     command, constants = sys.argv[1], json.loads(sys.argv[2])
+    import_module(MODULES[command])  # what copies a constant from another module keeps the value it has there
     for name, value in constants.items():
         module, _, constant = name.rpartition(".")
         owner = import_module(module)

@@ -83,7 +83,9 @@ def test_a_command_has_this_name_and_takes_these_options(
     command: click.Command = projector
     words = shlex.split(line)[1:]
     while isinstance(command, click.Group):
-        command = command.commands[words.pop(0)]
+        found = command.get_command(click.Context(command), name := words.pop(0))
+        assert found is not None, name
+        command = found
     if words:
         command.make_context(line, words)
 
