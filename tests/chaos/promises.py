@@ -22,7 +22,9 @@ from workers.runtime import Runtime
 # Redis trims whole nodes of a stream: as many entries as one may hold stay, and the checkpoint's own.
 LENGTH_MAX = 101
 KEYS_OF_A_PARTITION = ("events:{%d}", "events:{%d}:projected", "events:{%d}:read")
-KEYS_THAT_EXPIRE = ("projector:lease:{%d}", "projector:progress:{%d}", "projector:rate:{%d}")
+KEYS_THAT_EXPIRE = (
+    *("projector:lease:{%d}", "projector:progress:{%d}", "projector:rate:{%d}", "projector:failure:{%d}"),
+)
 KEYS_OF_ALL = {
     "events:partitions",
     "projector:dispatchers",

@@ -32,6 +32,9 @@ from tests.support.events import PROJECT, TENANT, body, event
 from tests.support.servers import wait_until
 from workers.runtime import redis_client
 
+# Half of what they are, and still more than a busy machine keeps a process from its signs of life.
+SOON_STALLED = {"cli.tending.STALLED_AFTER_S": 15.0, "cli.tending.START_TIMEOUT_S": 30.0}
+
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Deployment]:
@@ -61,9 +64,8 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
 
     running = up.pids(".")
     assert len(running) == 5
-    started = time.monotonic()
     assert up.stop() == 0
-    assert time.monotonic() - started < 10
+    assert "process.killed" not in up.log.read_text()  # each ended by itself, in its share of ten seconds
     assert not (up.directory / "up.env").exists()
     assert not any(psutil.pid_exists(pid) for pid in running)
 
@@ -173,8 +175,11 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
     producer = Producer(stream, settings)
     home_partition = producer.append(event("project.created.v1")).partition
     many = [producer.prepare(body(event())) for _ in range(20_000)]
+    (worker,) = map(psutil.Process, up.pids("cli worker"))
+    worker.suspend()
     producer.send(many)
-    assert stream.projected([home_partition])[home_partition].entries < 20_001  # it dies in the middle
+    assert stream.projected([home_partition])[home_partition].entries < 20_001
+    worker.resume()
     assert up.kill(victim) == 1
     wait_until(lambda: _pings(stream), "Redis answers")
     last = producer.append_many([event() for _ in range(1000)])[-1]
@@ -190,19 +195,24 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
 
 
 @pytest.mark.parametrize("victim", ["cli dispatcher", "cli api", "valkey-server"])
-def test_what_is_paused_is_killed_and_replaced(up: Deployment, victim: str) -> None:
+def test_what_is_paused_is_killed_and_replaced(tmp_path: Path, victim: str) -> None:
+    up = Deployment(tmp_path / "data")
+    up.constants = SOON_STALLED
+    up.start()
+    up.await_ready()
     (paused,) = up.pids(victim)
     if victim == "cli dispatcher":
         wait_until(lambda: paused in [each["pid"] for each in _dispatchers(up)], "it gives a sign of life")
     os.kill(paused, signal.SIGSTOP)
-    wait_until(lambda: up.pids(victim) not in ([paused], []), "it is replaced", 90)
+    wait_until(lambda: up.pids(victim) not in ([paused], []), "it is replaced", 300)
     assert "process.stalled" in up.log.read_text()
     wait_until(lambda: _is_ready(up), "the API answers")
     settings = StreamSettings()
     stream = Stream(redis_client(up.variables()["REDIS_URL"]), settings.partitions)
     producer = Producer(stream, settings)
-    producer.wait_until_projected(producer.append(event()), timeout_s=30)
+    producer.wait_until_projected(producer.append(event()), timeout_s=120)
     stream.redis.close()
+    assert up.stop() == 0
 
 
 def _dispatchers(up: Deployment) -> list[dict[str, Any]]:
@@ -226,8 +236,9 @@ def test_a_silent_redis_keeps_nobody_from_ending(up: Deployment) -> None:
 
 def test_a_worker_that_is_paused_is_killed_and_replaced_even_while_it_starts(tmp_path: Path) -> None:
     up = Deployment(tmp_path / "data", "--workers", "2")
+    up.constants = SOON_STALLED
     up.start()
-    wait_until(lambda: len(up.pids("cli worker")) == 2, "two workers start", 90)
+    wait_until(lambda: len(up.pids("cli worker")) == 2, "two workers start", 300)
     first, second = up.pids("cli worker")
     os.kill(first, signal.SIGSTOP)
     up.await_ready()
@@ -236,7 +247,7 @@ def test_a_worker_that_is_paused_is_killed_and_replaced_even_while_it_starts(tmp
     os.kill(second, signal.SIGSTOP)
     producer = Producer(stream, StreamSettings())
     producer.wait_until_projected(producer.append(event()), timeout_s=120)
-    wait_until(lambda: not {first, second} & set(up.pids("cli worker")), "both are replaced", 120)
+    wait_until(lambda: not {first, second} & set(up.pids("cli worker")), "both are replaced", 300)
     assert up.log.read_text().count('"event": "process.stalled"') == 2
     assert up.stop() == 0
     stream.redis.close()

@@ -1,5 +1,6 @@
 """What a client sees of a process that is killed: an API under its readers, an `append` in the middle of its file."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from event_stream.types import partition_of
 from tests.support.driving import Api, append, drain_all
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event
 from tests.support.law import assert_all_is_well
-from tests.support.processes import Start
+from tests.support.processes import PATIENT_API, Start
 from tests.support.servers import free_port, wait_until
 from workers.drain import Drainer, run
 from workers.pace import Pace
@@ -82,7 +83,7 @@ def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_nex
     own.close()
     port = str(free_port())
     url = f"http://127.0.0.1:{port}"
-    api = start("cli", "api", PORT=port)
+    api = start("tests.support.hurried", "api", json.dumps(PATIENT_API), PORT=port)
     wait_until(lambda: answers(url), "it answers", 120)
     activity = httpx.get(url + ACTIVITY, headers={"Authorization": f"Bearer {key}"}).json()["data"]
     assert len(activity) == 100
@@ -102,7 +103,7 @@ def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_nex
             errors = readers.errors
             api.kill()
             wait_until(lambda errors=errors: readers.errors > errors, "readers see it die", 120)
-            api = start("cli", "api", PORT=port)
+            api = start("tests.support.hurried", "api", json.dumps(PATIENT_API), PORT=port)
         before = readers.answers
         wait_until(lambda: readers.answers > before + 20, "the last one answers", 120)
     assert readers.wrong == []

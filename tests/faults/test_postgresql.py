@@ -169,7 +169,7 @@ def test_a_drain_that_sleeps_in_its_transaction(
     runtime: Runtime, onlooker: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """25P03: the server ends the session of a drain that was paused, and the claim is free again."""
-    hurry(runtime.writer, idle_in_transaction_session_timeout="300ms")
+    hurry(runtime.writer, idle_in_transaction_session_timeout="2s")
     work = Work.load(runtime)
 
     def fault() -> None:

@@ -141,6 +141,7 @@ def test_a_database_that_accepts_and_does_not_answer(
     gave_up = ("the server was silent for 0.5 s", "connection timeout expired")
     assert any(each.endswith(gave_up) for each in work.failures())
     assert any(each.endswith(gave_up) for each in work.dispatcher_outages())
+    monkeypatch.setattr(BoundedConnection, "answer_within_s", 25.0)
     work.assert_whole()
 
 
@@ -163,6 +164,7 @@ def test_a_time_limit_that_strikes_while_a_statement_runs_is_seen_as_such(runtim
     def limit(_number: int, _frame: object) -> None:
         raise JobTimeoutException
 
+    runtime.writer.connect().close()  # or it might strike while one is made
     before = signal.signal(signal.SIGALRM, limit)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)

@@ -147,13 +147,14 @@ def test_processes_side_by_side_end_with_whoever_asked(
 ) -> None:
     load_and_damage(runtime)
     with runtime.writer.begin() as connection:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(select(checkpoint.table).with_for_update())  # nobody gets through
         asking = start("cli", "rebuild", "--processes", "3")
         wait_until(lambda: waiting_for_locks(runtime) == 3, "they wait for their claims")
         helpers = psutil.Process(asking.pid).children()
         asking.send_signal(by)
-        asking.wait(30)
-        _, alive = psutil.wait_procs(helpers, timeout=3)  # they wait for the claim for longer than that
+        asking.wait(60)
+        _, alive = psutil.wait_procs(helpers, timeout=30)  # they wait for the claim for longer than that
     assert not alive
     assert start("cli", "rebuild").wait(60) == 0
     assert_all_is_well(runtime, HISTORY)

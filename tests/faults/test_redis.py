@@ -168,7 +168,7 @@ def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition
     now_s[0] = 61.0
     assert set(dispatcher.sweep()[1]) == {HOME, partition_of(elsewhere, 4)}
     redis.delete(*redis.scan_iter("projector:lease:*"))  # as if the drains that were rung for had died
-    drain_all(runtime, budget_s=2)
+    drain_all(runtime, budget_s=5)
     assert_counted_once(runtime, events[:read] + theirs)
     found = read_overview(runtime)
     home, failure = found.partitions[HOME], found.partitions[HOME].failure

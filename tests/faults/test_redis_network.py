@@ -158,10 +158,10 @@ def test_a_large_batch_crosses_a_narrow_link_once_though_it_takes_longer_than_th
     runtime: Runtime, proxy: Proxy
 ) -> None:
     bodies = [(HOME, b"x" * 60_000)] * 400
-    proxy.bytes_per_s = 8e6
-    client = redis_client(url_of(proxy), timeout_s=1.0, retries=0)
+    proxy.bytes_per_s = 4e6
+    client = redis_client(url_of(proxy), timeout_s=4.0, retries=0)
     started_s = time.monotonic()
     assert len(Stream(client, 4).append(bodies)) == len(bodies)
-    assert time.monotonic() - started_s > 2.0
+    assert time.monotonic() - started_s > 5.0
     client.close()
     assert runtime.stream.ends()[HOME].added == len(bodies)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -403,15 +404,18 @@ async def test_at_most_a_hundred_entries_newest_first_ties_by_id_descending(runt
 
 
 async def test_a_found_key_is_trusted_for_its_cache_time_and_no_longer(
-    filled: Runtime, writer: Engine, reader: Engine
+    filled: Runtime, writer: Engine, reader: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = [0.0]
+    monkeypatch.setattr("api_stub.checks.time", SimpleNamespace(monotonic=lambda: now[0]))
     api = Api(writer, reader, key_cache_s=0.3)
     key = api.key(TENANT, PROJECT)
     assert (await api.ask(STATS, key)).status_code == 200
     with writer.begin() as connection:
         stored_keys.revoke(connection, key.split("_")[2], api.now_us)
+    now[0] = 0.29
     assert (await api.ask(STATS, key)).status_code == 200
-    await anyio.sleep(0.35)
+    now[0] = 0.31
     assert await problem(api, STATS, key) == (401, "API_KEY_REVOKED")
     api.close()
 

@@ -469,9 +469,9 @@ def test_a_reader_sees_the_rows_from_before_or_from_after_and_nothing_else(runti
     try:
         for _ in range(5):
             execute(runtime, *wrong)
-            asked.acquire()
+            assert asked.acquire(timeout=120)
             rebuild_all(runtime)
-            asked.acquire()
+            assert asked.acquire(timeout=120)
             assert dump(runtime.reader) == truth
     finally:
         stop.set()

@@ -387,7 +387,7 @@ def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, mon
     monkeypatch.setattr(verify_jobs, "STATEMENT_S", 60.0)
     monkeypatch.setattr("workers.verify.mismatches", slow)
     for _ in range(3):
-        with pytest.raises(JobTimeoutException), UnixSignalDeathPenalty(1, JobTimeoutException):  # type: ignore[no-untyped-call]
+        with pytest.raises(JobTimeoutException), UnixSignalDeathPenalty(3, JobTimeoutException):  # type: ignore[no-untyped-call]
             verify_jobs.work_here(filled)
     append(filled, event(tenantid="ten_0"))
     drain_all(filled)
@@ -420,7 +420,7 @@ def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, m
             connection.execute(text(endless))
         return []
 
-    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 0.2)
+    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 2.0)
     monkeypatch.setattr("workers.verify.mismatches", slow)
     found = a_pass(filled)
     assert (found.tenants, found.skipped, found.wrong_tenants) == (3, 1, 0)

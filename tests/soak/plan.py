@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tests.support.processes import PATIENT_API
 from workers import dispatcher
 
 PARTITIONS = 4
@@ -55,6 +56,8 @@ class Plan:
             "workers.dispatcher.TRIM_EVERY_S": self.trim_every_s,
             "workers.dispatcher.LOOK_FOR_VERIFIED_S": min(dispatcher.LOOK_FOR_VERIFIED_S, self.verify_s),
             "workers.verify_jobs.EVERY_S": self.verify_s,
+            # A machine that stands still for a while makes an API late, and that is nothing that grows.
+            **PATIENT_API,
         }
 
 

@@ -67,7 +67,7 @@ def soak(plan: Plan, on_sample: Callable[[float], None] = lambda _: None) -> Soa
     with ground(plan) as where, Sampler(where) as sampler:
         _begin(where, traffic)
         with playing(plan, where, traffic, made.done) as players:
-            for at_s in moments(plan.lasts_s, plan.sample_s):
+            for at_s in moments(plan.lasts_s, plan.sample_s, lambda: not _undone(sampler, made)):
                 made.at_s.append(at_s)
                 made.samples.append(sampler.take())
                 on_sample(at_s)
@@ -103,17 +103,23 @@ def _await_drained(where: Ground) -> None:
 
 
 def _wrong(players: list[Player], sampler: Sampler, made: Soak) -> list[str]:
-    made.done["passes of the verification"] = len(sampler.passes)
     wrong = [f"a player ended: {player.error!r}" for player in players if player.error]
     if sampler.unknown:
         wrong.append(f"keys that nobody documents: {', '.join(sorted(sampler.unknown)[:5])}")
+    return wrong + _undone(sampler, made)
+
+
+def _undone(sampler: Sampler, made: Soak) -> list[str]:
+    """Return what has not been played, or not often enough."""
+    made.done["passes of the verification"] = len(sampler.passes)
+    undone = []
     wanted = made.plan.events_per_s * made.plan.speed * made.plan.lasts_s
     if made.done["entries appended"] < 0.9 * wanted:
-        wrong.append(f"only {made.done['entries appended']:,} of {wanted:,.0f} entries were appended")
-    wrong.extend(f"no {what}" for what in DONE if not made.done[what])
+        undone.append(f"only {made.done['entries appended']:,} of {wanted:,.0f} entries were appended")
+    undone.extend(f"no {what}" for what in DONE if not made.done[what])
     if made.done["passes of the verification"] < 2 or not made.done["letters replayed"]:
-        wrong.append("nothing was verified, or replayed, again and again")
-    return wrong
+        undone.append("nothing was verified, or replayed, again and again")
+    return undone
 
 
 def _wrong_at_rest(where: Ground, traffic: Traffic) -> list[str]:

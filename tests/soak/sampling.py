@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from workers import verified
 from workers.queue import QUEUE_NAME
 
 MIB = 2**20
+LATE_MAX_S = 60.0
 REGISTRIES: Mapping[str, type[BaseRegistry]] = {
     "started": StartedJobRegistry,
     "finished": FinishedJobRegistry,
@@ -127,11 +128,14 @@ class Sampler:
         yield "entries of the backlog", max(0, added - int(read))
 
 
-def moments(lasts_s: float, every_s: float) -> Iterator[float]:
-    """Yield when to take a sample, in seconds from now, each when it is due."""
+def moments(lasts_s: float, every_s: float, is_enough: Callable[[], bool]) -> Iterator[float]:
+    """Yield when to take a sample, in seconds from now, each when it is due, until it is enough.
+
+    That is so after `lasts_s`, or LATE_MAX_S later on a machine that stood still meanwhile.
+    """
     began_s = time.monotonic()
     number = 0
-    while (due_s := number * every_s) <= lasts_s:
+    while (due_s := number * every_s) <= lasts_s or (due_s <= lasts_s + LATE_MAX_S and not is_enough()):
         time.sleep(max(0.0, began_s + due_s - time.monotonic()))
         yield time.monotonic() - began_s
         number = max(number + 1, int((time.monotonic() - began_s) / every_s))

@@ -1,5 +1,6 @@
 """A running `projector up` in a folder of its own, as a stranger finds it: a process, a port, lines of output."""
 
+import json
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ PROJECTOR = str(Path(sys.executable).parent / "projector")
 
 
 class Deployment:
-    """`projector up` on an embedded Redis and, unless a URL is given, SQLite."""
+    """`projector up` on an embedded Redis and, unless a URL is given, SQLite; `constants` of it may be others."""
+
+    constants: Mapping[str, float] | None = None
 
     def __init__(self, directory: Path, *options: str, database_url: str | None = None, **environ: str) -> None:
         self.directory = directory
@@ -35,9 +39,12 @@ class Deployment:
         left_over.callback(self.remove)
 
     def start(self) -> None:
+        command = [PROJECTOR, "up"]
+        if self.constants is not None:
+            command = [sys.executable, "-m", "tests.support.hurried", "up", json.dumps(self.constants)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [PROJECTOR, "up", *self.options],
+                [*command, *self.options],
                 env=self.environ,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -53,7 +60,7 @@ class Deployment:
                 self.lines.append(line.rstrip("\n"))
 
     def await_ready(self) -> None:
-        wait_until(lambda: "ready" in self.lines or self.ended(), "`projector up` prints ready", 90)
+        wait_until(lambda: "ready" in self.lines or self.ended(), "`projector up` prints ready", 300)
         assert not self.ended(), self.log.read_text()[-3000:]
 
     def ended(self) -> bool:

@@ -1,5 +1,7 @@
 """One of the Procfile's commands, with some of the product's constants changed: `… hurried worker '{"name": value}'`.
 
+Options of the command may follow.
+
 Of a constant the whole name is given, such as `workers.dispatcher.TRIM_BEHIND_S`; what is not named stays as it is.
 """
 
@@ -18,7 +20,7 @@ def main() -> None:
         owner = import_module(module)
         assert hasattr(owner, constant), name
         setattr(owner, constant, value)
-    projector([command], standalone_mode=False)
+    projector([command, *sys.argv[3:]], standalone_mode=False)
 
 
 if __name__ == "__main__":

