@@ -42,6 +42,11 @@ def describe(error: BaseException) -> str:
     return f"{type(original).__name__}: {first}"[:_DESCRIPTION_LENGTH_MAX]
 
 
+def is_too_much(error: BaseException) -> bool:
+    """Return whether this process has no memory for what it took on: less at once may fit."""
+    return isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+
+
 def fault_of(error: BaseException, interruptions: tuple[type[BaseException], ...] = ()) -> Fault:
     """Return what an error out of `apply` is about.
 

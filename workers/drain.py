@@ -16,7 +16,7 @@ from projections import checkpoint
 from projections.apply import Batch, apply
 from projections.checkpoint import Checkpoint, StaleClaimError
 from projections.connection import meanwhile
-from projections.faults import Fault, describe, fault_of
+from projections.faults import Fault, describe, fault_of, is_too_much
 from projections.versions import OutdatedReleaseError
 from workers import breaker
 from workers.breaker import PROBE_S, Breaker
@@ -165,7 +165,7 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
         pace.slow_down()
     if is_open:
         pause_s = PROBE_S
-    elif fault is Fault.OURS and pace.failed_in_a_row <= NARROWING_STEPS_MAX:
+    elif (fault is Fault.OURS or is_too_much(error)) and pace.failed_in_a_row <= NARROWING_STEPS_MAX:
         pause_s = 0.0
     else:
         pause_s = pace.back_off_s()

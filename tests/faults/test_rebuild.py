@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import delete, select, text, update
 
 from projections import activity, analysis_trend, checkpoint
+from tests.support.commands import carry_out
 from tests.support.driving import append, checkpoints, drain_all, dump
 from tests.support.events import mixed
 from tests.support.law import assert_all_is_well
@@ -78,8 +79,7 @@ def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(
 
 
 def again(environ: dict[str, str], *options: str) -> Any:
-    command = [sys.executable, "-m", "cli", "rebuild", "--json", *options]
-    done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
+    done = carry_out(environ, "rebuild", "--json", *options)
     assert done.returncode == 0, done.stderr
     assert "going on with what was begun" in done.stderr
     return json.loads(done.stdout)
@@ -169,9 +169,7 @@ def waiting_for_locks(runtime: Runtime) -> int:
 def test_without_a_worker_it_says_so(runtime: Runtime, database_url: str, redis_url: str) -> None:
     append(runtime, *HISTORY[:10])
     drain_all(runtime)
-    command = [sys.executable, "-m", "cli", "rebuild", "--workers"]
-    environ = environ_of(database_url, redis_url)
-    done = subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
+    done = carry_out(environ_of(database_url, redis_url), "rebuild", "--workers")
     assert done.returncode == 1
     assert "no worker is alive; start `projector worker`, or rebuild without --workers" in done.stderr
     assert still_due(runtime)

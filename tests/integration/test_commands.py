@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from sqlalchemy import text, update
 from api_stub.openapi import document
 from projections import schema, versions
 from projections.store import reader_engine, writer_engine
+from tests.support.commands import carry_out
 from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event, mixed
 from tests.support.processes import Start
@@ -49,14 +48,7 @@ def environ(redis_url: str, database_url: str, tmp_path: Path) -> dict[str, str]
 @pytest.fixture
 def run(environ: dict[str, str]) -> Run:
     def call(*arguments: str, expect: int = 0, **changed: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environ | changed,
-            timeout=60,
-        )
+        done = carry_out(environ | changed, *arguments)
         assert done.returncode == expect, done.stdout + done.stderr
         if expect:
             assert "Traceback" not in done.stderr
@@ -67,10 +59,7 @@ def run(environ: dict[str, str]) -> Run:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help(command: list[str]) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "cli", *command, "--help"], check=True, capture_output=True, text=True
-    )
-    assert shown.stdout.startswith("Usage: ")
+    assert carry_out(dict(os.environ), *command, "--help").stdout.startswith("Usage: ")
 
 
 def test_wrong_usage_ends_with_2(run: Run) -> None:

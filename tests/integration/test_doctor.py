@@ -26,6 +26,7 @@ from migrations import upgrade
 from projections import schema, versions
 from projections.store import writer_engine
 from tests.conftest import PARTITIONS, sqlalchemy_url
+from tests.support.commands import Done, carry_out
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, body, event
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
@@ -690,20 +691,13 @@ def test_a_stream_that_nobody_trims_is_a_danger(alive: Runtime, environ: Environ
 # The command
 
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Done]
 
 
 @pytest.fixture
 def run(environ: Environ) -> Run:
-    def call(*arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "cli", "doctor", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=os.environ | environ | changed,
-            timeout=60,
-        )
+    def call(*arguments: str, **changed: str) -> Done:
+        return carry_out(os.environ | environ | changed, "doctor", *arguments)
 
     return call
 

@@ -16,6 +16,7 @@ from sqlalchemy import event as sqlalchemy_event
 from cli.screen import Screen
 from cli.status import picture
 from event_stream.types import partition_of
+from tests.support.commands import carry_out
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, event
 from tests.support.processes import environ_of
@@ -219,14 +220,7 @@ def test_json_is_the_model_and_keeps_its_order(runtime: Runtime, environ: dict[s
     append(runtime, event(), event())
     append_raw(runtime, 0, b"nonsense")
     drain_all(runtime)
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "status", "--json"],
-        check=False,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+    done = carry_out(environ, "status", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == [*Overview.model_fields, "health", "problems"]

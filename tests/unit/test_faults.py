@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from event_stream.decoding import decode
-from projections.faults import Fault, describe, fault_of
+from projections.faults import Fault, describe, fault_of, is_too_much
 from projections.projection import FoldError
 from tests.support.events import body, event
 
@@ -79,6 +79,13 @@ def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> 
 )
 def test_everything_else_is_the_world_being_away(error: BaseException) -> None:
     assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.WORLD
+
+
+def test_a_process_without_memory_should_take_on_less_even_if_a_fold_says_so() -> None:
+    assert is_too_much(MemoryError())
+    assert is_too_much(out_of_a_fold(MemoryError()))
+    assert not is_too_much(out_of_a_fold(OSError()))
+    assert not is_too_much(psycopg.OperationalError("out of memory"))  # the server's is not ours
 
 
 def test_of_all_that_postgresql_can_say_only_bad_data_and_broken_constraints_are_ours() -> None:
