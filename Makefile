@@ -13,7 +13,7 @@ run: .venv/runtime ## everything on this machine, with a demo tenant (Ctrl-C end
 	$(BIN)/projector up --demo --workers $(WORKERS)
 
 test: .venv/dev ## all tests, on real servers from wheels
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 mutants: .venv/dev ## plant bugs, one at a time, and see that the tests notice every one
 	$(BIN)/python -m tests.mutants

@@ -1,19 +1,35 @@
 """The demo tenant: 30 days of history, the same events whenever it is made, and live traffic on top."""
 
+import os
 import random
 import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
+import click
+
+from cli import environment
+from cli.append import make_producer
 from event_stream.envelope import time_text
 
 TENANT = "ten_demo"
+PAUSE_S = 1.0
 HISTORY_DAYS = 30
 DAY_US = 86_400_000_000
 _BORN = "2026-01-01T00:00:00Z"
 _PROJECTS = {"checkout-api": "Checkout API", "billing-worker": "Billing worker", "web-frontend": "Web frontend"}
 _RULES = ("Checkout error spike", "Latency above baseline", "Log volume dropped")
+
+
+@click.command(hidden=True)
+def demo_traffic() -> None:
+    """Append an event of the demo tenant every second, until ended."""
+    environment.load()
+    producer = make_producer(os.environ)
+    while True:
+        producer.append(live())
+        time.sleep(PAUSE_S)
 
 
 def project_id(slug: str) -> str:

@@ -1,6 +1,7 @@
 """The `projector` command and how its errors are told."""
 
 import sys
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 
 import click
@@ -20,7 +21,7 @@ MODULES = {
     "append": "cli.append",
     "contract": "cli.contract",
     "dead-letters": "cli.dead_letters",
-    "demo-traffic": "cli.up",
+    "demo-traffic": "cli.demo",
     "dispatcher": "cli.processes",
     "doctor": "cli.doctor",
     "keys": "cli.keys",
@@ -35,22 +36,27 @@ _ON_PURPOSE = (CliError, EventStreamError, ProjectionsError, WorkersError)
 _OUTAGES = (RedisError, SQLAlchemyError, OSError)
 
 
-class Commands(click.Group):
+class OnDemand(Mapping[str, click.Command]):
     """The commands of `MODULES`, each imported when it is asked for: a worker, say, needs no web server, no Alembic."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's own signature)
-        """Return the names of all commands."""
-        return sorted(MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return a command, or None if there is none of this name."""
-        if cmd_name not in MODULES:
-            return None
-        command: click.Command = getattr(import_module(MODULES[cmd_name]), cmd_name.replace("-", "_"))
+    def __getitem__(self, name: str) -> click.Command:
+        """Return a command; raises KeyError if there is none of this name."""
+        command: click.Command = getattr(import_module(MODULES[name]), name.replace("-", "_"))
         return command
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all commands."""
+        return iter(MODULES)
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(MODULES)
+
+
+@click.group(
+    commands=OnDemand(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="projector")
 def projector(debug: bool) -> None:  # noqa: ARG001 (read where errors are told)

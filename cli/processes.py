@@ -15,6 +15,7 @@ from cli import environment
 from cli.output import CliError
 from projections import versions
 from projections.faults import describe
+from workers import rebuild_jobs as _rebuild_jobs  # noqa: F401 (RQ calls it by name; it is to be of this release)
 from workers.dispatcher import Dispatcher
 from workers.runtime import Runtime, process_runtime
 from workers.worker import spare_the_collector

@@ -35,7 +35,6 @@ from workers.settings import RedisSettings
 
 # Together with one look at servers that are silent, less than the 10 s that ending may take.
 STOP_TIMEOUT_S = 7.0
-DEMO_PAUSE_S = 1.0
 
 
 @click.command()
@@ -53,16 +52,6 @@ def up(with_demo: bool, workers: int) -> None:
         signal.signal(number, lambda *_: stopping.set())
     with _only_one(directory):
         _run(directory, with_demo, workers, stopping)
-
-
-@click.command(hidden=True)
-def demo_traffic() -> None:
-    """Append an event of the demo tenant every second, until ended."""
-    environment.load()
-    producer = make_producer(os.environ)
-    while True:
-        producer.append(demo.live())
-        time.sleep(DEMO_PAUSE_S)
 
 
 def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Event) -> None:

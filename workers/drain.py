@@ -161,11 +161,9 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
     fault = fault_of(error, interruptions=(BaseTimeoutException,))
     pace, text = drainer.pace, describe(error)
     is_open = fault is Fault.OURS and drainer.blame(error)
-    if fault is Fault.WORLD:
-        pace.slow_down()
     if is_open:
         pause_s = PROBE_S
-    elif (fault is Fault.OURS or is_too_much(error)) and pace.failed_in_a_row <= NARROWING_STEPS_MAX:
+    elif _narrows(pace, error, fault):
         pause_s = 0.0
     else:
         pause_s = pace.back_off_s()
@@ -180,6 +178,16 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
             log.error("breaker.open", partition=drainer.partition, error=text)
             breaker.publish(redis, f"events of most tenants fail: {text}")
     return pause_s
+
+
+def _narrows(pace: Pace, error: Exception, fault: Fault) -> bool:
+    """Return whether less is to be tried, and at once, as it may well go."""
+    if is_too_much(error):
+        return pace.take_on_less()
+    if fault is Fault.WORLD:
+        pace.slow_down()
+        return False
+    return pace.failed_in_a_row <= NARROWING_STEPS_MAX  # what is to blame has narrowed it
 
 
 @cache

@@ -1,6 +1,7 @@
 """How many entries of a partition to read next, and which of them is suspected when a batch fails."""
 
 import random
+import time
 from dataclasses import dataclass
 
 from event_stream.entries import Position, Reading
@@ -17,6 +18,7 @@ FASTER = 64
 BYTES_MAX = 8 * 1024 * 1024
 FAILURES_ALONE_MAX = 2
 NARROWING_STEPS_MAX = 16  # from ENTRIES_MAX down to one, and that one alone, and some to spare
+MEMORY_SHORT_S = 60.0
 BACK_OFF_FIRST_S = 0.4
 BACK_OFF_MAX_S = 15.0
 
@@ -30,6 +32,10 @@ class Pace:
     failures: int = 0
     why: str = ""
     failed_in_a_row: int = 0
+    waits_in_a_row: int = 0
+    # As many as there was memory for, and until when that is believed.
+    fitting: int = ENTRIES_MAX
+    fitting_until_s: float = 0.0
 
     @property
     def allows_look_ahead(self) -> bool:
@@ -39,18 +45,30 @@ class Pace:
     def count_after(self, done: Reading) -> int:
         """Return how many to read once a batch is done: more, but not so many that they break the byte budget."""
         entries = max(1, len(done.entries))
-        fitting = max(1, BYTES_MAX * entries // max(1, done.size))
-        return min(self.count**2 * FASTER, fitting, ENTRIES_MAX)
+        in_budget = max(1, BYTES_MAX * entries // max(1, done.size))
+        most = self.fitting if time.monotonic() < self.fitting_until_s else ENTRIES_MAX
+        return min(self.count**2 * FASTER, in_budget, most)
 
     def speed_up(self, count: int) -> None:
         """A batch is done: read so many next time."""
-        self.failed_in_a_row = 0
+        self.failed_in_a_row = self.waits_in_a_row = 0
         self.count = count
 
     def slow_down(self) -> None:
         """A batch failed, and nothing in it is to blame: read half as much next time."""
         self.failed_in_a_row += 1
         self.count = max(1, self.count // 2)
+
+    def take_on_less(self) -> bool:
+        """Read half as much, and no more for a while: there was no memory for a batch. Returns whether that is less.
+
+        Waiting would give nothing back, and to grow at once what has just failed would fail again after each success.
+        """
+        is_less = self.count > 1
+        self.slow_down()
+        self.fitting = self.count
+        self.fitting_until_s = time.monotonic() + MEMORY_SHORT_S
+        return is_less
 
     def blame(self, batch: Batch, error: BaseException) -> None:
         """Note that a batch failed through what is in it: narrow down, until an entry fails alone."""
@@ -70,8 +88,9 @@ class Pace:
             self.count = max(1, len(positions) // 2)
 
     def back_off_s(self) -> float:
-        """Return how long to wait after a failure: longer after each, and never alike for all who wait."""
-        longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(self.failed_in_a_row - 1, 10))
+        """Return how long to wait after a failure: longer each time in a row, and never alike for all who wait."""
+        longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(self.waits_in_a_row, 10))
+        self.waits_in_a_row += 1
         return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)
 
     def forgive(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import Connection, delete, select, text, update
 
 from projections import activity, analysis_trend, checkpoint
 from tests.support.commands import carry_out
@@ -147,17 +147,21 @@ def test_processes_side_by_side_end_with_whoever_asked(
 ) -> None:
     load_and_damage(runtime)
     with runtime.writer.begin() as connection:
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(select(checkpoint.table).with_for_update())  # nobody gets through
         asking = start("cli", "rebuild", "--processes", "3")
-        wait_until(lambda: waiting_for_locks(runtime) == 3, "they wait for their claims")
+        wait_until(lambda: awake(connection) and waiting_for_locks(runtime) == 3, "they wait for their claims")
         helpers = psutil.Process(asking.pid).children()
         asking.send_signal(by)
-        asking.wait(60)
-        _, alive = psutil.wait_procs(helpers, timeout=30)  # they wait for the claim for longer than that
-    assert not alive
+        wait_until(lambda: awake(connection) and asking.poll() is not None, "it ends")
+        # They would wait for their claims for ten minutes.
+        wait_until(lambda: awake(connection) and psutil.wait_procs(helpers, timeout=0)[1] == [], "they end with it")
     assert start("cli", "rebuild").wait(60) == 0
     assert_all_is_well(runtime, HISTORY)
+
+
+def awake(connection: Connection) -> bool:
+    """Use a connection, as others end the session of whoever sleeps on a claim."""
+    return connection.scalar(text("SELECT true")) is True
 
 
 def waiting_for_locks(runtime: Runtime) -> int:

@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import text, update
 
 from api_stub.openapi import document
+from cli.main import MODULES
 from projections import schema, versions
 from projections.store import reader_engine, writer_engine
 from tests.support.commands import carry_out
@@ -59,11 +62,20 @@ def run(environ: dict[str, str]) -> Run:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help(command: list[str]) -> None:
-    assert carry_out(dict(os.environ), *command, "--help").stdout.startswith("Usage: ")
+    done = carry_out(dict(os.environ), *command, "--help")
+    assert (done.returncode, done.stdout.partition(":")[0]) == (0, "Usage")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES.values())))
+def test_every_command_imports_what_it_needs_and_a_worker_no_more(module: str) -> None:
+    code = f"import sys, {module}; print({{'uvicorn', 'starlette', 'alembic'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert module != "cli.processes" or done.stdout == "set()\n"
 
 
 def test_wrong_usage_ends_with_2(run: Run) -> None:
     run("nonsense", expect=2)
+    assert "Did you mean 'status'?" in run("stat", expect=2)
     run("append", "/no/such/file", expect=2)
     assert "must be a whole number from 1 to 1024" in run("status", expect=2, PROJECTOR_PARTITIONS="0")
     assert "REDIS_URL: is not set" in run("worker", expect=2, REDIS_URL="")
@@ -289,7 +301,7 @@ def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runti
 
 
 def test_a_worker_busy_with_a_backlog_ends_before_it_is_done(runtime: Runtime, start: Start) -> None:
-    """It ends within its budget of two seconds, and a batch: of a backlog of many small ones that is a part."""
+    """Of a backlog of many small batches it applies a part: what its budget leaves."""
     made = [body(event()) for _ in range(200)]
     home = append(runtime, event())[0].partition
     for _ in range(500):

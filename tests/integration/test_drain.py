@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.decoding import Arrival, decode_together
-from event_stream.entries import End, Entry, Position, Reading
+from event_stream.entries import START, End, Entry, Position, Reading
 from event_stream.envelope import Reason, equal_json, time_text
 from event_stream.stream import Stream
 from event_stream.types import Event, WatchdogToggled, partition_of
@@ -584,6 +585,48 @@ def test_large_entries_make_the_next_batch_smaller(runtime: Runtime, monkeypatch
     while not drainer.step():
         assert drainer.pace.count <= 10
     assert totals(runtime)["parked"] == 40
+
+
+def with_memory_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: int) -> list[int]:
+    """Let no more entries be read at once; returns, as it grows, how many each read that failed was to bring."""
+    read_from, failed = Stream.read_from, list[int]()
+
+    def call(stream: Stream, partition: int, position: Position, count: int, other: Position) -> Reading:
+        if (behind := count - (position != START)) > entries:
+            failed.append(behind)
+            raise MemoryError
+        return read_from(stream, partition, position, count, other)
+
+    monkeypatch.setattr(Stream, "read_from", call)
+    append(runtime, *(event() for _ in range(300)))
+    return failed
+
+
+@pytest.mark.parametrize(("entries", "too_many"), [(1, [64, 32, 16, 8, 4, 2]), (30, [64, 32])])
+def test_where_memory_stays_short_a_batch_is_halved_until_it_fits_and_the_next_are_no_larger(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: int, too_many: list[int]
+) -> None:
+    failed = with_memory_for(runtime, monkeypatch, entries)
+    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME), budget_s=60)
+    assert (totals(runtime)["applied"], failed) == (300, too_many)
+
+
+def test_an_entry_that_does_not_fit_alone_is_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = with_memory_for(runtime, monkeypatch, entries=0)
+    drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+    run(drainer, Lease(runtime.queue.connection, HOME), budget_s=2)
+    assert 1 <= len(failed) < 6
+    assert 0 < drainer.pace.back_off_s() < 15
+
+
+def test_after_a_while_memory_is_believed_to_be_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    short, done = Pace(count=16), Reading([], End(None, 0, 0))
+    assert short.take_on_less()
+    assert (short.count, short.count_after(done)) == (8, 8)
+    now_s[0] = pace.MEMORY_SHORT_S
+    assert short.count_after(done) == 8 * 8 * pace.FASTER
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("disk"), ConnectionError(), TimeoutError()])

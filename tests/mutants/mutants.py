@@ -65,6 +65,22 @@ NOTHING_LOST = (
         (f"{_DRAIN}what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails",),
     ),
     Mutant(
+        "a worker short of memory grows its batches again after each that fits",
+        "G8",
+        "workers/pace.py",
+        "most = self.fitting if time.monotonic() < self.fitting_until_s else ENTRIES_MAX",
+        "most = ENTRIES_MAX",
+        (f"{_DRAIN}where_memory_stays_short_a_batch_is_halved_until_it_fits_and_the_next_are_no_larger",),
+    ),
+    Mutant(
+        "an entry for which there is no memory is tried again and again without a pause",
+        "G8",
+        "workers/pace.py",
+        "is_less = self.count > 1",
+        "is_less = True",
+        (f"{_DRAIN}an_entry_that_does_not_fit_alone_is_waited_for",),
+    ),
+    Mutant(
         "a worker that was killed for its memory holds two batches at once from its first entry on",
         "G8",
         "workers/pace.py",
@@ -673,8 +689,8 @@ BOUNDED = (
         "a batch may hold any number of bytes",
         "G8",
         "workers/pace.py",
-        "return min(self.count**2 * FASTER, fitting, ENTRIES_MAX)",
-        "return min(self.count**2 * FASTER, ENTRIES_MAX)",
+        "return min(self.count**2 * FASTER, in_budget, most)",
+        "return min(self.count**2 * FASTER, most)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
     ),
     Mutant(

@@ -22,6 +22,7 @@ from cli.migrate import migrate_database
 from projections.settings import DatabaseSettings
 from tests.soak.plan import PARTITIONS, WORKERS, Plan
 from tests.support.driving import held_open
+from tests.support.processes import PATIENT_API
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 from workers.runtime import Runtime
 
@@ -89,9 +90,11 @@ def ground(plan: Plan) -> Iterator[Ground]:
 
 def _start(role: str, plan: Plan, environ: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
     command = role.split(maxsplit=1)[0].lower()
+    # A machine that stands still for a while makes an API late, and that is nothing that grows.
+    constants = plan.constants | (PATIENT_API if command == "api" else {})
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.support.hurried", command, json.dumps(plan.constants)],
+            [sys.executable, "-m", "tests.support.hurried", command, json.dumps(constants)],
             # The name by which PostgreSQL tells whose connection it is.
             env=os.environ | environ | {"PGAPPNAME": command},
             stdout=file,

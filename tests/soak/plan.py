@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from tests.support.processes import PATIENT_API
 from workers import dispatcher
 
 PARTITIONS = 4
@@ -56,8 +55,6 @@ class Plan:
             "workers.dispatcher.TRIM_EVERY_S": self.trim_every_s,
             "workers.dispatcher.LOOK_FOR_VERIFIED_S": min(dispatcher.LOOK_FOR_VERIFIED_S, self.verify_s),
             "workers.verify_jobs.EVERY_S": self.verify_s,
-            # A machine that stands still for a while makes an API late, and that is nothing that grows.
-            **PATIENT_API,
         }
 
 

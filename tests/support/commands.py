@@ -7,7 +7,7 @@ installed one.
 import os
 import sys
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,6 +43,7 @@ def carry_out(environ: dict[str, str], *arguments: str, timeout_s: float = 300) 
 def _carry_out(environ: dict[str, str], arguments: tuple[str, ...], *files: Path) -> None:
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    set_start_method(None, force=True)  # of this helper it is not
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["projector", *arguments]

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import psutil
@@ -31,19 +32,19 @@ left_over = ExitStack()
 
 @cache
 def _own_ports() -> Iterator[int]:
-    """Return the ports that are this process's alone, round and round: each worker of pytest-xdist has a share.
+    """Return a share of the ports, round and round: each worker of pytest-xdist has one of its own.
 
-    Another run of the tests on this machine begins somewhere else, so it goes ahead or behind.
+    Other runs of the tests on this machine begin somewhere else, so that they seldom come to the same port at once.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     share = PORTS[worker::workers]
-    start = os.getpid() % len(share)
+    start = SystemRandom().randrange(len(share))  # not from the seed that Hypothesis sets
     return cycle([*share[start:], *share[:start]])
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on; it is given to nobody else for long, so its server may start late or again."""
+    """Return a port that nobody listens on, and that is not given again for long: its server may start late, or again."""
     for port in islice(_own_ports(), len(PORTS)):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))

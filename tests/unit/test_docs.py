@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from api_stub.settings import ApiSettings
 from cli import status
-from cli.main import MODULES, projector
+from cli.main import projector
 from cli.metrics import MEASURES, Measure
 from cli.scrape import HALF_WITHIN_S
 from event_stream.decoding import decode
@@ -49,12 +49,12 @@ def test_the_readme_tells_the_defaults() -> None:
 
 def test_every_command_in_the_documents_exists() -> None:
     commands = set(re.findall(r"projector ((?:[a-z]+-?)+)", " ".join(path.read_text() for path in DOCUMENTS)))
-    shown = {name for name in commands if name in MODULES}
+    shown = {name for name in commands if name in projector.commands}
     assert {"up", "migrate", "api", "worker", "dispatcher", "append", "status", "keys", "dead-letters"} <= shown
     in_code = re.findall(r"`projector ([a-z-]+)", README) + re.findall(r"^\$ projector ([a-z-]+)", README, re.MULTILINE)
     assert in_code
     for name in in_code:
-        assert isinstance(projector.get_command(click.Context(projector), name), click.Command)
+        assert isinstance(projector.commands[name], click.Command)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -102,7 +102,7 @@ def test_the_procfile_runs_commands_that_exist() -> None:
     lines = [line.partition(": ") for line in (ROOT / "Procfile").read_text().splitlines()]
     assert [name for name, _, _ in lines] == ["release", "api", "worker", "dispatcher"]
     for _, _, command in lines:
-        assert command.removeprefix("projector ") in MODULES
+        assert command.removeprefix("projector ") in projector.commands
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])

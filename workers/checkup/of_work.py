@@ -51,7 +51,7 @@ def partition_stalled(patient: Patient) -> Iterator[Seen]:
     "partition-failing",
     "G7",
     means="The last batches of a partition failed, three or more in a row. Nothing is lost: it waits longer each time,"
-    " up to 15 s, and tries again.",
+    " up to 15 s, and tries again; where memory was short, at once with half as much.",
     remedy="`projector status` shows the error; mend what it names",
 )
 def partition_failing(patient: Patient) -> Iterator[Seen]:
