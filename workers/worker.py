@@ -23,7 +23,8 @@ from workers.runtime import Runtime
 # RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
 WORKER_TTL_S = 20
 BEAT_EVERY_S = 5.0
-ALLOCATIONS_PER_COLLECTION = 100_000
+# More than two batches hold at once: a collection in the midst of them took 35 ms and found next to nothing.
+ALLOCATIONS_PER_COLLECTION = 300_000
 BEAT_MS = "beat_ms"
 # By Redis's clock: RQ writes the host's, and hosts' clocks differ.
 _BEAT = """
