@@ -45,7 +45,7 @@ def test_a_worker_out_of_memory_reads_less_and_gets_through(
     made = append_large(runtime, 12)
     start("cli", "dispatcher")
     worker = start("tests.support.small_worker", LITTLE_MIB)
-    wait_until(lambda: is_drained(runtime), "all is drained", 240)
+    wait_until(lambda: is_drained(runtime), "all is drained", 180)
     assert worker.poll() is None
     failures = [line for line in capfd.readouterr().err.splitlines() if "MemoryError" in line]
     assert failures
@@ -68,7 +68,7 @@ def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_less(runti
             worker = start("tests.support.small_worker", LITTLE_MIB, "killed")
         return is_drained(runtime)
 
-    wait_until(goes_on, "all is drained", 240)
+    wait_until(goes_on, "all is drained", 180)
     assert deaths > 0
     assert_all_is_well(runtime, made)
 
