@@ -60,14 +60,18 @@ def free_port(host: str, apart_from: Collection[int] = ()) -> int:
     port before its server starts, or while it starts again.
     """
     for port in random.sample(PORTS, 100):
-        if port in apart_from:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-            else:
-                return port
+        if port not in apart_from and is_free(host, port):
+            return port
     raise OSError(errno.EADDRINUSE, f"found no free port on {host}")
+
+
+def is_free(host: str, port: int) -> bool:
+    """Return whether nobody listens on a port of `host` now; raises `OSError` if that is no address of this machine."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+    return True

@@ -15,7 +15,6 @@ from cli import environment
 from cli.output import CliError
 from projections import versions
 from projections.faults import describe
-from workers import rebuild_jobs as _rebuild_jobs  # noqa: F401 (RQ calls it by name; it is to be of this release)
 from workers.dispatcher import Dispatcher
 from workers.runtime import Runtime, process_runtime
 from workers.worker import spare_the_collector
@@ -37,8 +36,8 @@ def worker() -> None:
     runtime = process_runtime()
     with runtime.reader.connect() as connection:
         versions.check(connection, runtime.projections)
-    spare_the_collector()
     running = rq_worker(runtime)
+    spare_the_collector()
     running.work(logging_level="WARNING")
     if running.outdated is not None:
         raise CliError(str(running.outdated))

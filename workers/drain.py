@@ -181,7 +181,7 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
 
 
 def _narrows(pace: Pace, error: Exception, fault: Fault) -> bool:
-    """Return whether less is to be tried, and at once, as it may well go."""
+    """Take on less after a failure; returns whether that is to be tried at once, as it may well go."""
     if is_too_much(error):
         return pace.take_on_less()
     if fault is Fault.WORLD:

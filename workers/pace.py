@@ -88,7 +88,7 @@ class Pace:
             self.count = max(1, len(positions) // 2)
 
     def back_off_s(self) -> float:
-        """Return how long to wait after a failure: longer each time in a row, and never alike for all who wait."""
+        """Begin a wait after a failure; returns its length: longer each time in a row, never alike for all who wait."""
         longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(self.waits_in_a_row, 10))
         self.waits_in_a_row += 1
         return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)

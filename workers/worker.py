@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from importlib import import_module
 from types import TracebackType
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 
 from projections.versions import OutdatedReleaseError
-from workers.queue import DrainJob
+from workers.queue import ALLOWED, DrainJob
 from workers.runtime import Runtime
 
 # RQ waits for a job 15 s less than this, and beats its heart each time: an idle worker every 5 s.
@@ -130,6 +131,8 @@ def worker(runtime: Runtime) -> DrainWorker:
     A drain's own time budget is far below RQ's job timeout. On a second signal RQ gives up the drain too; that loses
     nothing, as its transaction rolls back.
     """
+    for function in ALLOWED:  # RQ would import it with the first job, and from what an upgrade may have put there
+        import_module(function.rpartition(".")[0])
     return DrainWorker(
         [runtime.queue],
         # In a container the first two repeat, and RQ refuses the name of one that was killed a moment ago.

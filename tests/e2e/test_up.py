@@ -64,8 +64,10 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
 
     running = up.pids(".")
     assert len(running) == 5
+    started = time.monotonic()
     assert up.stop() == 0
-    assert "process.killed" not in up.log.read_text()  # each ended by itself, in its share of ten seconds
+    assert time.monotonic() - started < 10
+    assert "process.killed" not in up.log.read_text()  # each ended by itself
     assert not (up.directory / "up.env").exists()
     assert not any(psutil.pid_exists(pid) for pid in running)
 
@@ -197,8 +199,7 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost_or_counted_twice(up: 
 
 @pytest.mark.parametrize("victim", ["cli dispatcher", "cli api", "valkey-server"])
 def test_what_is_paused_is_killed_and_replaced(tmp_path: Path, victim: str) -> None:
-    up = Deployment(tmp_path / "data")
-    up.constants = SOON_STALLED
+    up = Deployment(tmp_path / "data", constants=SOON_STALLED)
     up.start()
     up.await_ready()
     (paused,) = up.pids(victim)
@@ -236,8 +237,7 @@ def test_a_silent_redis_keeps_nobody_from_ending(up: Deployment) -> None:
 
 
 def test_a_worker_that_is_paused_is_killed_and_replaced_even_while_it_starts(tmp_path: Path) -> None:
-    up = Deployment(tmp_path / "data", "--workers", "2")
-    up.constants = SOON_STALLED
+    up = Deployment(tmp_path / "data", "--workers", "2", constants=SOON_STALLED)
     up.start()
     wait_until(lambda: len(up.pids("cli worker")) == 2, "two workers start", 300)
     first, second = up.pids("cli worker")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -297,11 +298,13 @@ def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runti
     assert _status(f"http://127.0.0.1:{ops_port}/v1/config/monitoring/activity") == 404
     for process in running:
         process.send_signal(signal.SIGTERM)
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    started = time.monotonic()
+    assert [process.wait(10) for process in running] == [0, 0, 0]
+    assert time.monotonic() - started < 6
 
 
-def test_a_worker_busy_with_a_backlog_ends_before_it_is_done(runtime: Runtime, start: Start) -> None:
-    """Of a backlog of many small batches it applies a part: what its budget leaves."""
+def test_a_worker_busy_with_a_backlog_ends_within_five_seconds(runtime: Runtime, start: Start) -> None:
+    """And before it is done: of many small batches it applies what its budget allows."""
     made = [body(event()) for _ in range(200)]
     home = append(runtime, event())[0].partition
     for _ in range(500):
@@ -309,8 +312,10 @@ def test_a_worker_busy_with_a_backlog_ends_before_it_is_done(runtime: Runtime, s
     start("cli", "dispatcher")
     worker = start("tests.support.hurried", "worker", json.dumps({"workers.pace.ENTRIES_MAX": 100}))
     wait_until(lambda: runtime.stream.projected([home])[home].entries > 1000, "it is busy")
+    started = time.monotonic()
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 0
+    assert worker.wait(10) == 0
+    assert time.monotonic() - started < 5
     assert runtime.stream.projected([home])[home].entries < 100_001
 
 

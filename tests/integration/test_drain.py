@@ -616,7 +616,15 @@ def test_an_entry_that_does_not_fit_alone_is_waited_for(runtime: Runtime, monkey
     drainer = Drainer(runtime, HOME, pace=Pace(count=1))
     run(drainer, Lease(runtime.queue.connection, HOME), budget_s=2)
     assert 1 <= len(failed) < 6
-    assert 0 < drainer.pace.back_off_s() < 15
+    assert drainer.pace.waits_in_a_row == len(failed)
+
+
+def test_the_steps_down_to_an_entry_that_does_not_fit_make_its_first_wait_no_longer() -> None:
+    short = Pace(count=pace.ENTRIES_MAX)
+    while short.take_on_less():
+        assert short.failed_in_a_row <= pace.NARROWING_STEPS_MAX
+    assert short.count == 1
+    assert short.back_off_s() <= pace.BACK_OFF_FIRST_S
 
 
 def test_after_a_while_memory_is_believed_to_be_there_again(monkeypatch: pytest.MonkeyPatch) -> None:

