@@ -87,7 +87,7 @@ def _latest_us(at_ms: int, max_clock_skew_s: int) -> int:
     return (at_ms + max_clock_skew_s * 1000) * 1000
 
 
-def _whole(type_: str, data: type[Data]) -> Any:
+def whole_event(type_: str, data: type[Data]) -> Any:
     """Return the envelope of one type with its data inside: a dict, as an object would take half as long again."""
     members: dict[str, Any] = {
         "specversion": Literal["1.0"],
@@ -112,7 +112,7 @@ def object_with(members: dict[str, Any]) -> Any:
 
 def _whole_events() -> TypeAdapter[Any]:
     """Return what tells the types apart by their name, and checks envelope and data of each at once."""
-    envelopes: Any = Annotated[Union[tuple(_whole(*each) for each in TYPES.items())], Field(discriminator="type")]  # noqa: UP007
+    envelopes: Any = Annotated[Union[tuple(whole_event(*each) for each in TYPES.items())], Field(discriminator="type")]  # noqa: UP007
     return TypeAdapter(envelopes)
 
 

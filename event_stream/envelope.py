@@ -80,11 +80,31 @@ def time_text(time_us: int) -> str:
     return (text.rstrip("0") if "." in text else text) + "Z"
 
 
-EventId = Annotated[str, Field(pattern=UUID_PATTERN)]
-ProjectId = Annotated[str, Field(pattern=UUID_PATTERN)]
-TenantId = Annotated[str, Field(pattern=TENANT_PATTERN)]
-Source = Annotated[str, Field(min_length=1, max_length=255, pattern=_URI_REFERENCE)]
-TimeText = Annotated[str, Field(pattern=_TIME_PATTERN)]
+EventId = Annotated[
+    str,
+    Field(pattern=UUID_PATTERN, description="Names the event within its tenant: a UUID in lower case, best a UUIDv7."),
+]
+ProjectId = Annotated[
+    str, Field(pattern=UUID_PATTERN, description="The project that the event is about: a UUID in lower case.")
+]
+TenantId = Annotated[str, Field(pattern=TENANT_PATTERN, description="The tenant that the event belongs to.")]
+Source = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=255,
+        pattern=_URI_REFERENCE,
+        description="Where the event happened: a URI reference (RFC 3986), such as `/watchdog`.",
+    ),
+]
+TimeText = Annotated[
+    str,
+    Field(
+        pattern=_TIME_PATTERN,
+        description="When the fact happened: RFC 3339 with an offset, 1970 or later. Digits of the fraction beyond"
+        " microseconds are cut off.",
+    ),
+]
 
 
 def shown_time(text: str) -> str:

@@ -29,85 +29,153 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectCreated(Data):
-    slug: Slug
-    name: Name
-    description: Text | None = None
-    is_default: bool
+    """A project exists from now on. Creating a deleted project again keeps its counts and memberships."""
+
+    slug: Annotated[Slug, Field(description="The slug by which readers find the project.", examples=["checkout-api"])]
+    name: Annotated[Name, Field(description="The name that people read.", examples=["Checkout API"])]
+    description: Annotated[
+        Text | None,
+        Field(description="What the project is about.", examples=["Payments and orders"]),
+    ] = None
+    is_default: Annotated[bool, Field(description="Whether this is the tenant's default project.", examples=[False])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectUpdated(Data):
-    slug: Slug | None = None
-    name: Name | None = None
-    description: Text | None = None
+    """Some facts about a project changed. A member that is left out or null changes nothing."""
+
+    slug: Annotated[Slug | None, Field(description="The new slug.", examples=["checkout-v2"])] = None
+    name: Annotated[Name | None, Field(description="The new name.", examples=["Checkout API v2"])] = None
+    description: Annotated[
+        Text | None,
+        Field(description="The new description.", examples=["Payments, orders and refunds"]),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectDeleted(Data):
-    pass
+    """A project no longer exists. Reads answer 404 until it is created again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSourceAdded(Data):
-    log_source_id: Id
+    """A log source was added to the project."""
+
+    log_source_id: Annotated[Id, Field(description="The log source.", examples=["log_7f3a"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSourceRemoved(Data):
-    log_source_id: Id
+    """A log source was removed from the project."""
+
+    log_source_id: Annotated[Id, Field(description="The log source.", examples=["log_7f3a"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepoConnected(Data):
-    repo_id: Id
+    """A source-code repository was connected to the project."""
+
+    repo_id: Annotated[Id, Field(description="The repository.", examples=["repo_19c2"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepoDisconnected(Data):
-    repo_id: Id
+    """A source-code repository was disconnected from the project."""
+
+    repo_id: Annotated[Id, Field(description="The repository.", examples=["repo_19c2"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationChannelAdded(Data):
-    channel_id: Id
+    """A notification channel was added to the project."""
+
+    channel_id: Annotated[Id, Field(description="The channel.", examples=["chn_55d0"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationChannelRemoved(Data):
-    channel_id: Id
+    """A notification channel was removed from the project."""
+
+    channel_id: Annotated[Id, Field(description="The channel.", examples=["chn_55d0"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportDeskBound(Data):
-    binding_id: Id
+    """A support desk was bound to the tenant."""
+
+    binding_id: Annotated[Id, Field(description="The binding.", examples=["desk_0b41"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportDeskUnbound(Data):
-    binding_id: Id
+    """A support desk was unbound from the tenant."""
+
+    binding_id: Annotated[Id, Field(description="The binding.", examples=["desk_0b41"])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogToggled(Data):
-    enabled: bool
+    """Monitoring of the project was switched on or off."""
+
+    enabled: Annotated[bool, Field(description="Whether monitoring is on from now on.", examples=[True])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisCreated(Data):
-    analysis_id: Id
-    severity: Severity | None = None
-    trigger: Literal["dashboard", "api", "chat", "support_ticket", "watchdog"] | None = None
+    """An analysis was created. Every event counts, even one that repeats an `analysisId`."""
+
+    analysis_id: Annotated[Id, Field(description="The analysis.", examples=["ana_c81e"])]
+    severity: Annotated[Severity | None, Field(description="How severe the finding is.", examples=["high"])] = None
+    trigger: Annotated[
+        Literal["dashboard", "api", "chat", "support_ticket", "watchdog"] | None,
+        Field(description="Where the analysis was started.", examples=["api"]),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogEvaluated(Data):
-    rule_id: Id
-    rule_name: Name
-    passed: bool
-    alert_fired: bool
-    suppressed_reason: SuppressedReason | None
-    severity: Severity
-    summary: Text
+    """A watchdog rule was evaluated: it passed, it failed and fired an alert, or it failed without an alert."""
+
+    __pydantic_config__ = ConfigDict(
+        **Data.__pydantic_config__,
+        json_schema_extra={
+            "allOf": [
+                {
+                    "$comment": "A passed evaluation has no alert, no reason and an empty summary.",
+                    "if": {"properties": {"passed": {"const": True}}, "required": ["passed"]},
+                    "then": {
+                        "properties": {
+                            "alertFired": {"const": False},
+                            "suppressedReason": {"const": None},
+                            "summary": {"const": ""},
+                        }
+                    },
+                },
+                {
+                    "$comment": "A fired alert was not suppressed.",
+                    "if": {"properties": {"alertFired": {"const": True}}, "required": ["alertFired"]},
+                    "then": {"properties": {"suppressedReason": {"const": None}}},
+                },
+            ]
+        },
+    )
+
+    rule_id: Annotated[Id, Field(description="The rule, shown to readers as it is.", examples=["wdg_a1b2"])]
+    rule_name: Annotated[Name, Field(description="The rule's name.", examples=["Checkout error spike"])]
+    passed: Annotated[bool, Field(description="Whether the rule found nothing wrong.", examples=[False])]
+    alert_fired: Annotated[bool, Field(description="Whether an alert was sent.", examples=[True])]
+    suppressed_reason: Annotated[
+        SuppressedReason | None,
+        Field(description="Why no alert was sent although the rule failed; null otherwise.", examples=[None]),
+    ]
+    severity: Annotated[Severity, Field(description="How severe the rule is.", examples=["high"])]
+    summary: Annotated[
+        Text,
+        Field(
+            description="One sentence for people; empty when the rule passed.",
+            examples=["Error count is 4.1× the recent baseline"],
+        ),
+    ]
 
     def __post_init__(self) -> None:
         """Raise ValueError unless it is one of the three outcomes."""
