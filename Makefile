@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run setup test chaos soak mutants check format lock bench clean
+.PHONY: help run setup test chaos soak mutants check format docs lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ check: .venv/dev ## what CI checks besides the tests
 format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/dev ## write the generated parts of the reference pages again
+	$(BIN)/python docs/generate.py
 
 bench: .venv/dev ## how fast, as ratios to references of the same run; BENCH="--quick", or names of rows
 	$(BIN)/python -m benchmarks $(BENCH)

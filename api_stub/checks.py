@@ -1,4 +1,4 @@
-"""The checks of CONTRACT 2.1 that need no project; each returns what it found or raises the ApiError to answer."""
+"""The checks that need no project (docs/reference/api.md#checks): each returns a value or raises an ApiError."""
 
 import re
 import time
@@ -94,7 +94,7 @@ def project_header(request: Request) -> str | None:
 
 
 def no_min_position(request: Request) -> None:
-    """Refuse what is not built yet (CONTRACT 2.4)."""
+    """Refuse a header that is not implemented (docs/reference/api.md#x-min-position)."""
     if "X-Min-Position" in request.headers:
         raise errors.not_implemented("X-Min-Position is not supported yet; leave it out.")
 

@@ -1,4 +1,4 @@
-"""Every error that the API answers with: status, code, message (CONTRACT 2 and 2.1)."""
+"""Every error that the API answers with: status, code, message (docs/reference/api.md#errors)."""
 
 from dataclasses import dataclass, field
 

@@ -56,7 +56,7 @@ class Reads:
         return {"key": self.key_of, "stats": self.stats_of, "activity": self.activity_of}
 
     async def stats(self, request: Request) -> Response:
-        """GET /v1/config/projects/{slug}/stats (CONTRACT 2.2)."""
+        """GET /v1/config/projects/{slug}/stats (docs/reference/api.md#stats)."""
         now = self.clock()
         key = await self.key_ring.reader(request, now)
         slug = checks.slug(request)
@@ -83,7 +83,7 @@ class Reads:
         return json_response(200, to_json({"success": True, "data": stats}))
 
     async def activity(self, request: Request) -> Response:
-        """GET /v1/config/monitoring/activity (CONTRACT 2.3)."""
+        """GET /v1/config/monitoring/activity (docs/reference/api.md#activity)."""
         now = self.clock()
         key = await self.key_ring.reader(request, now)
         hours = checks.hours(request)

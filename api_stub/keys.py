@@ -1,4 +1,4 @@
-"""API keys: made, stored as hashes, looked up, revoked (CONTRACT 2.1).
+"""API keys: made, stored as hashes, looked up, revoked (docs/reference/api.md#keys).
 
 A key reads `ss_<kind>_<key id>_<secret>`: the id finds the row by its primary key, the secret is compared as a hash in
 constant time. It holds 256 random bits, so a plain SHA-256 cannot be guessed backwards.

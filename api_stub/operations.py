@@ -1,4 +1,4 @@
-"""The handlers for those who run the API (CONTRACT 2.5)."""
+"""The handlers for those who run the API (docs/reference/api.md#operations)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor

@@ -1,4 +1,6 @@
-"""The two reads. Each is one statement that goes through keys and touches a constant number of rows (CONTRACT 2, G6).
+"""The two reads. Each is one statement that goes through keys and touches a constant number of rows.
+
+docs/reference/api.md#stats and docs/reference/api.md#activity say what they answer.
 
 A statement answers any number of asks at once, each ask touching its own few rows, all from one snapshot.
 """

@@ -12,12 +12,41 @@ _PORT = "a port from 0 to 65535"
 class ApiSettings(Settings):
     """Where the API and its operations endpoints listen; those are beside the API unless OPS_PORT is set."""
 
-    host: str = Field(default="127.0.0.1", alias="HOST", description="an address of this machine")
-    port: int = Field(default=8000, ge=0, le=65_535, alias="PORT", description=_PORT)
-    ops_host: str | None = Field(default=None, alias="OPS_HOST", description="an address of this machine")
-    ops_port: int | None = Field(default=None, ge=0, le=65_535, alias="OPS_PORT", description=_PORT)
+    host: str = Field(
+        default="127.0.0.1",
+        alias="HOST",
+        title="The address that the API listens on.",
+        description="an address of this machine",
+    )
+    port: int = Field(
+        default=8000,
+        ge=0,
+        le=65_535,
+        alias="PORT",
+        title="The port that the API listens on. With 0 the operating system chooses one.",
+        description=_PORT,
+    )
+    ops_host: str | None = Field(
+        default=None,
+        alias="OPS_HOST",
+        title="The address of the operations endpoints. It needs `OPS_PORT`; without it, `HOST` is used.",
+        description="an address of this machine",
+    )
+    ops_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        alias="OPS_PORT",
+        title="The port of the operations endpoints. Without it, they are served beside the API.",
+        description=_PORT,
+    )
     key_cache_s: float = Field(
-        default=5.0, ge=0, le=3600, alias="PROJECTOR_KEY_CACHE_S", description="seconds from 0 to 3600"
+        default=5.0,
+        ge=0,
+        le=3600,
+        alias="PROJECTOR_KEY_CACHE_S",
+        title="How long an API process may use a key that has been revoked since it was looked up.",
+        description="seconds from 0 to 3600",
     )
 
     @model_validator(mode="after")

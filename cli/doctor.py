@@ -26,7 +26,7 @@ def doctor(as_json: bool) -> None:
     """Say what endangers the promises, each with its remedy; changes nothing.
 
     Looks at Redis, the database, the settings, and whether events reach the read models. Exit 1 if a promise is in
-    danger; advice alone is exit 0. docs/doctor.md lists the codes.
+    danger; advice alone is exit 0. docs/reference/doctor.md lists the codes.
     """
     environment.load()
     with closing(Patient.from_environ(os.environ)) as patient:

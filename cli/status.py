@@ -26,7 +26,7 @@ PICTURE_WIDTH = 116
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON; docs/status.md lists every member.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON; docs/reference/status.md lists every member.")
 @click.option("--watch", is_flag=True, help="Refresh in place until interrupted.")
 @click.option("--svg", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Draw it into a file.")
 def status(as_json: bool, watch: bool, svg: Path | None) -> None:

@@ -1,4 +1,7 @@
-"""`decode`: bytes to an Event by every rule of CONTRACT 1.4 that needs no database, or the reason why not."""
+"""`decode`: bytes to an Event by every rule that needs no database, or the reason why not.
+
+The rules: docs/reference/events.md#reasons.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union
@@ -43,7 +46,7 @@ class Arrival(NamedTuple):
 
 
 def decode(body: bytes, arrival: Arrival | None = None) -> Event:
-    """Return the event that `body` holds, by every rule of CONTRACT 1.4 that needs no database.
+    """Return the event that `body` holds, by every rule of docs/reference/events.md#reasons that needs no database.
 
     Without `arrival` the rules about partition and clock are left out, which is right for what is already in the log.
     Raises InvalidEventError with the first reason that holds.

@@ -1,4 +1,7 @@
-"""The CloudEvents 1.0 envelope: from bytes to checked attributes, or the reason why not (CONTRACT 1.1, 1.4)."""
+"""The CloudEvents 1.0 envelope: from bytes to checked attributes, or the reason why not.
+
+The rules: docs/reference/events.md#envelope.
+"""
 
 import json
 import re
@@ -34,7 +37,7 @@ _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND  # an o
 
 
 class Reason(StrEnum):
-    """Why an entry can never be applied, in the order in which the reasons are looked for (CONTRACT 1.4)."""
+    """Why an entry can never be applied, in the order of the checks (docs/reference/events.md#reasons)."""
 
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
@@ -59,7 +62,7 @@ class InvalidEventError(EventStreamError):
 def time_us_of(text: object) -> int:
     """Return an RFC 3339 time as microseconds since 1970 UTC; digits past the sixth of a fraction are cut.
 
-    Raises ValueError for anything that CONTRACT 1.1 does not allow in `time`.
+    Raises ValueError for anything that docs/reference/events.md#time does not allow.
     """
     if not isinstance(text, str) or not matches(_TIME_PATTERN, text):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-04-25T14:30:12Z")
@@ -116,7 +119,10 @@ def shown_time(text: str) -> str:
 
 
 class Envelope(BaseModel):
-    """The attributes of CONTRACT 1.1. `projectid` is checked where the type is known, as some types ignore it."""
+    """The attributes of an event. `projectid` is checked where the type is known, as some types ignore it.
+
+    The rules: docs/reference/events.md#envelope.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 

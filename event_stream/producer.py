@@ -1,4 +1,7 @@
-"""Producer: validate events as a worker would, append them, wait until they can be read (CONTRACT section 4)."""
+"""Producer: validate events as a worker would, append them, wait until they can be read.
+
+docs/reference/producer.md is its reference.
+"""
 
 import os
 import time

@@ -13,7 +13,10 @@ class SettingsError(EventStreamError):
 
 
 class Settings(BaseModel):
-    """Base of each package's settings: a field's alias is its variable, its description what that may hold."""
+    """Base of each package's settings: a field's alias is its variable.
+
+    Its description says what the variable may hold, its title what it is for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True)
 
@@ -38,14 +41,28 @@ class Settings(BaseModel):
 
 
 class StreamSettings(Settings):
-    """How streams are laid out, and the limits that producers and workers share (CONTRACT 1.2, section 3)."""
+    """How streams are laid out, and limits that producers and workers share (docs/reference/settings.md#streams)."""
 
     partitions: int = Field(
-        default=8, ge=1, le=1024, alias="PROJECTOR_PARTITIONS", description="a whole number from 1 to 1024"
+        default=8,
+        ge=1,
+        le=1024,
+        alias="PROJECTOR_PARTITIONS",
+        title="The number of streams. It is fixed for the life of a deployment.",
+        description="a whole number from 1 to 1024",
     )
     max_clock_skew_s: int = Field(
-        default=300, ge=0, le=86_400, alias="PROJECTOR_MAX_CLOCK_SKEW_S", description="seconds from 0 to 86400"
+        default=300,
+        ge=0,
+        le=86_400,
+        alias="PROJECTOR_MAX_CLOCK_SKEW_S",
+        title="How far the time of an event may be ahead of the time in its stream entry's id.",
+        description="seconds from 0 to 86400",
     )
     backlog_limit: int = Field(
-        default=1_000_000, ge=1, alias="PROJECTOR_BACKLOG_LIMIT", description="a whole number from 1 on"
+        default=1_000_000,
+        ge=1,
+        alias="PROJECTOR_BACKLOG_LIMIT",
+        title="How many entries of a partition may wait to be projected before producers are refused.",
+        description="a whole number from 1 on",
     )

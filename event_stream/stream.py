@@ -68,7 +68,7 @@ class NotAStreamError(EventStreamError):
 
 
 class Appended(NamedTuple):
-    """Where an event was appended; as text, the token `<partition>-<ms>-<seq>` (CONTRACT 2.4)."""
+    """Where an event was appended; as text `<partition>-<ms>-<seq>` (docs/reference/producer.md#positions)."""
 
     partition: int
     position: Position

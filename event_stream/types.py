@@ -1,4 +1,4 @@
-"""Every event type and its data (CONTRACT 1.3), and what an event is once it is checked."""
+"""Every event type and its data (docs/reference/events.md#types), and the checked event."""
 
 import re
 from collections.abc import Mapping
@@ -223,12 +223,12 @@ class Event(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """What makes it the same event wherever it comes again: (tenant, event id) (CONTRACT 1.1)."""
+        """Which event this is, however often it is sent: (tenant, event id) (docs/reference/events.md#identity)."""
         return (self.tenant_id, self.id)
 
     @property
     def stamp(self) -> tuple[int, str]:
-        """What "latest" means wherever facts disagree: (`time`, `id`) (CONTRACT 2.2)."""
+        """What "latest" means wherever facts disagree: (`time`, `id`) (docs/reference/events.md#order)."""
         return (self.time_us, self.id)
 
 
@@ -248,7 +248,7 @@ def event_of(members: Mapping[str, Any], body: bytes) -> Event:
 
 
 def partition_of(tenant_id: str, partitions: int) -> int:
-    """Return the partition of a tenant: crc32 of its UTF-8 bytes, modulo the number of partitions (CONTRACT 1.2)."""
+    """Return the partition of a tenant: crc32 of its UTF-8 bytes, modulo P (docs/reference/events.md#streams)."""
     return crc32(tenant_id.encode()) % partitions
 
 

@@ -23,7 +23,7 @@ table = Table(
 
 
 def entry(event: Event) -> Row:
-    """Return the row of an evaluation: its key, and the JSON object of CONTRACT 2.3."""
+    """Return the row of an evaluation: its key, and the JSON object of docs/reference/api.md#activity."""
     members = _SERIALIZER.to_json(event.data, by_alias=True).decode()
     rendered = f'{{"timestamp":"{shown_time(event.time)}",{members[1:]}'
     return (*project_key(event), event.time_us, event.id, rendered)

@@ -78,8 +78,8 @@ class Checkpoint:
     """The last entry applied, and counters since the deployment began: read = applied + duplicates + parked.
 
     An epoch is one life of the stream as we know it. `added_before` plus the stream's `entries-added` is the number of
-    entries ever added, so that added = read + in flight + lost across its lives (CONTRACT G1). `digest` tells the entry
-    at `position` from another one that got the same id; it is empty at the start.
+    entries ever added, so that added = read + in flight + lost across its lives (docs/reference/events.md#guarantees).
+    `digest` tells the entry at `position` from another one that got the same id; it is empty at the start.
 
     Lost is what was added and is gone unread. Redis tells it by `entries-added` where the stream itself lives on; what
     went together with that counter is told by what was `seen` before.

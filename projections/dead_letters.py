@@ -84,7 +84,7 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """What makes it the same letter wherever it is seen again: its bytes and its reason (CONTRACT 1.4)."""
+        """Which dead letter this is: the hash of its reason and bytes (docs/reference/events.md#dead-letters)."""
         hashed = sha256(self.reason.encode() + b"\0")
         hashed.update(self.body)  # apart, as a copy of a large one may be what memory is short of
         return hashed.hexdigest()

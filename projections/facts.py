@@ -1,4 +1,7 @@
-"""Facts that can disagree: single values and memberships, each decided by its latest event (CONTRACT 2.2)."""
+"""Facts that can disagree: single values and memberships, each decided by its latest event.
+
+docs/reference/events.md#order says which event is the latest.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

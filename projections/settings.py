@@ -15,8 +15,19 @@ _POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
 class DatabaseSettings(Settings):
     """Which database holds the log and the read models; SQLite in the data directory unless told otherwise."""
 
-    data_dir: Path = Field(default=Path("var"), alias="PROJECTOR_DATA_DIR", description="a folder")
-    configured_url: str | None = Field(default=None, alias="DATABASE_URL", repr=False, description=_ALLOWED)
+    data_dir: Path = Field(
+        default=Path("var"),
+        alias="PROJECTOR_DATA_DIR",
+        title="The directory of what `projector up` keeps on this machine.",
+        description="a folder",
+    )
+    configured_url: str | None = Field(
+        default=None,
+        alias="DATABASE_URL",
+        title="The database of the event log and the read models. Without it, SQLite in `PROJECTOR_DATA_DIR` is used.",
+        repr=False,
+        description=_ALLOWED,
+    )
 
     @field_validator("configured_url")
     @classmethod

@@ -11,7 +11,12 @@ _ALLOWED = "redis://host:6379/0, rediss://… or unix://… (or run `projector u
 class RedisSettings(Settings):
     """Which Redis carries RQ's queue and the streams."""
 
-    redis_url: str = Field(alias="REDIS_URL", repr=False, description=_ALLOWED)
+    redis_url: str = Field(
+        alias="REDIS_URL",
+        title="The Redis server that carries the streams and RQ's queue.",
+        repr=False,
+        description=_ALLOWED,
+    )
 
     @field_validator("redis_url")
     @classmethod

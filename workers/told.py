@@ -1,4 +1,4 @@
-"""What machines are told of a member of `status --json`: its unit and its meaning, as docs/status.md lists them."""
+"""What machines are told of a member of `status --json`: its unit and its meaning (docs/reference/status.md)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The promises of CONTRACT section 5, as what a run left behind has to show them."""
+"""The promises of docs/reference/events.md#guarantees, as what a run left behind has to show them."""
 
 import json
 from collections import Counter

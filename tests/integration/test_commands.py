@@ -17,6 +17,8 @@ from sqlalchemy import text, update
 
 from api_stub.openapi import document
 from cli.main import MODULES
+from event_stream.asyncapi import asyncapi_document
+from event_stream.json_schema import events_schema
 from projections import schema, versions
 from projections.store import reader_engine, writer_engine
 from tests.support.commands import carry_out
@@ -31,7 +33,15 @@ COMMANDS = [
     *(["up"], ["migrate"], ["api"], ["worker"], ["dispatcher"], ["append"], ["status"], ["keys"], ["keys", "create"]),
     *(["keys", "list"], ["keys", "revoke"], ["dead-letters"], ["dead-letters", "list"], ["dead-letters", "show"]),
     *(["dead-letters", "replay"], ["dead-letters", "discard"]),
-    *(["contract"], ["contract", "openapi"], ["rebuild"], ["verify"], ["doctor"]),
+    *(
+        ["contract"],
+        ["contract", "openapi"],
+        ["contract", "asyncapi"],
+        ["contract", "events"],
+        ["rebuild"],
+        ["verify"],
+        ["doctor"],
+    ),
 ]
 
 
@@ -270,8 +280,10 @@ def test_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runtime: 
         run("dead-letters", "discard", *wrong, expect=2)
 
 
-def test_the_document_is_printed(run: Run) -> None:
+def test_the_documents_are_printed(run: Run) -> None:
     assert json.loads(run("contract", "openapi")) == document()
+    assert json.loads(run("contract", "asyncapi")) == asyncapi_document()
+    assert json.loads(run("contract", "events")) == events_schema()
 
 
 def test_migrate_says_where_the_schema_is(run: Run) -> None:

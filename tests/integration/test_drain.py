@@ -733,7 +733,7 @@ def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
 
 
 def assert_law(runtime: Runtime) -> None:
-    """CONTRACT G1."""
+    """docs/reference/events.md#guarantees, G1."""
     home = read_status(runtime).partitions[HOME]
     assert home.read == home.applied + home.duplicates + home.parked
     assert home.added == home.read + home.in_flight + home.lost

@@ -1,7 +1,10 @@
 """What the documents say is true of the code: settings, commands, links, events."""
 
+import inspect
+import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, Union, get_args, get_origin
@@ -10,13 +13,21 @@ import click
 import pytest
 from pydantic import BaseModel
 
+import event_stream
+from api_stub.answers import ActivityAnswer, StatsAnswer
+from api_stub.errors import ErrorAnswer
+from api_stub.openapi import document
 from api_stub.settings import ApiSettings
 from cli import status
 from cli.main import projector
 from cli.metrics import MEASURES, Measure
 from cli.scrape import HALF_WITHIN_S
+from docs import generate
+from event_stream import Producer, Reason
 from event_stream.decoding import decode
+from event_stream.envelope import BODY_BYTES_MAX, DEPTH_MAX
 from event_stream.settings import Settings, StreamSettings
+from event_stream.types import partition_of
 from projections.settings import DatabaseSettings
 from tests.support.events import body
 from workers import rates, tenants
@@ -28,8 +39,9 @@ from workers.settings import RedisSettings
 from workers.told import Told
 
 ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS: list[type[Settings]] = [StreamSettings, ApiSettings, DatabaseSettings, RedisSettings]
 
 
@@ -59,9 +71,134 @@ def test_every_command_in_the_documents_exists() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+    text = _without_code(document.read_text())
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
         if not target.startswith("http"):
-            assert (document.parent / target).exists(), target
+            _check_target((document.parent / target) if target else document, anchor)
+
+
+def test_every_page_and_anchor_that_code_names_exists() -> None:
+    named = {
+        (target, anchor)
+        for path in _texts()
+        for target, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text())
+    }
+    assert len({anchor for _, anchor in named if anchor}) > 25
+    for target, anchor in named:
+        _check_target(ROOT / target, anchor)
+
+
+def test_an_anchor_that_is_missing_is_noticed() -> None:
+    with pytest.raises(AssertionError, match=r"events\.md has no anchor #no-such-rule"):
+        _check_target(REFERENCE / "events.md", "no-such-rule")
+    with pytest.raises(AssertionError, match=r"nowhere\.md"):
+        _check_target(ROOT / "docs" / "nowhere.md", "")
+
+
+def test_nothing_cites_a_contract_outside_the_repository() -> None:
+    assert not [path for path in _texts() if re.search(r"CONTRACT (\d|section|G\d)", path.read_text())]
+
+
+def _texts() -> Iterator[Path]:
+    """Yield the files of the repository that may cite a page, but for this one, which cites some that are missing."""
+    for top in ROOT.iterdir():
+        if top.name.startswith(".") or top.name == "var":
+            continue
+        for path in top.rglob("*") if top.is_dir() else [top]:
+            if (
+                path.suffix in (".py", ".md", ".yml", ".json", ".toml", "")
+                and path.is_file()
+                and path != Path(__file__)
+            ):
+                yield path
+
+
+def _check_target(path: Path, anchor: str) -> None:
+    assert path.exists(), path
+    if anchor:
+        assert anchor in _anchors(path.read_text()), f"{path.name} has no anchor #{anchor}"
+
+
+@cache
+def _anchors(page: str) -> frozenset[str]:
+    """Return the explicit anchors of a page, and those that its headings get on GitHub."""
+    text = _without_code(page)
+    headings = re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE)
+    slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    explicit = re.findall(r'<a id="([^"]+)">', text)
+    assert len(set(explicit) | set(slugs)) == len(explicit) + len(set(slugs)), "an anchor stands twice"
+    return frozenset([*slugs, *explicit])
+
+
+def _without_code(page: str) -> str:
+    return re.sub(r"^ *```.*?^ *```$", "", page, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", generate.PAGES, ids=lambda path: path.name)
+def test_the_generated_parts_of_a_page_are_what_make_docs_writes(page: Path) -> None:
+    assert generate.generated(page.read_text()) == page.read_text()
+
+
+def test_every_generated_part_stands_on_a_page() -> None:
+    text = "".join(page.read_text() for page in generate.PAGES)
+    assert sorted(re.findall(r"<!-- generated: (\S+) -->", text)) == sorted(generate.PARTS)
+
+
+def test_the_settings_page_has_every_setting() -> None:
+    listed = re.findall(r"^\| `([A-Z_]+)`", (REFERENCE / "settings.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(str(field.alias) for model in SETTINGS for field in model.model_fields.values())
+
+
+def test_the_page_of_events_has_every_reason_in_order() -> None:
+    section = (REFERENCE / "events.md").read_text().split("### Reasons")[1].split("### Replay")[0]
+    assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == [reason.value for reason in Reason]
+
+
+def test_the_page_of_events_has_the_limits_that_hold() -> None:
+    text = (REFERENCE / "events.md").read_text()
+    assert f"at most {BODY_BYTES_MAX:,} bytes" in text
+    assert f"at most {DEPTH_MAX} levels deep" in text
+    assert f"`ten_acme` belongs to partition {partition_of('ten_acme', 8)} of 8" in text
+
+
+def test_the_answers_on_the_page_of_the_api_are_what_the_models_describe() -> None:
+    page = (REFERENCE / "api.md").read_text()
+    examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    error, stats, activity, health = examples
+    assert ErrorAnswer.model_validate(error, strict=True).model_dump(exclude_none=True) == error
+    assert StatsAnswer.model_validate(stats, strict=True).model_dump(by_alias=True) == stats
+    assert ActivityAnswer.model_validate(activity, strict=True).model_dump(by_alias=True) == activity
+    assert health.keys() == {"status", "problems"}
+
+
+def test_the_page_of_the_api_has_every_path_and_every_code() -> None:
+    page = (REFERENCE / "api.md").read_text()
+    assert all(f"`{path}`" in page for path in document()["paths"])
+    sources = "".join(path.read_text() for path in (ROOT / "api_stub").glob("*.py"))
+    codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+|UNAUTHORIZED|FORBIDDEN|UNAVAILABLE)"', sources))
+    assert {"API_KEY_REVOKED", "NOT_FOUND", "WRONG_PROJECT", "UNAVAILABLE"} <= codes
+    assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_the_page_of_producers_has_every_public_method_with_its_parameters() -> None:
+    headings = set(re.findall(r"^### `(.*)`$", (REFERENCE / "producer.md").read_text(), re.MULTILINE))
+    assert headings == {_shown(name) for name in vars(Producer) if not name.startswith("_")}
+
+
+def _shown(name: str) -> str:
+    member = getattr(Producer, name)
+    if isinstance(member, property):
+        return name
+    parameters = [each for each in inspect.signature(member).parameters.values() if each.name != "self"]
+    shown = ", ".join(str(each.replace(annotation=each.empty)).replace(" = ", "=") for each in parameters)
+    return f"{'Producer.' if inspect.ismethod(member) else ''}{name}({shown})"
+
+
+def test_the_page_of_producers_has_every_public_error() -> None:
+    page = (REFERENCE / "producer.md").read_text()
+    errors = [name for name in event_stream.__all__ if name.endswith("Error")]
+    assert len(errors) > 4
+    assert [name for name in errors if f"`{name}`" not in page] == []
 
 
 def test_the_readmes_event_is_valid() -> None:
@@ -73,7 +210,7 @@ def test_the_readmes_event_is_valid() -> None:
 
 
 def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
-    page = (ROOT / "docs" / "doctor.md").read_text()
+    page = (REFERENCE / "doctor.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `")]
     assert sorted(listed) == sorted(_row(check) for check in CHECKS)
 
@@ -84,7 +221,7 @@ def _row(check: Check) -> str:
 
 
 def test_the_table_of_metrics_is_what_is_scraped() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
+    page = (REFERENCE / "metrics.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `projector_")]
     assert listed == [_metrics_row(measure) for measure in MEASURES]
 
@@ -95,7 +232,7 @@ def _metrics_row(measure: Measure[Any]) -> str:
 
 
 def test_a_scrape_takes_no_longer_than_the_page_says() -> None:
-    assert f"within {2 * HALF_WITHIN_S:.0f} s" in (ROOT / "docs" / "metrics.md").read_text()
+    assert f"within {2 * HALF_WITHIN_S:.0f} s" in (REFERENCE / "metrics.md").read_text()
 
 
 def test_the_procfile_runs_commands_that_exist() -> None:
@@ -115,14 +252,14 @@ def test_the_locks_hold_hashes_and_name_no_host(lock: str) -> None:
 
 
 def test_the_table_of_members_is_what_status_prints_as_json() -> None:
-    page = (ROOT / "docs" / "status.md").read_text()
+    page = (REFERENCE / "status.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `")]
     assert listed == [_member_row(*member) for member in _members(Overview)]
     assert len(listed) > 50
 
 
 def test_the_page_of_status_tells_the_bounds_that_hold() -> None:
-    text = " ".join((ROOT / "docs" / "status.md").read_text().split())
+    text = " ".join((REFERENCE / "status.md").read_text().split())
     assert f"{tenants.LOOKED_AT_MAX:,} events and {tenants.LOOKED_AT_MAX:,} entries are looked at" in text
     assert f"but {tenants.LOOKED_AT_MIN} of each partition at least" in text
     assert (tenants.SHOWN, rates.LATELY_S, status.REFRESH_S) == (10, 600, 1)

@@ -113,7 +113,7 @@ def _broken(type_: str) -> Iterator[Broken]:
 
 
 def _at(made: Event, path: list[str]) -> Event:
-    return made if not path else made[path[0]]  # type: ignore[no-any-return]
+    return made[path[0]] if path else made
 
 
 def _wrong_values(rules: dict[str, Any]) -> Iterator[tuple[str, Any]]:
