@@ -1,4 +1,4 @@
-"""The bodies of the successful answers, as the seeds of the contract describe them."""
+"""The bodies of the successful answers (docs/reference/api.md#stats, docs/reference/api.md#activity)."""
 
 from typing import Generic, Literal, TypeVar
 

@@ -96,5 +96,5 @@ def not_filled() -> ApiError:
 
 
 def not_implemented(message: str) -> ApiError:
-    """Return the answer for a part of the contract that is not built yet."""
+    """Return the answer for a part of the API that is not implemented (docs/reference/api.md#x-min-position)."""
     return ApiError(501, "NOT_IMPLEMENTED", message)

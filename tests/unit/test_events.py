@@ -1,4 +1,4 @@
-"""Every rule of the contract about one event: 1.1 envelope, 1.3 types, 1.4 reasons that need no database."""
+"""Every rule of docs/reference/events.md about one event: envelope, types, and reasons that need no database."""
 
 import json
 from typing import Any

@@ -14,7 +14,7 @@ from workers.checkup.patient import Patient
 class Severity(StrEnum):
     """How bad a finding is."""
 
-    DANGER = "danger"  # a promise of the contract, section 5, is in danger
+    DANGER = "danger"  # a guarantee of docs/reference/events.md#guarantees is in danger
     ADVICE = "advice"  # worth knowing, or better otherwise
 
 
