@@ -6,7 +6,7 @@ from math import log2
 
 from benchmarks.results import Judged, Result
 
-_LINE, _LEFT, _RIGHT, _TOP = 26, 400, 250, 48
+_LINE, _LEFT, _RIGHT, _TOP = 26, 480, 250, 48
 _OCTAVE = 60  # a factor of two
 _REACH = 3.0  # octaves shown on either side of a goal
 _STYLE = (
