@@ -1,1 +1,1 @@
-"""Measurements, never assertions: `make bench`. docs/benchmarks.md says what each row means."""
+"""Measurements, never assertions: `make bench`. docs/reference/benchmarks.md says what each row means."""

@@ -492,7 +492,7 @@ def test_a_reader_sees_the_rows_from_before_or_from_after_and_nothing_else(runti
 
 
 def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtime) -> None:
-    """What README's "Add a read model" promises: one row a tenant, of events that came before it was thought of."""
+    """What docs/how-to/add-a-read-model.md promises: one row a tenant, of events that came before it was thought of."""
     table = Table(
         "analysis_total",
         MetaData(),

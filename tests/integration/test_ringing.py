@@ -42,7 +42,7 @@ from workers.tally import Committed
 from workers.worker import worker
 
 HOME = partition_of(TENANT, 4)
-# As the README gives them.
+# As SECURITY.md gives them.
 DOCUMENTED_FLAGS = (
     *("--serializer", "json", "--job-class", "workers.queue.DrainJob"),
     *("--worker-class", "workers.worker.DrainWorker", "--worker-ttl", "20"),

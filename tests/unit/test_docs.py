@@ -41,22 +41,12 @@ from workers.told import Told
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS: list[type[Settings]] = [StreamSettings, ApiSettings, DatabaseSettings, RedisSettings]
 
 
-def test_the_readme_lists_every_setting_and_no_other() -> None:
-    rows = [line.split("|")[1] for line in README.splitlines() if re.match(r"\| `[A-Z_]+`", line)]
-    listed = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
-    assert listed == {field.alias for model in SETTINGS for field in model.model_fields.values()}
-
-
-def test_the_readme_tells_the_defaults() -> None:
-    for model in (StreamSettings, ApiSettings):
-        for field in model.model_fields.values():
-            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
-                row = next(line for line in README.splitlines() if line.startswith("| ") and f"`{field.alias}`" in line)
-                assert f"{field.default:,.0f}" in row or f"{field.default:.0f}" in row
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 120
 
 
 def test_every_command_in_the_documents_exists() -> None:
@@ -69,7 +59,7 @@ def test_every_command_in_the_documents_exists() -> None:
         assert isinstance(projector.commands[name], click.Command)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(document: Path) -> None:
     text = _without_code(document.read_text())
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
@@ -206,7 +196,7 @@ def test_the_readmes_event_is_valid() -> None:
     assert snippet is not None
     made: dict[str, Any] = {}
     exec(f"event = {snippet[1]}", {}, made)
-    assert decode(body(made["event"])).type == "analysis.created.v1"
+    assert decode(body(made["event"])).type == "project.created.v1"
 
 
 def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
