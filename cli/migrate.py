@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cli import environment
 from cli.database import open_reader, open_writer
 from cli.rebuild import count_events, give_up, side_by_side_in
-from cli.rebuild_report import Report, Watch
+from cli.rendering.rebuild_report import Report, Watch
 from event_stream.settings import StreamSettings
 from migrations import upgrade
 from projections import checkpoint, schema, versions

@@ -25,14 +25,28 @@ def stdout() -> Console:
 
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> Table:
     """Return a table whose first `left` columns are text and the others numbers."""
-    plain = not sys.stdout.isatty()
-    made = Table(title=title, title_justify="left", box=None if plain else Table().box, pad_edge=not plain)
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold cyan",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        min_width=len(title),
+    )
     for index, header in enumerate(headers):
         made.add_column(header, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        # As text, not as markup: what producers write is shown as it is.
-        made.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+        made.add_row(*(_cell(value) for value in row))
     return made
+
+
+def _cell(value: object) -> Text:
+    """Return a value as text, never as markup: what producers wrote is shown unchanged."""
+    if isinstance(value, Text):
+        return value
+    return Text(f"{value:,}" if isinstance(value, int) else str(value))
 
 
 def progress_bar() -> Progress:

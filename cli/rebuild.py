@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
 from cli.database import open_reader, open_writer
-from cli.rebuild_report import Report, Watch
+from cli.rendering.rebuild_report import Report, Watch
 from event_stream.envelope import time_text
 from event_stream.settings import StreamSettings
 from projections import checkpoint, due, event_log, versions

@@ -1,8 +1,10 @@
-"""`projector status`: where every partition is, how fast it goes, who works, and for whom."""
+"""`projector status`: health, partitions, processes, dead letters and the busiest tenants."""
 
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
 from cli.output import stdout
-from cli.screen import Screen
+from cli.rendering.status_screen import StatusScreen
 from event_stream.envelope import time_text
 from projections.faults import describe
 from workers.overview import read_overview
@@ -28,14 +30,18 @@ PICTURE_WIDTH = 116
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON; docs/reference/status.md lists every member.")
 @click.option("--watch", is_flag=True, help="Refresh in place until interrupted.")
-@click.option("--svg", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Draw it into a file.")
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write it to a file as an SVG picture.",
+)
 def status(as_json: bool, watch: bool, svg: Path | None) -> None:
-    """Show per partition what was read, what became of it, and what waits.
+    """Show health and problems, partitions, processes, dead letters and the busiest tenants.
 
-    read = applied + duplicates + parked, and added = read + in flight + lost.
+    added = read + in flight + lost, and read = applied + duplicates + dead letters.
     """
     if as_json + watch + (svg is not None) > 1:
-        raise click.UsageError("choose one of --json, for machines, --watch, for people, and --svg, for documents.")
+        raise click.UsageError("--json, --watch and --svg exclude each other; choose one.")
     environment.load()
     runtime = Runtime.from_environ(os.environ)
     if watch:
@@ -45,47 +51,46 @@ def status(as_json: bool, watch: bool, svg: Path | None) -> None:
     if as_json:
         click.echo(found.model_dump_json(indent=2, by_alias=True))
     elif svg:
-        svg.write_text(picture(Screen(found)), encoding="utf-8")
+        svg.write_text(picture(StatusScreen(found)), encoding="utf-8")
     else:
-        stdout().print(Screen(found))
+        stdout().print(StatusScreen(found))
 
 
 def _watch(runtime: Runtime) -> None:
     console = stdout()
-    try:
+    with suppress(KeyboardInterrupt):
         if console.is_terminal:
             _refresh(runtime, console)
-        while True:
-            console.print(_now(runtime, None)[0], "")
-            time.sleep(REFRESH_S)
-    except KeyboardInterrupt:
-        return
+        for reading in _readings(runtime):
+            console.print(reading, "")
 
 
 def _refresh(runtime: Runtime, console: Console) -> None:
-    shown, last = _now(runtime, None)
-    with Live(shown, console=console, auto_refresh=False, screen=True) as live:
-        while True:
-            time.sleep(REFRESH_S)
-            shown, last = _now(runtime, last)
-            live.update(shown, refresh=True)
+    """Refresh in place; during an outage the error stands above the last status that was read."""
+    last: StatusScreen | None = None
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        for reading in _readings(runtime):
+            if isinstance(reading, StatusScreen):
+                last = reading
+            if reading is last or last is None:
+                live.update(reading, refresh=True)
+            else:
+                since = Text(f"last status, read at {time_text(last.overview.at_ms * 1000)}:", style="red")
+                live.update(Group(reading, since, last), refresh=True)
 
 
-def _now(runtime: Runtime, last: Screen | None) -> tuple[RenderableType, Screen | None]:
-    """Return the status, or why there is none above the last one: an outage is when one watches."""
-    try:
-        last = Screen(read_overview(runtime))
-    except (RedisError, SQLAlchemyError) as error:
-        said = Text(describe(error), style="bold red")
-        if last is None:
-            return said, None
-        since = Text(f"the last that was read, at {time_text(last.found.at_ms * 1000)}:", style="red")
-        return Group(said, since, last), last
-    return last, last
+def _readings(runtime: Runtime) -> Iterator[StatusScreen | Text]:
+    """Yield the status every REFRESH_S, or the error of the server that does not answer."""
+    while True:
+        try:
+            yield StatusScreen(read_overview(runtime))
+        except (RedisError, SQLAlchemyError) as error:
+            yield Text(describe(error), style="bold red")
+        time.sleep(REFRESH_S)
 
 
 def picture(shown: RenderableType) -> str:
-    """Return what a terminal would show as an SVG, which asks no server for fonts."""
+    """Return what a terminal would show as an SVG picture. It loads no fonts from the network."""
     console = Console(record=True, width=PICTURE_WIDTH, force_terminal=True, color_system="truecolor", file=StringIO())
     console.print(shown)
     drawn = console.export_svg(title="projector status", unique_id="status")

@@ -18,7 +18,7 @@ from cli import environment
 from cli.database import open_reader, open_writer
 from cli.output import print_json
 from cli.rebuild import chosen_tenants, count_events, give_up, only_projection, only_tenant
-from cli.rebuild_report import Report, Watch
+from cli.rendering.rebuild_report import Report, Watch
 from event_stream.settings import SettingsError, StreamSettings
 from event_stream.types import partition_of
 from projections import checkpoint, due, versions

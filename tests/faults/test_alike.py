@@ -16,7 +16,7 @@ from rich.console import Console
 
 from api_stub.app import application, operations_routes
 from api_stub.operations import Operations
-from cli.screen import Screen
+from cli.rendering.status_screen import StatusScreen
 from cli.serve import projector_health
 from event_stream.types import partition_of
 from tests.support.alerting import firing
@@ -121,7 +121,7 @@ def test_status_health_and_alerts_say_it_alike(runtime: Runtime, start: Start, c
     assert firing(before, before) == set()
     case.happens(runtime, start)
     found = read_overview(runtime)
-    shown = in_pipe(Screen(found))
+    shown = in_pipe(StatusScreen(found))
     with asked(runtime) as ask:
         response = ask()
     problems = response.json()["problems"]
@@ -133,7 +133,7 @@ def test_status_health_and_alerts_say_it_alike(runtime: Runtime, start: Start, c
     assert firing(before, scrape(runtime)) == case.alerts
 
 
-def in_pipe(screen: Screen) -> str:
+def in_pipe(screen: StatusScreen) -> str:
     console = Console(width=240, file=io.StringIO(), record=True)
     console.print(screen)
     return console.export_text()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from api_stub.operations import Health
-from cli.screen import Screen
+from cli.rendering.status_screen import StatusScreen
 from cli.serve import projector_health
 from event_stream.types import partition_of
 from tests.support.driving import append, append_raw, drain_all, totals
@@ -77,7 +77,7 @@ def test_what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail(alive: R
     drain_all(alive)
     assert read_status(alive).problems() == [parked, lost]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(Screen(read_overview(alive)))
+    console.print(StatusScreen(read_overview(alive)))
     assert f"problem: {parked}" in console.export_text()
 
 

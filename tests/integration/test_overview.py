@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from cli.screen import Screen
+from cli.rendering.status_screen import StatusScreen
 from cli.status import picture
 from event_stream.types import partition_of
 from tests.support.commands import carry_out
@@ -204,7 +204,7 @@ def test_health_and_metrics_do_not_pay_for_rates_and_tenants(runtime: Runtime) -
 
 @only_sqlite
 def test_a_picture_asks_no_server_for_fonts(runtime: Runtime) -> None:
-    drawn = picture(Screen(read_overview(runtime)))
+    drawn = picture(StatusScreen(read_overview(runtime)))
     assert drawn.startswith("<svg")
     assert "font-face" not in drawn
     assert "src:" not in drawn
@@ -281,7 +281,7 @@ def test_watching_refreshes_in_place_and_outlives_an_outage(
         drain_all(runtime)
         wait_until(lambda: b"not_json" in terminal.written, "it is refreshed", 60)
         proxy.close()
-        wait_until(lambda: b"the last that was read" in terminal.written, "the outage is told", 60)
+        wait_until(lambda: b"last status, read at" in terminal.written, "the outage is shown", 60)
         assert terminal.process.poll() is None
     finally:
         code = terminal.end()

@@ -18,7 +18,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy import create_engine
 
-from cli.screen import Screen
+from cli.rendering.status_screen import StatusScreen
 from event_stream.entries import Position
 from event_stream.stream import Progress
 from event_stream.types import partition_of
@@ -398,7 +398,7 @@ def test_status_and_health_tell_why_a_partition_fails_until_it_goes_on(runtime: 
 
 def shown_status(runtime: Runtime) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(Screen(read_overview(runtime)))
+    console.print(StatusScreen(read_overview(runtime)))
     return console.export_text()
 
 

@@ -11,7 +11,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from cli.rebuild_report import Report
+from cli.rendering.rebuild_report import Report
 from cli.verify import Verification
 from event_stream.types import partition_of
 from projections import activity, analysis_trend, checkpoint, due, event_log, project, tenant

@@ -1,4 +1,4 @@
-"""What `projector status` looks like: it fits, it is plain in a pipe, and it shows what producers wrote as it is."""
+"""The screen of `projector status` fits the terminal, is plain in a pipe and shows what producers wrote unchanged."""
 
 import io
 import re
@@ -6,9 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from cli.look import age, short
-from cli.screen import Screen
-from cli.sparkline import ASCII_BARS, sparkline
+from cli.rendering.status_screen import StatusScreen, short_count, short_duration
 from projections.faults import Fault
 from workers.overview import Overview
 from workers.progress import Failure
@@ -65,13 +63,13 @@ def overview(tenant: str = "ten_acme") -> Overview:
 
 def at_terminal(found: Overview, width: int) -> str:
     console = Console(width=width, force_terminal=True, record=True, file=io.StringIO())
-    console.print(Screen(found))
+    console.print(StatusScreen(found))
     return console.export_text()
 
 
 def in_pipe(found: Overview) -> str:
     console = Console(width=240, file=io.StringIO(), record=True)
-    console.print(Screen(found))
+    console.print(StatusScreen(found))
     return console.export_text()
 
 
@@ -84,37 +82,65 @@ def test_no_line_is_wider_than_the_terminal(width: int, tenant: str) -> None:
     assert "Most in flight, of the oldest" in shown
 
 
-def test_eighty_columns_show_every_number_but_sums_and_shorten_it() -> None:
-    shown = at_terminal(overview(), 80)
-    for needed in ("position", "applied", "parked", "lost", "flight", "lag", "per s", "12.3M", "50 min"):
-        assert needed in shown, needed
-    assert "…" not in shown.partition("Failing")[0]
-    assert "added" not in shown.partition("Partitions")[2]
-    assert "added" in at_terminal(overview(), 130).partition("Partitions")[2]
+@pytest.mark.parametrize("tenant", ["ten_acme", "x" * 64])
+@pytest.mark.parametrize("width", [40, 80, 100, 120, 200])
+def test_nothing_is_clipped(width: int, tenant: str) -> None:
+    shown = at_terminal(overview(tenant), width)
+    assert "…" not in shown
+    tenants = shown.partition("Most traffic")[2]
+    assert re.sub(r"[^x]", "", tenants).count("x" * 64) == (2 * SHOWN if tenant != "ten_acme" else 0)
 
 
-def test_what_is_wrong_stands_first() -> None:
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_every_number_of_a_partition_stands_on_one_line(width: int) -> None:
+    table = at_terminal(overview(), width).partition("Partitions")[2]
+    for head in ("position", "lag", "flight", "per s", "applied", "duplicates", "letters", "lost"):
+        assert head in table.partition("1795459704364-2")[0], head
+    (row,) = [" ".join(line.split()) for line in table.splitlines() if line.startswith("0 ")]
+    assert row == "0 1795459704364-2 50 min 12.3M 1,234 1.0 12.3M 999,999 12,345 999"
+    (total,) = [" ".join(line.split()) for line in table.splitlines() if line.startswith("all ")]
+    assert total == "all 50 min 24.7M 2,469 2.0 24.7M 2.0M 24,690 1,998"
+
+
+def test_small_tables_stand_side_by_side_where_they_fit() -> None:
+    assert re.search(r"Most traffic.* Most in flight", at_terminal(overview(), 80))
+    assert not re.search(r"Most traffic.* Most in flight", at_terminal(overview("x" * 64), 80))
+
+
+def test_a_terminal_gets_colours() -> None:
+    written = io.StringIO()
+    Console(width=100, force_terminal=True, color_system="standard", file=written).print(StatusScreen(overview()))
+    assert "\x1b[1;31mfailing\x1b[0m" in written.getvalue()
+
+
+def test_problems_come_first() -> None:
     shown = at_terminal(overview(), 100)
     assert shown.index("failing") < shown.index("is stalled") < shown.index("Partitions") < shown.index("Failing")
     assert "1 of 2 workers gave no sign of life for more than 30 s" in shown
     assert re.search(r"worker .* silent +44\.0 s", shown)
 
 
-def test_in_a_pipe_there_are_no_frames_bars_or_shortened_numbers() -> None:
+def test_the_sums_of_the_conservation_laws_are_shown() -> None:
+    shown = at_terminal(overview(), 120)
+    assert "74,074,068 added = 49,382,712 read + 24,691,356 in flight + 1,998 lost" in shown
+    assert "49,382,712 read = 24,691,356 applied + 1,999,998 duplicates + 24,690 dead letters" in shown
+
+
+def test_a_pipe_gets_no_frames_no_colours_and_full_numbers() -> None:
     shown = in_pipe(overview())
     assert not re.search(r"[\u2500-\u28ff\x1b]", shown)
-    assert "12,345,678" in shown
-    heads = ["p", "position", "added", "read", "applied", "duplicates", "parked", "lost", "in flight", "lag s"]
-    table = shown.partition("Partitions\n")[2].splitlines()
-    assert re.split(r"\s{2,}", table[0].strip()) == [*heads, "per s", "per s, 10 min"]
-    assert table[1].split()[:3] == ["0", "1795459704364-2", "37,037,034"]
-    assert [len(line.rstrip()) for line in table[1:4]] == [len(table[1].rstrip())] * 3
+    table = shown.partition("Partitions")[2].splitlines()
+    (row,) = [re.split(r"\s{2,}", line.strip()) for line in table if line.startswith("0 ")]
+    numbers = ["3,000.0 s", "12,345,678", "1,234", "1.0", "12,345,678", "999,999", "12,345", "999"]
+    assert row == ["0", "1795459704364-2", *numbers]
+    assert re.search(r"unknown_type +12,345,678\n", shown)
+    assert [line for line in shown.splitlines() if line.startswith("health: ")] == ["health: failing"]
 
 
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     written = io.BytesIO()
     file = io.TextIOWrapper(written, encoding="ascii")
-    Console(width=100, force_terminal=True, file=file, color_system=None).print(Screen(overview()))
+    Console(width=100, force_terminal=True, file=file, color_system=None).print(StatusScreen(overview()))
     file.flush()
     assert "10 min" in written.getvalue().decode("ascii")
 
@@ -125,22 +151,16 @@ def test_what_producers_wrote_is_no_markup() -> None:
     assert "[red]x[/red]" in shown
 
 
-def test_a_bar_is_the_lowest_only_where_nothing_happened() -> None:
-    assert sparkline([0, 0, 1, 0, 50, 50, 100, 0], 4, 100) == "▁▂██"
-    assert sparkline([0, 1, 100], 3, 100, ASCII_BARS) == "_.#"
-    assert sparkline([0, 0], 2, 0) == "▁▁"
-
-
 @pytest.mark.parametrize(
     ("number", "shown"),
     [(0, "0"), (999_999, "999,999"), (1_000_000, "1.0M"), (2_500_000_000, "2.5G"), (10**12, "1.0T")],
 )
-def test_a_number_is_short(number: int, shown: str) -> None:
-    assert short(number) == shown
+def test_a_count_is_short(number: int, shown: str) -> None:
+    assert short_count(number) == shown
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.04, "0.0 s"), (119.9, "119.9 s"), (120, "2 min"), (7_200, "2 h"), (40 * 86_400, "40 d")]
 )
-def test_an_age_is_told_in_its_unit(seconds: float, shown: str) -> None:
-    assert age(seconds) == shown
+def test_a_duration_is_shown_in_its_largest_unit(seconds: float, shown: str) -> None:
+    assert short_duration(seconds) == shown

@@ -1,0 +1,1 @@
+"""What commands print: the status screen and the reports of rebuilds."""

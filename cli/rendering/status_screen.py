@@ -1,0 +1,239 @@
+"""The screen of `projector status`: coloured tables on a terminal, plain text with full numbers in a pipe."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from cli.output import table
+from event_stream.envelope import time_text
+from workers.overview import Overview
+from workers.rates import LATELY_S
+from workers.status import FAILURES_MAX, PartitionStatus, ProcessStatus
+from workers.verified import Verified
+
+HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failing": "red"}
+LAG_WARNING_S = 5.0
+LAG_CRITICAL_S = 60.0  # the alert ProjectorLags fires here
+WIDE = 100  # narrower terminals get one space between columns, so that ten columns fit into 80 characters
+PARTITION_HEADERS = (
+    *("p", "position", "lag", "in\nflight", "per s", "per s,\n10 min"),
+    *("applied", "duplicates", "dead\nletters", "lost"),
+)
+NO_TENANT = "(names no tenant)"
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """How counts and durations become text."""
+
+    count: Callable[[int], str]
+    duration: Callable[[float], str]
+
+
+def short_count(number: int) -> str:
+    """Return a count in at most seven characters."""
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if number >= size:
+            return f"{number / size:,.1f}{unit}"
+    return f"{number:,}"
+
+
+def short_duration(seconds: float) -> str:
+    """Return a duration in the largest unit that leaves at least two of it."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+SHORT = NumberFormat(short_count, short_duration)
+FULL = NumberFormat("{:,}".format, "{:,.1f} s".format)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusScreen:
+    """The status of a deployment. Health and problems come first, so that a low terminal shows them."""
+
+    overview: Overview
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render for the console: small tables stand side by side on a terminal where they fit."""
+        summary = Group(*_summary(self.overview))
+        if not console.is_terminal:
+            yield summary
+            for row in _rows(self.overview, FULL):
+                for each in row:
+                    yield from ("", each)
+            return
+        yield Panel(
+            summary,
+            title="projector status",
+            title_align="left",
+            subtitle=time_text(self.overview.at_ms * 1000),
+            subtitle_align="right",
+            border_style=HEALTH_COLOURS[self.overview.health],
+        )
+        for row in _rows(self.overview, SHORT):
+            if options.max_width < WIDE:
+                for each in row:
+                    each.padding = (0, 1, 0, 0)
+            yield from ("", Columns(row, padding=(0, 3)))
+
+
+def _summary(overview: Overview) -> Iterator[Text]:
+    colour = HEALTH_COLOURS[overview.health]
+    yield Text.assemble("health: ", (overview.health, f"bold {colour}"))
+    yield from (Text(f"problem: {problem}", style=colour) for problem in overview.problems())
+
+    def total(name: str) -> str:
+        return f"{sum(getattr(each, name) for each in overview.partitions):,}"
+
+    yield Text(
+        f"{total('added')} added = {total('read')} read + {total('in_flight')} in flight + {total('lost')} lost",
+        style="dim",
+    )
+    yield Text(
+        f"{total('read')} read = {total('applied')} applied + {total('duplicates')} duplicates"
+        f" + {total('parked')} dead letters",
+        style="dim",
+    )
+    yield Text(f"{overview.queue_length:,} jobs wait for a worker; {_verified(overview.verified)}", style="dim")
+
+
+def _verified(verified: Verified) -> str:
+    if verified.at_ms is None:
+        return "not verified yet"
+    skipped = f", {verified.skipped:,} skipped because of their size" if verified.skipped else ""
+    return f"verified {verified.tenants:,} tenants at {time_text(verified.at_ms // 1000 * 1_000_000)}{skipped}"
+
+
+def _rows(overview: Overview, numbers: NumberFormat) -> Iterator[list[Table]]:
+    """Yield the tables from top to bottom; those of one row may stand side by side."""
+    yield [_partitions(overview, numbers)]
+    if any(each.failure for each in overview.partitions):
+        yield [_failures(overview, numbers)]
+    yield [_processes(overview, numbers)]
+    yield [_dead_letters(overview, numbers), _projections(overview, numbers)]
+    yield [_tenants_by_traffic(overview), _tenants_by_lag(overview, numbers)]
+
+
+def _partitions(overview: Overview, numbers: NumberFormat) -> Table:
+    def row(label: Text, position: str, partitions: list[PartitionStatus], per_s: float, lately: int) -> list[Text]:
+        def count(name: str, style: str = "") -> Text:
+            return _count(sum(getattr(each, name) for each in partitions), numbers, style)
+
+        return [
+            label,
+            Text(position),
+            _lag(max(each.lag_s for each in partitions), numbers),
+            count("in_flight", "bold"),
+            _rate(per_s),
+            _rate(lately / LATELY_S),
+            count("applied"),
+            count("duplicates"),
+            count("parked", "bold yellow"),
+            count("lost", "bold red"),
+        ]
+
+    rows = [
+        row(Text(str(each.partition), style=_colour(each)), each.position, [each], rate.per_s, rate.lately)
+        for each, rate in zip(overview.partitions, overview.rates, strict=True)
+    ]
+    rates = overview.rates
+    all_per_s, all_lately = sum(rate.per_s for rate in rates), sum(rate.lately for rate in rates)
+    rows.append(row(Text("all"), "", overview.partitions, all_per_s, all_lately))
+    return table("Partitions", PARTITION_HEADERS, rows, left=2)
+
+
+def _colour(partition: PartitionStatus) -> str:
+    failure = partition.failure
+    if partition.stalled or (failure and failure.failures >= FAILURES_MAX):
+        return "bold red"
+    return "yellow" if failure else "green"
+
+
+def _failures(overview: Overview, numbers: NumberFormat) -> Table:
+    rows = [
+        (
+            str(each.partition),
+            failure.fault.value,
+            Text(failure.error, style="red"),
+            failure.failures,
+            failure.next_batch,
+            numbers.duration(failure.pause_s),
+        )
+        for each in overview.partitions
+        if (failure := each.failure)
+    ]
+    return table("Failing", ("p", "fault", "error", "failures\nin a row", "next\nbatch", "retry\nafter"), rows, left=3)
+
+
+def _processes(overview: Overview, numbers: NumberFormat) -> Table:
+    def row(role: str, process: ProcessStatus) -> tuple[str, str, Text, Text]:
+        state, style = ("silent", "bold red") if process.stalled else (process.state, "green")
+        return role, process.name, Text(state, style=style), Text(numbers.duration(process.idle_s), style=style)
+
+    workers = [row("worker", each) for each in overview.workers]
+    dispatchers = [row("dispatcher", each) for each in overview.dispatchers]
+    return table("Processes", ("role", "name", "state", "last seen"), [*workers, *dispatchers], left=3)
+
+
+def _dead_letters(overview: Overview, numbers: NumberFormat) -> Table:
+    rows = [(reason, _count(number, numbers, "bold yellow")) for reason, number in overview.dead_letters.items()]
+    return table("Open dead letters", ("reason", "open"), rows or [("none", "0")])
+
+
+def _projections(overview: Overview, numbers: NumberFormat) -> Table:
+    rows = [
+        (
+            each.name,
+            "newer" if each.version is None else str(each.version),
+            _count(each.due, numbers, "bold red"),
+            _count(each.newer, numbers, "bold red"),
+        )
+        for each in overview.projections
+    ]
+    return table("Projections", ("name", "version", "to rebuild", "too new"), rows)
+
+
+def _tenants_by_traffic(overview: Overview) -> Table:
+    tenants = overview.tenants
+    title = f"Most traffic in 10 min{', sampled' if tenants.traffic_is_sample else ''}"
+    if tenants.by_traffic is None:
+        return table(title, ("tenant",), [("this database role may not read the event log",)])
+    rows = [(each.tenant_id, str(each.partition), _rate(each.per_s)) for each in tenants.by_traffic]
+    return table(title, ("tenant", "p", "per s"), rows or [("none", "", "")], left=2)
+
+
+def _tenants_by_lag(overview: Overview, numbers: NumberFormat) -> Table:
+    tenants = overview.tenants
+    title = f"Most in flight{', of the oldest' if tenants.lag_is_sample else ''}"
+    rows = [
+        (
+            each.tenant_id or NO_TENANT,
+            str(each.partition),
+            _count(each.entries, numbers, "bold"),
+            _lag(each.lag_s, numbers),
+        )
+        for each in tenants.by_lag
+    ]
+    return table(title, ("tenant", "p", "entries", "lag"), rows or [("none", "", "", "")], left=2)
+
+
+def _count(number: int, numbers: NumberFormat, style: str = "") -> Text:
+    return Text(numbers.count(number), style=style if number else "dim")
+
+
+def _lag(seconds: float, numbers: NumberFormat) -> Text:
+    style = "bold red" if seconds > LAG_CRITICAL_S else "yellow" if seconds > LAG_WARNING_S else ""
+    return Text(numbers.duration(seconds), style=style)
+
+
+def _rate(per_s: float) -> Text:
+    text = f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:,.1f}"
+    return Text(text, style="cyan" if per_s else "dim")
