@@ -3,9 +3,8 @@
 Not Starlette's own: its routes and layers took a tenth of an answer's time.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import structlog
 from starlette.requests import Request
@@ -15,11 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api_stub import errors
 from api_stub.errors import ApiError
-from api_stub.handlers import Reads, json_response
-from api_stub.meter import TEMPLATE
 from api_stub.operations import Operations
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+from api_stub.reads import Handler, Reads
+from api_stub.request_metrics import TEMPLATE
+from api_stub.responses import json_response
 
 log = structlog.get_logger()
 
@@ -33,11 +31,8 @@ class Route:
 
 
 def read_routes(reads: Reads) -> list[Route]:
-    """Return the routes of the two reads."""
-    return [
-        Route("/v1/config/projects/{slug}/stats", reads.stats),
-        Route("/v1/config/monitoring/activity", reads.activity),
-    ]
+    """Return the routes of the reads."""
+    return [Route(path, handler) for path, handler in reads.handlers.items()]
 
 
 def operations_routes(operations: Operations) -> list[Route]:

@@ -6,10 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api_stub.answers import ActivityAnswer, StatsAnswer
-from api_stub.checks import HOURS_DEFAULT, HOURS_MAX
 from api_stub.errors import ErrorAnswer
-from event_stream.envelope import UUID_PATTERN
+from api_stub.routes.read import OpenApi
+from api_stub.routes.registry import READS
 
 VERSION = "1.0.0"
 
@@ -22,28 +21,19 @@ _READ_ERRORS = {
     "405": "The path answers GET and HEAD only (`METHOD_NOT_ALLOWED`).",
     "503": "The store cannot be reached (`UNAVAILABLE`).",
 }
-_PROJECT_HEADER = {
-    "name": "X-Project-Id",
-    "in": "header",
-    "required": False,
-    "description": "The project. With an organisation key activity needs it; elsewhere it must be the one meant.",
-    "schema": {"type": "string", "format": "uuid", "pattern": UUID_PATTERN},
-    "example": "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11",
-}
 
 
 @cache
 def document() -> dict[str, Any]:
-    """Return the document; its paths are the routes of `app.py` that are built."""
-    models: dict[str, type[BaseModel]] = {
-        "StatsAnswer": StatsAnswer,
-        "ActivityAnswer": ActivityAnswer,
-        "ErrorAnswer": ErrorAnswer,
-    }
+    """Return the document; its paths are the reads of the registry and the operations endpoints."""
+    models: list[type[BaseModel]] = [*(read.openapi.response for read in READS), ErrorAnswer]
     refs, definitions = models_json_schema(
-        [(model, "serialization") for model in models.values()], ref_template="#/components/schemas/{model}"
+        [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
     )
-    schema = {name: refs[model, "serialization"] for name, model in models.items()}
+    error = refs[ErrorAnswer, "serialization"]
+    reads = {
+        read.path: {"get": _read(read.openapi, refs[read.openapi.response, "serialization"], error)} for read in READS
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -54,8 +44,7 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": {
-            "/v1/config/projects/{slug}/stats": {"get": _stats(schema)},
-            "/v1/config/monitoring/activity": {"get": _activity(schema)},
+            **reads,
             "/healthz": {"get": _plain("health", "The process is alive.", failing=False)},
             "/readyz": {"get": _plain("readiness", "This process can answer reads.", failing=True)},
             "/healthz/projector": {"get": _plain("projectorHealth", "Events reach the read models.", failing=True)},
@@ -69,43 +58,18 @@ def document() -> dict[str, Any]:
     }
 
 
-def _stats(schema: dict[str, Any]) -> dict[str, Any]:
-    slug = {
-        "name": "slug",
-        "in": "path",
-        "required": True,
-        "description": "The project's slug.",
-        "schema": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"},
-        "example": "checkout-api",
-    }
+def _read(openapi: OpenApi, answer: dict[str, Any], error: dict[str, Any]) -> dict[str, Any]:
     return {
-        "operationId": "getProjectStats",
-        "summary": "Rollup counts and the 30-day trend of one project.",
+        "operationId": openapi.operation_id,
+        "summary": openapi.summary,
         "security": [{"key": []}],
-        "parameters": [slug, _PROJECT_HEADER],
-        "responses": {"200": _json("The stats.", schema["StatsAnswer"]), **_errors(schema)},
-    }
-
-
-def _activity(schema: dict[str, Any]) -> dict[str, Any]:
-    hours = {
-        "name": "hours",
-        "in": "query",
-        "required": False,
-        "description": "How far back to look.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": HOURS_MAX, "default": HOURS_DEFAULT},
-    }
-    return {
-        "operationId": "getMonitoringActivity",
-        "summary": "The newest watchdog evaluations of one project, newest first, at most 100.",
-        "security": [{"key": []}],
-        "parameters": [hours, _PROJECT_HEADER],
-        "responses": {"200": _json("The entries.", schema["ActivityAnswer"]), **_errors(schema)},
+        "parameters": list(openapi.parameters),
+        "responses": {"200": _json(openapi.description, answer), **_errors(error)},
     }
 
 
 def _errors(schema: dict[str, Any]) -> dict[str, Any]:
-    answers = {status: _json(description, schema["ErrorAnswer"]) for status, description in _READ_ERRORS.items()}
+    answers = {status: _json(description, schema) for status, description in _READ_ERRORS.items()}
     answers["401"]["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
     answers["405"]["headers"] = {"Allow": {"schema": {"type": "string"}}}
     answers["503"]["headers"] = {"Retry-After": {"schema": {"type": "string"}}}

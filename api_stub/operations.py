@@ -11,10 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api_stub.coalesce import WAIT_S, Coalescer
-from api_stub.handlers import json_response
-from api_stub.lookup import in_thread
+from api_stub.lookups.coalesce import WAIT_S, Coalescer
+from api_stub.lookups.lookup import in_thread
 from api_stub.openapi import document
+from api_stub.responses import json_response
 from projections import schema
 from projections.schema import SchemaTooOldError
 

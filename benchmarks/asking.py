@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import psutil
 
-from api_stub import keys
-from api_stub.keys import Kind
+from api_stub.auth import keys
+from api_stub.auth.keys import Kind
 from benchmarks.history import History
 from benchmarks.load import Request
 from benchmarks.mixes import TENANTS

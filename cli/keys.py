@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from api_stub import keys as stored
-from api_stub.keys import PERMISSIONS, ApiKey, Kind
+from api_stub.auth import keys as stored
+from api_stub.auth.keys import PERMISSIONS, ApiKey, Kind
 from cli import environment
 from cli.database import open_reader, open_writer
 from cli.output import CliError, print_json, stdout, table

@@ -12,9 +12,9 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from api_stub.coalesce import Coalescer
-from api_stub.lookup import Database
-from api_stub.meter import BOUNDS_S, Meter
+from api_stub.lookups.coalesce import Coalescer
+from api_stub.lookups.lookup import Database
+from api_stub.request_metrics import BOUNDS_S, Meter
 from event_stream.envelope import Reason
 from workers.status import Observed, PartitionStatus, ProcessStatus, Recorded, Status
 from workers.tally import Histogram, Tally

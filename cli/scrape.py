@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from api_stub.coalesce import Coalescer
-from api_stub.lookup import in_thread
+from api_stub.lookups.coalesce import Coalescer
+from api_stub.lookups.lookup import in_thread
 from cli.metrics import Own, Reading, collect
 from event_stream.errors import EventStreamError
 from projections.errors import ProjectionsError

@@ -20,11 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from api_stub.app import application, operations_routes, read_routes
-from api_stub.handlers import Reads
-from api_stub.lookup import database
-from api_stub.meter import Meter
+from api_stub.lookups.lookup import database
 from api_stub.operations import Health, Operations
 from api_stub.protocol import AnswersInOnePiece
+from api_stub.reads import Reads
+from api_stub.request_metrics import Meter
 from api_stub.settings import ApiSettings
 from cli import environment
 from cli.metrics import Own
@@ -57,11 +57,11 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
     reading = database(engine, executor)
-    reads = Reads.on(reading, settings.key_cache_s)
+    reads = Reads(reading, settings.key_cache_s)
     # Threads of their own, one for each check: while Redis is silent, they must not keep reads or each other waiting.
     checks = ThreadPoolExecutor(CHECKS, thread_name_prefix="checks")
     meter = Meter()
-    scrape = Scrape(runtime, checks, Own(meter, reads.coalescers(), reading))
+    scrape = Scrape(runtime, checks, Own(meter, reads.coalescers, reading))
     operations = operations_routes(Operations.on(engine, checks, lambda: projector_health(runtime), scrape))
     beside = settings.ops_port is None
     served = [read_routes(reads) + operations] if beside else [read_routes(reads), operations]

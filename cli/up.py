@@ -14,8 +14,8 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api_stub import keys
-from api_stub.keys import Kind
+from api_stub.auth import keys
+from api_stub.auth.keys import Kind
 from api_stub.settings import ApiSettings
 from cli import demo, environment
 from cli.append import make_producer

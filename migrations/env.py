@@ -5,13 +5,13 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Engine, text
 
-import api_stub.keys
+import api_stub.auth.keys
 import projections.due
 import projections.schema
 from projections.store import metadata
 
 # Imported, so that autogenerate sees their tables.
-_TABLES = (api_stub.keys.table, projections.due.table, *projections.schema.READ_MODELS)
+_TABLES = (api_stub.auth.keys.table, projections.due.table, *projections.schema.READ_MODELS)
 
 engine: Engine = context.config.attributes["engine"]
 MIGRATION_LOCK = 0x50524F4A  # any number that nobody else on the database uses: "PROJ"

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api_stub import keys
-from api_stub.keys import Kind
+from api_stub.auth import keys
+from api_stub.auth.keys import Kind
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
 from projections.registry import PROJECTIONS

@@ -19,8 +19,8 @@ import pytest
 from psycopg.errors import AdminShutdown, InsufficientPrivilege
 from sqlalchemy import make_url, text
 
-from api_stub import keys
-from api_stub.keys import Kind
+from api_stub.auth import keys
+from api_stub.auth.keys import Kind
 from cli.migrate import migrate_database
 from event_stream import Producer
 from event_stream.stream import stream_key

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from api_stub import coalesce
+from api_stub.lookups import coalesce
 from projections.connection import BoundedAsyncConnection, BoundedConnection
 from projections.store import reader_engine
 from tests.support.driving import Api, append, drain_all

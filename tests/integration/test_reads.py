@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy import event as sa_event
 
-from api_stub import keys as stored_keys
-from api_stub.answers import ActivityAnswer, StatsAnswer
-from api_stub.keys import Kind
+from api_stub.auth import keys as stored_keys
+from api_stub.auth.keys import Kind
 from api_stub.operations import Health
-from api_stub.reads import ActivityAsk, StatsAsk, activity_lookup, stats_lookup
+from api_stub.routes import activity, stats
+from api_stub.routes.activity import ActivityAnswer, ActivityAsk
+from api_stub.routes.stats import StatsAnswer, StatsAsk
 from event_stream.envelope import time_text
 from tests.support.driving import Api, append, assert_answers_equal, drain_all
 from tests.support.events import DAY_US, NOW_US, OTHER_PROJECT, PROJECT, TENANT, event, mixed
@@ -407,7 +408,7 @@ async def test_a_found_key_is_trusted_for_its_cache_time_and_no_longer(
     filled: Runtime, writer: Engine, reader: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("api_stub.checks.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("api_stub.auth.checks.time", SimpleNamespace(monotonic=lambda: now[0]))
     api = Api(writer, reader, key_cache_s=0.3)
     key = api.key(TENANT, PROJECT)
     assert (await api.ask(STATS, key)).status_code == 200
@@ -504,8 +505,8 @@ async def test_the_plans_touch_rows_through_keys_only(
 
     sa_event.listen(reader, "before_cursor_execute", explain)
     with reader.connect() as connection:
-        stats_lookup.read(connection, [StatsAsk("ten_0", "project-1")])
-        activity_lookup.read(connection, [ActivityAsk("ten_0", PROJECT, 0)])
+        stats.lookup.read(connection, [StatsAsk("ten_0", "project-1")])
+        activity.lookup.read(connection, [ActivityAsk("ten_0", PROJECT, 0)])
     assert len(plans) == 2
     for plan in plans:
         if reader.dialect.name == "postgresql":

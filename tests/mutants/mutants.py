@@ -375,26 +375,26 @@ WHOLE_ANSWERS = (
     Mutant(
         "support desks are counted by a second statement",
         "G4",
-        "api_stub/handlers.py",
-        "        trend = row.trend(now)\n",
-        "        again = await self.stats_of.get(StatsAsk(key.tenant_id, slug))\n"
-        "        row = row._replace(support_desk_count=again.support_desk_count)\n"
-        "        trend = row.trend(now)\n",
+        "api_stub/routes/stats.py",
+        "    trend = row.trend(now_us)\n",
+        "    again = found(await find(StatsAsk(key.tenant_id, slug)))\n"
+        "    row = row._replace(support_desk_count=again.support_desk_count)\n"
+        "    trend = row.trend(now_us)\n",
         (f"{_READS}each_answer_is_one_statement",),
     ),
     Mutant(
         "whether a project exists is asked by a second statement",
         "G4",
-        "api_stub/handlers.py",
-        "        if entries is None:\n",
-        "        ask = ActivityAsk(key.tenant_id, project_id, now)\n"
-        "        if entries is None or await self.activity_of.get(ask) is None:\n",
+        "api_stub/routes/activity.py",
+        "    if project_id != (key.project_id or project_id):\n",
+        "    found(await find(ActivityAsk(key.tenant_id, project_id, now_us)))\n"
+        "    if project_id != (key.project_id or project_id):\n",
         (f"{_READS}each_answer_is_one_statement",),
     ),
     Mutant(
         "an ask joins a query that was already sent",
         "2.4",
-        "api_stub/coalesce.py",
+        "api_stub/lookups/coalesce.py",
         "            answers = await self._query(list(asks))\n",
         "            self._waiting.update(asks)\n"
         "            answers = await self._query(list(asks))\n"
@@ -407,7 +407,7 @@ ISOLATION = (
     Mutant(
         "a slug is looked up in all tenants",
         "G5",
-        "api_stub/reads.py",
+        "api_stub/routes/stats.py",
         ".where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.present)",
         ".where(holder.c.slug == slug, holder.c.present)",
         (f"{_READS}tenants_with_the_same_slug_or_project_id_each_read_their_own",),
@@ -415,7 +415,7 @@ ISOLATION = (
     Mutant(
         "the trend is joined by the project alone",
         "G5",
-        "api_stub/reads.py",
+        "api_stub/routes/stats.py",
         "(analysis_trend.c.tenant_id == tenant_id) & (analysis_trend.c.project_id == project.c.project_id)",
         "analysis_trend.c.project_id == project.c.project_id",
         (f"{_READS}tenants_with_the_same_slug_or_project_id_each_read_their_own",),
@@ -423,7 +423,7 @@ ISOLATION = (
     Mutant(
         "activity is read by the project alone",
         "G5",
-        "api_stub/reads.py",
+        "api_stub/routes/activity.py",
         ".where(activity.c.tenant_id == tenant_id, activity.c.project_id == project_id,",
         ".where(activity.c.project_id == project_id,",
         (f"{_READS}tenants_with_the_same_slug_or_project_id_each_read_their_own",),
@@ -431,7 +431,7 @@ ISOLATION = (
     Mutant(
         "a project of another tenant shows as empty",
         "G5",
-        "api_stub/reads.py",
+        "api_stub/routes/activity.py",
         "(project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present",
         "(project.c.project_id == project_id) & project.c.present",
         (f"{_READS}a_project_of_another_tenant_is_as_absent_as_one_that_never_was",),
@@ -439,7 +439,7 @@ ISOLATION = (
     Mutant(
         "a project key reads its tenant's other projects",
         "G5",
-        "api_stub/handlers.py",
+        "api_stub/routes/stats.py",
         "if row.project_id != (key.project_id or row.project_id) or row.project_id != (wanted or row.project_id):",
         "if row.project_id != (wanted or row.project_id):",
         (f"{_READS}a_project_key_reads_no_other_project_of_its_tenant",),
@@ -463,7 +463,7 @@ ISOLATION = (
     Mutant(
         "the secret of a key is not checked",
         "2.1",
-        "api_stub/checks.py",
+        "api_stub/auth/checks.py",
         " or not key.has_secret(presented.secret):",
         ":",
         (f"{_READS}a_wrong_secret_or_kind_is_as_unknown_as_no_key",),
@@ -471,7 +471,7 @@ ISOLATION = (
     Mutant(
         "a revoked key is accepted",
         "2.1",
-        "api_stub/checks.py",
+        "api_stub/auth/checks.py",
         "if key.revoked_us is not None:",
         "if key.revoked_us is not None and key.revoked_us > now_us:",
         (f"{_READS}revoked_comes_before_expired_before_kind_before_permission",),
@@ -479,7 +479,7 @@ ISOLATION = (
     Mutant(
         "a key is remembered for ever",
         "2.1",
-        "api_stub/checks.py",
+        "api_stub/auth/checks.py",
         "if known is not None and asked_at - known[0] < self._cache_s:",
         "if known is not None and self._cache_s > 0:",
         (f"{_READS}a_found_key_is_trusted_for_its_cache_time_and_no_longer",),
@@ -522,7 +522,7 @@ CONSTANT_READS = (
     Mutant(
         "slugs compare without regard to case",
         "G6",
-        "api_stub/reads.py",
+        "api_stub/routes/stats.py",
         "holder.c.slug == slug,",
         "func.lower(holder.c.slug) == func.lower(slug),",
         (f"{_READS}the_plans_touch_rows_through_keys_only",),
@@ -763,7 +763,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "the window has thirty-one days",
         "2.2",
-        "api_stub/reads.py",
+        "api_stub/routes/stats.py",
         "range(today - WINDOW_DAYS + 1, today + 1)",
         "range(today - WINDOW_DAYS, today + 1)",
         (f"{_READS}the_trend_is_the_last_thirty_days_today_included",),
@@ -771,7 +771,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "the first taker of a slug answers",
         "2.2",
-        "api_stub/reads.py",
+        "api_stub/routes/stats.py",
         "holder.c.slug_time_us.desc()",
         "holder.c.slug_time_us.asc()",
         (f"{_READS}of_several_holders_of_a_slug_the_latest_taker_answers",),
@@ -779,7 +779,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "a deleted project still holds its slug",
         "2.2",
-        "api_stub/reads.py",
+        "api_stub/routes/stats.py",
         "holder.c.slug == slug, holder.c.present)",
         "holder.c.slug == slug)",
         (f"{_READS}a_project_shows_once_it_is_created_and_hides_once_it_is_deleted",),
@@ -787,7 +787,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "activity of one moment comes in any order",
         "2.3",
-        "api_stub/reads.py",
+        "api_stub/routes/activity.py",
         ".order_by(activity.c.time_us.desc(), activity.c.event_id.desc())",
         ".order_by(activity.c.time_us.desc(), activity.c.event_id.asc())",
         (f"{_READS}at_most_a_hundred_entries_newest_first_ties_by_id_descending",),
@@ -795,7 +795,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "the edge of hours is in",
         "2.3",
-        "api_stub/reads.py",
+        "api_stub/routes/activity.py",
         "activity.c.time_us > after_us",
         "activity.c.time_us >= after_us",
         (f"{_READS}an_entry_exactly_at_the_edge_of_hours_is_out",),
@@ -811,7 +811,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "hours are read in any digits",
         "2.3",
-        "api_stub/checks.py",
+        "api_stub/routes/activity.py",
         '_HOURS = re.compile(r"[0-9]{1,4}", re.ASCII)',
         '_HOURS = re.compile(r"\\d{1,4}")',
         (f"{_READS}hours_is_a_whole_number_given_once",),
@@ -911,10 +911,10 @@ WATCHED = (
     Mutant(
         "a path that nobody serves becomes a label",
         "G5",
-        "api_stub/meter.py",
+        "api_stub/request_metrics.py",
         "scope.get(TEMPLATE, NO_ROUTE)",
         'scope.get(TEMPLATE, scope["path"])',
-        ("tests/unit/test_meter.py::test_unknown_paths_are_one_route_however_many_there_are",),
+        ("tests/unit/test_request_metrics.py::test_unknown_paths_are_one_route_however_many_there_are",),
     ),
     Mutant(
         "nothing tells the lines of one drain from another's",
@@ -1171,7 +1171,7 @@ OF_ONE_VERSION = (
     Mutant(
         "a read model without rows is taken for an empty one",
         "2",
-        "api_stub/reads.py",
+        "api_stub/routes/read.py",
         "    return not have_rows(versions, read_models) and (versions, project) != (None, None)",
         "    return not have_rows(versions, read_models) and (versions, project) == ()",
         (f"{_OF_ONE_VERSION}a_projection_that_is_new_answers_503_until_its_tenant_has_it",),

@@ -16,8 +16,8 @@ import httpx
 from redis import Redis
 from sqlalchemy import Engine
 
-from api_stub import keys
-from api_stub.keys import Kind
+from api_stub.auth import keys
+from api_stub.auth.keys import Kind
 from cli.migrate import migrate_database
 from projections.settings import DatabaseSettings
 from tests.soak.plan import PARTITIONS, WORKERS, Plan

@@ -12,12 +12,12 @@ import anyio
 import httpx
 from sqlalchemy import Connection, Engine, Table, select
 
-from api_stub import keys
 from api_stub.app import application, operations_routes, read_routes
-from api_stub.handlers import Reads
-from api_stub.keys import Kind
-from api_stub.lookup import database
+from api_stub.auth import keys
+from api_stub.auth.keys import Kind
+from api_stub.lookups.lookup import database
 from api_stub.operations import Health, Operations
+from api_stub.reads import Reads
 from event_stream.stream import Appended
 from event_stream.types import partition_of
 from projections import checkpoint, dead_letter_desk, event_log
@@ -106,7 +106,7 @@ class Api:
         self.writer = writer
         self.executor = ThreadPoolExecutor(2)
         self.database = database(reader, self.executor)
-        reads = Reads.on(self.database, key_cache_s, clock=lambda: self.now_us)
+        reads = Reads(self.database, key_cache_s, clock=lambda: self.now_us)
         self.health = Health()
         operations = Operations.on(reader, self.executor, lambda: self.health, self._scrape)
         self.routes = read_routes(reads) + operations_routes(operations)

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 # For `tests.support.hurried`: an API that answers on a machine that stands still for a while, however late.
-PATIENT_API = {"api_stub.coalesce.WAIT_S": 60.0, "api_stub.lookup.WAIT_S": 60.0, "cli.serve.REDIS_TIMEOUT_S": 20.0}
+PATIENT_API = {
+    "api_stub.lookups.coalesce.WAIT_S": 60.0,
+    "api_stub.lookups.lookup.WAIT_S": 60.0,
+    "cli.serve.REDIS_TIMEOUT_S": 20.0,
+}
 
 Start: TypeAlias = Callable[..., "subprocess.Popen[bytes]"]
 

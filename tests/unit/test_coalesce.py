@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from api_stub import coalesce
-from api_stub.coalesce import Coalescer
-from api_stub.lookup import in_thread
+from api_stub.lookups import coalesce
+from api_stub.lookups.coalesce import Coalescer
+from api_stub.lookups.lookup import in_thread
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ import yaml
 from sqlalchemy import Engine
 from sqlalchemy.pool import QueuePool
 
-from api_stub.coalesce import WAIT_S
-from api_stub.handlers import Reads
-from api_stub.lookup import Postgresql
+from api_stub.lookups.coalesce import WAIT_S
+from api_stub.lookups.lookup import Postgresql
+from api_stub.reads import Reads
 from cli import serve
 from cli.main import projector
 from event_stream.envelope import BODY_BYTES_MAX, Reason
@@ -117,7 +117,7 @@ def test_every_log_line_that_is_named_is_logged() -> None:
 
 def test_the_connections_in_the_table_are_what_the_pools_allow() -> None:
     writer, reader = store.writer_engine(POSTGRESQL), store.reader_engine(POSTGRESQL)
-    lookups = len(Reads.on(Postgresql(reader), 0).coalescers())
+    lookups = len(Reads(Postgresql(reader), 0).coalescers)
     own_checks = store.reader_engine(POSTGRESQL, pool_size=serve.THREADS)
     command = most(writer) + most(reader)
     worker = command + most(store.auditor_engine(POSTGRESQL, 1.0))

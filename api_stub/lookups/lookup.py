@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from api_stub import errors
-from api_stub.coalesce import WAIT_S
+from api_stub.lookups.coalesce import WAIT_S
 from projections.bulk import bind_keys
 from projections.connection import BoundedAsyncConnection
 from projections.store import Row, psycopg_dialect, reader_options

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api_stub.app import Route, application
-from api_stub.meter import BOUNDS_S, Meter, Timing
+from api_stub.request_metrics import BOUNDS_S, Meter, Timing
 
 pytestmark = pytest.mark.anyio
 ROUTES = ["/projects/{slug}/stats", "/healthz"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Column, Connection, Select, Table, insert, select, update
 
-from api_stub.lookup import Lookup
+from api_stub.lookups.lookup import Lookup
 from projections import bulk
 from projections.store import KeyText, Row, metadata
 

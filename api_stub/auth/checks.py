@@ -1,4 +1,4 @@
-"""The checks that need no project (docs/reference/api.md#checks): each returns a value or raises an ApiError."""
+"""The check of the key that a request presents (docs/reference/api.md#checks)."""
 
 import re
 import time
@@ -8,17 +8,13 @@ from typing import TypeAlias
 from cachetools import LRUCache
 from starlette.requests import Request
 
-from api_stub import errors, keys
-from api_stub.keys import ApiKey, KeyAsk, Kind
-from event_stream.envelope import UUID_PATTERN, matches
+from api_stub import errors
+from api_stub.auth import keys
+from api_stub.auth.keys import ApiKey, KeyAsk, Kind
 
 FindKey: TypeAlias = Callable[[KeyAsk], Awaitable[ApiKey | None]]
 
-HOURS_DEFAULT = 24
-HOURS_MAX = 720
 _KEYS_CACHED_MAX = 10_000
-_SLUG = re.compile(r"[a-z0-9-]{1,100}", re.ASCII)
-_HOURS = re.compile(r"[0-9]{1,4}", re.ASCII)
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 
@@ -63,40 +59,6 @@ class KeyRing:
             # What was found is as old as the question.
             self._known[key_id] = (asked_at, key)
         return key
-
-
-def slug(request: Request) -> str:
-    """Return the slug in the path."""
-    value = str(request.path_params["slug"])
-    if not _SLUG.fullmatch(value):
-        raise errors.invalid("slug", "must be 1 to 100 of a-z, 0-9 and -")
-    return value
-
-
-def hours(request: Request) -> int:
-    """Return how many hours back to look."""
-    values = request.query_params.getlist("hours")
-    if not values:
-        return HOURS_DEFAULT
-    if len(values) == 1 and _HOURS.fullmatch(values[0]) and 1 <= int(values[0]) <= HOURS_MAX:
-        return int(values[0])
-    raise errors.invalid("hours", f"must be a whole number from 1 to {HOURS_MAX}, given once")
-
-
-def project_header(request: Request) -> str | None:
-    """Return the project that the header X-Project-Id names, None if it is left out."""
-    values = request.headers.getlist("X-Project-Id")
-    if not values:
-        return None
-    if len(values) == 1 and matches(UUID_PATTERN, values[0]):
-        return values[0]
-    raise errors.invalid("X-Project-Id", "must be one lower-case canonical UUID")
-
-
-def no_min_position(request: Request) -> None:
-    """Refuse a header that is not implemented (docs/reference/api.md#x-min-position)."""
-    if "X-Min-Position" in request.headers:
-        raise errors.not_implemented("X-Min-Position is not supported yet; leave it out.")
 
 
 def _bearer(request: Request) -> str | None:

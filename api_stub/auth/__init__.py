@@ -1,0 +1,1 @@
+"""API keys, and the check of the key that a request presents."""

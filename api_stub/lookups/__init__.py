@@ -1,0 +1,1 @@
+"""Lookups: keyed statements that answer many requests at once."""

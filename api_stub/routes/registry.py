@@ -1,0 +1,8 @@
+"""The reads. A new one is one file and one line here; routes, metrics and the OpenAPI document derive from it."""
+
+from typing import Any
+
+from api_stub.routes import activity, stats
+from api_stub.routes.read import Read
+
+READS: tuple[Read[Any, Any], ...] = (stats.read, activity.read)

@@ -1,0 +1,190 @@
+"""GET /v1/config/projects/{slug}/stats: a project's rollup counts and its 30-day trend (docs/reference/api.md#stats)."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+from pydantic import Field
+from pydantic_core import to_json
+from sqlalchemy import Select, func, select
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api_stub import errors
+from api_stub.auth.keys import ApiKey
+from api_stub.lookups.lookup import Lookup
+from api_stub.responses import ResponseModel, Success, json_response
+from api_stub.routes.parameters import PROJECT_HEADER, no_min_position, project_header
+from api_stub.routes.read import NOT_FILLED, Find, NotFilled, OpenApi, Read, found, lack_rows
+from projections.analysis_trend import DAY_US, by_day_from_json
+from projections.analysis_trend import table as analysis_trend
+from projections.bulk import key_rows
+from projections.project import table as project
+from projections.store import Row
+from projections.tenant import table as tenant
+from projections.versions import table as active_version
+
+WINDOW_DAYS = 30
+_READ_MODELS = ("analysis_trend", "project", "tenant")
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_SLUG = re.compile(r"[a-z0-9-]{1,100}", re.ASCII)
+_SLUG_PARAMETER = {
+    "name": "slug",
+    "in": "path",
+    "required": True,
+    "description": "The project's slug.",
+    "schema": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"},
+    "example": "checkout-api",
+}
+
+
+class DayCount(ResponseModel):
+    """Analyses created on one UTC day."""
+
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    count: int = Field(ge=1)
+
+
+class Stats(ResponseModel):
+    """A project's rollup counts and its 30-day trend."""
+
+    analysis_count: int = Field(ge=0, description="Analyses created in the last 30 UTC days, today included.")
+    log_source_count: int = Field(ge=0)
+    repo_count: int = Field(ge=0)
+    notification_channel_count: int = Field(ge=0)
+    support_desk_count: int = Field(ge=0, description="Support-desk bindings of the tenant.")
+    watchdog_enabled: bool
+    daily_trend: list[DayCount] = Field(description="Days with at least one analysis, ascending.")
+
+
+StatsAnswer = Success[Stats]
+
+
+class StatsAsk(NamedTuple):
+    """Which project's stats: the one that answers to this slug in this tenant."""
+
+    tenant_id: str
+    slug: str
+
+
+class StatsRow(NamedTuple):
+    """What the read models hold of a project's stats; `by_day` counts analyses by days since 1970 UTC, ascending."""
+
+    project_id: str
+    log_source_count: int
+    repo_count: int
+    notification_channel_count: int
+    support_desk_count: int
+    watchdog_enabled: bool
+    by_day: Mapping[int, int]
+
+    def trend(self, now_us: int) -> list[tuple[str, int]]:
+        """Return (date, count) for each day with analyses among the last 30 UTC days, today included, ascending."""
+        today = now_us // DAY_US
+        days = range(today - WINDOW_DAYS + 1, today + 1)
+        return [(_date(day), count) for day, count in self.by_day.items() if day in days]
+
+
+@lru_cache(maxsize=256)
+def _date(day: int) -> str:
+    return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
+
+
+def _answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow | NotFilled]:
+    answers: dict[StatsAsk, StatsRow | NotFilled] = {}
+    for tenant_id, slug, versions, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
+        ask = StatsAsk(tenant_id, slug)
+        if lack_rows(versions, _READ_MODELS, project_id):
+            answers[ask] = NOT_FILLED
+        elif project_id is not None:
+            counts = by_day_from_json(by_day or "[]")
+            answers[ask] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
+    return answers
+
+
+@cache
+def _statement(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [project.c.tenant_id, project.c.slug])
+    tenant_id, slug = keys.c
+    holder = project.alias("holder")
+    latest_taker = (
+        select(holder.c.project_id)
+        .where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.present)
+        .order_by(holder.c.slug_time_us.desc(), holder.c.slug_event_id.desc())
+        .limit(1)
+        .correlate(keys)
+        .scalar_subquery()
+    )
+    return (
+        select(
+            tenant_id,
+            slug,
+            active_version.c.versions,
+            project.c.project_id,
+            project.c.log_source_count,
+            project.c.repo_count,
+            project.c.notification_channel_count,
+            func.coalesce(tenant.c.support_desk_count, 0),
+            project.c.watchdog_enabled,
+            analysis_trend.c.by_day,
+        )
+        .select_from(keys)
+        .outerjoin(active_version, active_version.c.tenant_id == tenant_id)
+        # Outer, so that no planner begins with the projects, whatever it knows of their number.
+        .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
+        .outerjoin(tenant, tenant.c.tenant_id == tenant_id)
+        .outerjoin(
+            analysis_trend,
+            (analysis_trend.c.tenant_id == tenant_id) & (analysis_trend.c.project_id == project.c.project_id),
+        )
+    )
+
+
+lookup = Lookup(_statement, _answers)
+"""The stats of each ask whose slug an existing project of its tenant holds."""
+
+
+async def handle(request: Request, key: ApiKey, now_us: int, find: Find[StatsAsk, StatsRow]) -> Response:
+    """Answer with the stats of the project that holds the slug in the path."""
+    slug = _slug(request)
+    wanted = project_header(request)
+    no_min_position(request)
+    row = found(await find(StatsAsk(key.tenant_id, slug)))
+    if row.project_id != (key.project_id or row.project_id) or row.project_id != (wanted or row.project_id):
+        raise errors.forbidden("WRONG_PROJECT", "This slug belongs to another project than the request's.")
+    trend = row.trend(now_us)
+    # A dict, because the models would cost more than the lookup; a test holds the two together.
+    stats = {
+        "analysisCount": sum(count for _, count in trend),
+        "logSourceCount": row.log_source_count,
+        "repoCount": row.repo_count,
+        "notificationChannelCount": row.notification_channel_count,
+        "supportDeskCount": row.support_desk_count,
+        "watchdogEnabled": row.watchdog_enabled,
+        "dailyTrend": [{"date": date, "count": count} for date, count in trend],
+    }
+    return json_response(200, to_json({"success": True, "data": stats}))
+
+
+def _slug(request: Request) -> str:
+    value = str(request.path_params["slug"])
+    if not _SLUG.fullmatch(value):
+        raise errors.invalid("slug", "must be 1 to 100 of a-z, 0-9 and -")
+    return value
+
+
+read = Read(
+    "stats",
+    path="/v1/config/projects/{slug}/stats",
+    lookup=lookup,
+    handle=handle,
+    openapi=OpenApi(
+        "getProjectStats",
+        summary="Rollup counts and the 30-day trend of one project.",
+        parameters=(_SLUG_PARAMETER, PROJECT_HEADER),
+        response=StatsAnswer,
+        description="The stats.",
+    ),
+)
