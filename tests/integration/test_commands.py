@@ -8,15 +8,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import pytest
 from sqlalchemy import text, update
 
 from api_stub.openapi import document
-from cli.main import MODULES
+from cli.main import MODULES, projector
 from event_stream.asyncapi import asyncapi_document
 from event_stream.json_schema import events_schema
 from projections import schema, versions
@@ -25,25 +27,21 @@ from tests.support.commands import carry_out
 from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event, mixed
 from tests.support.processes import Start
+from tests.support.releases import OLD, line
 from tests.support.servers import free_port, wait_until
 from workers.runtime import Runtime
 
 Run = Any
-COMMANDS = [
-    *(["up"], ["migrate"], ["api"], ["worker"], ["dispatcher"], ["append"], ["status"], ["keys"], ["keys", "create"]),
-    *(["keys", "list"], ["keys", "revoke"], ["dead-letters"], ["dead-letters", "list"], ["dead-letters", "show"]),
-    *(["dead-letters", "replay"], ["dead-letters", "discard"]),
-    *(
-        ["contract"],
-        ["contract", "openapi"],
-        ["contract", "asyncapi"],
-        ["contract", "events"],
-        ["rebuild"],
-        ["verify"],
-        ["doctor"],
-    ),
-]
 
+
+def paths(command: click.Command, *path: str) -> Iterator[list[str]]:
+    """Yield the words of every command below one, of groups too."""
+    for name, each in command.commands.items() if isinstance(command, click.Group) else ():
+        yield [*path, name]
+        yield from paths(each, *path, name)
+
+
+COMMANDS = list(paths(projector))
 
 # For commands whose way with either database is tested without the command.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -453,8 +451,8 @@ def test_verify_needs_no_redis(run: Run, damaged: dict[str, Any]) -> None:
 def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
     verified = run("verify", "--repair")
     assert "due" not in verified
-    set_versions(runtime, "activity 1, analysis_trend 1 behind, project 1, tenant 1", "ten_0")
-    set_versions(runtime, "activity 1, project 1, tenant 1", "ten_1")
+    set_versions(runtime, line(analysis_trend="1 behind"), "ten_0")
+    set_versions(runtime, line(each for each in OLD if each.name != "analysis_trend"), "ten_1")
     problem = "a rebuild is due: analysis_trend to version 1 for 2 tenants; run `projector migrate --rebuild`"
     assert json.loads(run("status", "--json"))["problems"].count(problem) == 1
     assert "due to be rebuilt, and were not compared: 2" in run("verify", expect=1)
@@ -470,7 +468,7 @@ def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: R
 
 @on_sqlite
 def test_going_back_to_an_older_release_takes_a_word(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
-    newer = "activity 1, analysis_trend 2, project 1, tenant 1"
+    newer = line(analysis_trend="2")
     set_versions(runtime, newer, "ten_0")
     refused = run("rebuild", "--tenant", "ten_0", expect=1)
     assert "analysis_trend is at version 2, and this release has version 1" in refused

@@ -29,6 +29,7 @@ from tests.conftest import PARTITIONS, sqlalchemy_url
 from tests.support.commands import Done, carry_out
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, body, event
+from tests.support.releases import line
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 from workers import breaker, drain
 from workers.checkup.check import Finding, Severity
@@ -640,25 +641,25 @@ def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
 
 @only_sqlite
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("stored", "code", "said"),
     [
         (
-            "activity 1, analysis_trend 1 behind, project 1, tenant 1",
+            line(analysis_trend="1 behind"),
             "rebuild-due",
             "analysis_trend to version 1 for 1",
         ),
         (
-            "activity 1, analysis_trend 2, project 1, tenant 1",
+            line(analysis_trend="2"),
             "release-too-old",
             "analysis_trend is of a newer release",
         ),
     ],
 )
 def test_what_another_release_has_left_is_told(
-    alive: Runtime, environ: Environ, line: str, code: str, said: str
+    alive: Runtime, environ: Environ, stored: str, code: str, said: str
 ) -> None:
     with alive.writer.begin() as connection:
-        connection.execute(insert(versions.table).values(tenant_id=TENANT, versions=line))
+        connection.execute(insert(versions.table).values(tenant_id=TENANT, versions=stored))
     found = finding(environ, code)
     assert found.severity == "danger"
     assert said in found.found

@@ -32,6 +32,7 @@ from tests.support.driving import (
     checkpoints,
     drain_all,
     dump,
+    in_place,
     letters,
     log_size,
     totals,
@@ -399,7 +400,7 @@ def failing(poison: str) -> Any:
 def test_an_event_that_a_fold_fails_on_is_isolated_and_parked_alone(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, *(event() for _ in range(40)), poison, *(event() for _ in range(40)))
-    drain_all(with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:]))
+    drain_all(with_projections(runtime, *in_place(failing(poison["id"]))))
     assert open_reasons(runtime) == ["fold_failed"]
     assert letters(runtime)[0].event_id == poison["id"]
     assert "projection project failed with KeyError" in letters(runtime)[0].detail
@@ -409,7 +410,7 @@ def test_an_event_that_a_fold_fails_on_is_isolated_and_parked_alone(runtime: Run
 def test_a_poison_event_at_the_very_start_takes_nobody_with_it(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
-    drain_all(with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:]))
+    drain_all(with_projections(runtime, *in_place(failing(poison["id"]))))
     assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
     assert totals(runtime)["applied"] == 2
 
@@ -417,7 +418,7 @@ def test_a_poison_event_at_the_very_start_takes_nobody_with_it(runtime: Runtime)
 def test_suspicion_never_passes_to_the_next_event(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
-    broken = with_projections(runtime, failing(poison["id"]), *PROJECTIONS[1:])
+    broken = with_projections(runtime, *in_place(failing(poison["id"])))
     slow = Drainer(broken, HOME, pace=Pace(count=1))
     for _ in range(2):
         with pytest.raises(FoldError) as caught:
@@ -445,7 +446,7 @@ def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: 
         return project_key(*arguments)
 
     parts: dict[str, Any] = {part: fails}
-    drain_all(with_projections(runtime, replace(project.projection, **parts), *PROJECTIONS[1:]))
+    drain_all(with_projections(runtime, *in_place(replace(project.projection, **parts))))
     assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
     assert totals(runtime)["applied"] == 3
 
@@ -456,7 +457,7 @@ def test_a_release_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Ru
 
     tenants = [f"t{number}" for number in range(60)]
     append(runtime, *(event("watchdog.toggled.v1", tenantid=tenant) for tenant in tenants))
-    broken = with_projections(runtime, replace(project.projection, fold=fails), *PROJECTIONS[1:])
+    broken = with_projections(runtime, *in_place(replace(project.projection, fold=fails)))
     shared = Breaker()
     for _ in range(3):
         for partition in range(4):
@@ -479,7 +480,7 @@ def test_one_tenants_poison_cannot_open_the_breaker(runtime: Runtime) -> None:
             raise KeyError("bug")
         return project.fold(row, each)
 
-    drain_all(with_projections(runtime, replace(project.projection, fold=fold), *PROJECTIONS[1:]))
+    drain_all(with_projections(runtime, *in_place(replace(project.projection, fold=fold))))
     assert {letter.event_id for letter in letters(runtime)} == poison
     assert totals(runtime)["applied"] == 6
 

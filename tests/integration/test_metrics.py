@@ -15,6 +15,7 @@ from event_stream.envelope import Reason
 from event_stream.stream import Stream
 from event_stream.types import partition_of
 from projections.faults import Fault
+from projections.registry import PROJECTIONS
 from projections.store import reader_engine
 from tests.support.driving import append, append_raw, drain_all, totals
 from tests.support.events import PROJECT, TENANT, body, event
@@ -148,7 +149,7 @@ def test_a_scrape_tells_nothing_of_tenants_and_its_labels_have_few_values(runtim
         "role": {"worker", "dispatcher"},
         "state": {"alive", "stalled"},
         "server": {"redis", "database"},
-        "projection": {"project", "tenant", "analysis_trend", "activity"},
+        "projection": {projection.name for projection in PROJECTIONS},
         "lookup": set(),
     }
     for name in told.names():

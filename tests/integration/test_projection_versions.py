@@ -27,7 +27,7 @@ from tests.support.events import event, mixed
 from tests.support.law import assert_all_is_well, assert_law
 from tests.support.oracle import Oracle
 from tests.support.rebuilding import differing, outcomes_of, rebuild_all, rebuilder
-from tests.support.releases import NEW, OLD, THOUSAND
+from tests.support.releases import NEW, OLD, SECOND, THOUSAND, line
 from workers import verify_jobs
 from workers.drain import Drainer, run
 from workers.queue import Lease, ring
@@ -37,9 +37,13 @@ from workers.worker import worker
 
 EVENTS = list(mixed(600, tenants=3, projects=3))
 TENANTS = ["ten_0", "ten_1", "ten_2"]
-ALL_OLD = "activity 1, analysis_trend 1, project 1, tenant 1"
-ALL_NEW = "activity 1, analysis_trend 2, project 1, tenant 1"
-LEFT_OUT = "activity 1, analysis_trend 1 behind, project 1, tenant 1"
+ALL_OLD = line(OLD)
+ALL_NEW = line(NEW)
+LEFT_OUT = line(OLD, analysis_trend="1 behind")
+FIRST = analysis_trend.projection
+WITHOUT_ACTIVITY = tuple(each for each in OLD if each.name != "activity")
+WITHOUT_VERSIONS = tuple(each for each in OLD if each.name in versions.parse(versions.FIRST))
+"""The projections of the release before there were versions."""
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def test_after_the_rebuild_events_are_folded_live_again(new: Runtime) -> None:
     migrate(new)
     append(new, *EVENTS[300:])
     drain_all(new)
-    assert trends(new) == [row for tenant_id in TENANTS for row in refolded(new, NEW[2], tenant_id)]
+    assert trends(new) == [row for tenant_id in TENANTS for row in refolded(new, SECOND, tenant_id)]
     assert differing(rebuild_all(new)) == {}
     assert_all_is_well(new, EVENTS)
 
@@ -166,7 +170,7 @@ def test_a_rollback_before_the_rebuild_loses_nothing(old: Runtime, new: Runtime)
     assert lines(old) == dict.fromkeys(TENANTS, LEFT_OUT)
     migrate(old)
     assert lines(old) == dict.fromkeys(TENANTS, ALL_OLD)
-    assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, OLD[2], tenant_id)]
+    assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, FIRST, tenant_id)]
     assert_all_is_well(old, EVENTS)
 
 
@@ -184,14 +188,14 @@ def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: R
     assert lines(old) == dict.fromkeys(TENANTS, LEFT_OUT)
     assert count_equal_answers(old, Oracle(EVENTS)) > 0
     migrate(old)
-    assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, OLD[2], tenant_id)]
+    assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, FIRST, tenant_id)]
     assert_all_is_well(old, EVENTS)
 
 
 def test_going_back_forgets_what_only_the_newer_release_has(old: Runtime) -> None:
-    older = with_projections(old, *OLD[:3])
+    older = with_projections(old, *WITHOUT_ACTIVITY)
     versions.step_back(old.writer, older.projections, 4)
-    assert lines(old) == dict.fromkeys(TENANTS, "analysis_trend 1, project 1, tenant 1")
+    assert lines(old) == dict.fromkeys(TENANTS, line(WITHOUT_ACTIVITY))
     append(older, *EVENTS[300:])
     drain_all(older)
     migrate(old)
@@ -200,7 +204,7 @@ def test_going_back_forgets_what_only_the_newer_release_has(old: Runtime) -> Non
 
 def test_a_projection_that_is_new_answers_503_until_its_tenant_has_it(runtime: Runtime) -> None:
     """The older release has no monitoring activity."""
-    older = with_projections(runtime, *OLD[:3])
+    older = with_projections(runtime, *WITHOUT_ACTIVITY)
     append(older, *EVENTS[:300])
     drain_all(older)
     append(runtime, *EVENTS[300:])
@@ -242,11 +246,11 @@ def test_a_tenant_that_a_release_without_versions_took_in_is_rebuilt_and_not_tak
         connection.execute(delete(versions.table).where(versions.table.c.tenant_id == "ten_1"))
     assert count_equal_answers(old, Oracle(EVENTS[:300])) > 0
     with old.reader.connect() as connection:
-        assert versions.outdated_tenants(connection, OLD) == []
+        assert versions.outdated_tenants(connection, WITHOUT_VERSIONS) == []
         assert "ten_1" in versions.outdated_tenants(connection, NEW)
     append(new, *EVENTS[300:])
     drain_all(new)
-    assert lines(new)["ten_1"] == LEFT_OUT
+    assert lines(new)["ten_1"] == line(WITHOUT_VERSIONS, analysis_trend="1 behind")
     migrate(new)
     assert_all_is_well(new, EVENTS)
 
@@ -276,7 +280,7 @@ def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_t
     assert read_status(old).outdated() == ["analysis_trend is of a newer release for 1 tenants"]
     outcomes_of(rebuilder(new).rebuild_outdated(others))
     assert read_status(new).due() == []
-    older = with_projections(old, *OLD[:3])
+    older = with_projections(old, *WITHOUT_ACTIVITY)
     unknown = [each for each in read_status(older).projections if each.version is None]
     assert [(each.name, each.due, each.newer) for each in unknown] == [("activity", 0, 3)]
 
@@ -326,10 +330,10 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
     ]
     for _ in range(60):
         random_.choices(deeds, weights=(8, 4, 4, 1, 2, 1))[0]()
-        for tenant_id, line in lines(old).items():
-            at = versions.parse(line)["analysis_trend"]
+        for tenant_id, stored in lines(old).items():
+            at = versions.parse(stored)["analysis_trend"]
             if not at.is_behind:
-                made_by = {1: OLD, 2: NEW}[at.version][2]
+                made_by = {1: FIRST, 2: SECOND}[at.version]
                 assert [row for row in trends(old) if row[0] == tenant_id] == refolded(old, made_by, tenant_id)
     assert ran == {"refused", "rebuilt", "not rebuilt"}
     append(new, *waiting)
@@ -339,7 +343,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
 
 
 @pytest.mark.parametrize(
-    ("line", "standings"),
+    ("text", "standings"),
     [
         ("", {}),
         ("a 1", {"a": Standing(1)}),
@@ -347,8 +351,8 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
         ("a, b 0, c -1, d 1 before, e 2", {"e": Standing(2)}),
     ],
 )
-def test_a_line_says_what_it_can_be_read_to_say(line: str, standings: versions.Standings) -> None:
-    assert versions.parse(line) == standings
+def test_a_line_says_what_it_can_be_read_to_say(text: str, standings: versions.Standings) -> None:
+    assert versions.parse(text) == standings
     assert versions.parse(versions.dump(standings)) == standings
 
 

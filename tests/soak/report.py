@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.output import table
+from projections.registry import PROJECTIONS
 from tests.soak.run import Judged, Soak
 
-HOT_TABLES = ("analysis_trend", "project", "tenant", "checkpoint", "activity")
+HOT_TABLES = (*(projection.table.name for projection in PROJECTIONS), "checkpoint")
 
 
 def show(console: Console, made: Soak) -> None:

@@ -23,6 +23,7 @@ from event_stream.types import partition_of
 from projections import checkpoint, dead_letter_desk, event_log
 from projections.checkpoint import Checkpoint
 from projections.dead_letter_desk import Selection, Stored
+from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from tests.support.events import NOW_US, body
 from tests.support.oracle import Oracle
@@ -92,6 +93,12 @@ def _rows(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
 
 def log_size(engine: Engine) -> int:
     return len(dump(engine, [event_log.table])["event_log"])
+
+
+def in_place(changed: Projection) -> tuple[Projection, ...]:
+    """Return the projections, with this one in the place of the one of its name."""
+    assert changed.name in {each.name for each in PROJECTIONS}
+    return tuple(changed if each.name == changed.name else each for each in PROJECTIONS)
 
 
 def with_projections(runtime: Runtime, *projections: Any) -> Runtime:

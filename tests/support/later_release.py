@@ -25,10 +25,8 @@ from event_stream.types import (
     WatchdogEvaluated,
     WatchdogToggled,
 )
-from projections import activity, project
-from projections.projection import Projection
+from projections.projection import Feed, Projection, Rollup
 from projections.registry import PROJECTIONS
-from projections.store import Row
 
 Outcome: TypeAlias = Literal["passed", "fired", "silent"] | SuppressedReason
 
@@ -99,7 +97,7 @@ def later_release(
         for type_, upcaster in {**LATER_UPCASTERS, **upcasters}.items():
             patch.setitem(versions.UPCASTERS, type_, upcaster)
         patch.setattr(decoding, "_VALIDATOR", _validator())
-        yield tuple(LATER_PROJECTIONS.get(each.name, each) for each in PROJECTIONS)
+        yield tuple(_later(each) for each in PROJECTIONS)
 
 
 @cache
@@ -127,33 +125,42 @@ def evaluated_as_v2(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"outcome": outcome(data["passed"], data["alertFired"], data["suppressedReason"]), **rest}
 
 
-def _fold(row: project.Project, event: Event) -> project.Project:
+def _later(projection: Projection) -> Projection:
+    """Return a projection as the later release has it: it reads the newest versions only, and gives the same rows."""
+    reads = frozenset(_NEWEST.get(kind, kind) for kind in projection.reads)
+    match projection:
+        case Rollup(key=key, fold=fold):
+            return replace(
+                projection,
+                reads=reads,
+                key=lambda event: key(_as_first(event)),
+                fold=lambda row, event: fold(row, _as_first(event)),
+            )
+        case Feed(entry=entry):
+            return replace(projection, reads=reads, entry=lambda event: entry(_as_first(event)))
+    raise TypeError(projection)
+
+
+_NEWEST: Mapping[type[Data], type[Data]] = {WatchdogEvaluated: WatchdogEvaluatedV2, WatchdogToggled: WatchdogToggledV3}
+
+
+def _as_first(event: Event) -> Event:
+    """Return an event of a later version with the data that the first version of its type would have."""
     match event.data:
         case WatchdogToggledV3(mode=mode):
-            return row._replace(watchdog=row.watchdog.set(mode != "off", event.stamp))
-        case _:
-            return project.fold(row, event)
-
-
-def _entry(event: Event) -> Row:
-    data = event.data
-    assert isinstance(data, WatchdogEvaluatedV2)
-    reason: Any = None if data.outcome in ("passed", "fired", "silent") else data.outcome
-    shown = WatchdogEvaluated(
-        rule_id=data.rule_id,
-        rule_name=data.rule_name,
-        passed=data.outcome == "passed",
-        alert_fired=data.outcome == "fired",
-        suppressed_reason=reason,
-        severity=data.severity,
-        summary=data.summary,
-    )
-    return activity.entry(event._replace(data=shown))
-
-
-LATER_PROJECTIONS: Mapping[str, Projection] = {
-    "project": replace(
-        project.projection, fold=_fold, reads=project.projection.reads - {WatchdogToggled} | {WatchdogToggledV3}
-    ),
-    "activity": replace(activity.projection, entry=_entry, reads=frozenset({WatchdogEvaluatedV2})),
-}
+            return event._replace(data=WatchdogToggled(enabled=mode != "off"))
+        case WatchdogEvaluatedV2() as data:
+            reason: Any = None if data.outcome in ("passed", "fired", "silent") else data.outcome
+            first = WatchdogEvaluated(
+                rule_id=data.rule_id,
+                rule_name=data.rule_name,
+                passed=data.outcome == "passed",
+                alert_fired=data.outcome == "fired",
+                suppressed_reason=reason,
+                severity=data.severity,
+                summary=data.summary,
+            )
+            return event._replace(data=first)
+        case data:
+            assert type(data) not in _NEWEST, "only the newest version reaches a fold"
+            return event

@@ -5,6 +5,7 @@ With `dying POINT CALL` before the command it dies as `tests.support.dying_rebui
 
 import importlib
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 from event_stream.types import Event
@@ -22,6 +23,12 @@ def _fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
 SECOND = replace(analysis_trend.projection, version=2, fold=_fold)
 OLD: tuple[Projection, ...] = registry.PROJECTIONS
 NEW: tuple[Projection, ...] = tuple(SECOND if each.name == SECOND.name else each for each in OLD)
+
+
+def line(projections: Iterable[Projection] = OLD, **versions: str) -> str:
+    """Return the line of a tenant whose rows these projections made; `versions` replaces some, as `"1 behind"`."""
+    found = {each.name: str(each.version) for each in projections} | versions
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.pool import QueuePool
 from api_stub.lookups.coalesce import WAIT_S
 from api_stub.lookups.lookup import Postgresql
 from api_stub.reads import Reads
+from api_stub.routes.registry import READS
 from cli import serve
 from cli.main import projector
 from event_stream.envelope import BODY_BYTES_MAX, Reason
@@ -117,23 +118,25 @@ def test_every_log_line_that_is_named_is_logged() -> None:
 
 def test_the_connections_in_the_table_are_what_the_pools_allow() -> None:
     writer, reader = store.writer_engine(POSTGRESQL), store.reader_engine(POSTGRESQL)
-    lookups = len(Reads(Postgresql(reader), 0).coalescers)
+    reads = len(READS)
+    assert len(Reads(Postgresql(reader), 0).coalescers) == 1 + reads
     own_checks = store.reader_engine(POSTGRESQL, pool_size=serve.THREADS)
     command = most(writer) + most(reader)
     worker = command + most(store.auditor_engine(POSTGRESQL, 1.0))
-    api = lookups + most(own_checks) + most(reader)
+    beside_reads = 1 + most(own_checks) + most(reader)  # keys, readiness, health and metrics
     sizes = chapter("Sizes and connections")
-    at_most = {cells[0].split("`")[1]: int(cells[2]) for cells in rows(sizes) if "`projector" in cells[0]}
+    at_most = {cells[0].split("`")[1]: cells[2] for cells in rows(sizes) if "`projector" in cells[0]}
     assert at_most == {
-        "projector worker": worker,
-        "projector dispatcher": command,
-        "projector api": api,
-        "projector status": command,
+        "projector worker": f"{worker}",
+        "projector dispatcher": f"{command}",
+        "projector api": f"{beside_reads} + reads",
+        "projector status": f"{command}",
     }
     text = " ".join(sizes.split())
+    api = f"({beside_reads} + reads)"
     assert f"{worker} × workers + {command} × dispatchers + {api} × API processes + {command} for each command" in text
-    parts = (8 * worker, 2 * command, 4 * api, 2 * command, 3)
-    assert "8 workers, 2 dispatchers, 4 API processes and 2 commands are" in text
+    parts = (8 * worker, 2 * command, 4 * (beside_reads + 2), 2 * command, 3)
+    assert "8 workers, 2 dispatchers, 4 API processes with two reads and 2 commands are" in text
     assert f"are {' + '.join(map(str, parts))} = {sum(parts)};" in text
 
 
