@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 1
+IN_PARALLEL := -n 3 --dist loadgroup
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help run setup test chaos soak mutants check format docs lock bench clean
+.PHONY: help run setup test test-all test-fleet chaos soak mutants check format docs lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,8 +13,14 @@ help: ## list the targets
 run: .venv/runtime ## everything on this machine, with a demo tenant (Ctrl-C ends it)
 	$(BIN)/projector up --demo --workers $(WORKERS)
 
-test: .venv/dev ## all tests, on real servers from wheels
-	$(BIN)/pytest -n 3 --dist loadgroup
+test: .venv/dev ## what daily work can break, on real servers from wheels (3 minutes)
+	$(BIN)/pytest --tier first $(IN_PARALLEL) --durations=10
+
+test-all: .venv/dev ## the tests that `make test` leaves out (10 minutes)
+	$(BIN)/pytest --tier full $(IN_PARALLEL) --durations=10
+
+test-fleet: .venv/dev ## the tests that take longer still; for the night
+	$(BIN)/pytest --tier fleet $(IN_PARALLEL) --durations=10
 
 mutants: .venv/dev ## plant bugs, one at a time, and see that the tests notice every one
 	$(BIN)/python -m tests.mutants

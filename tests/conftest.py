@@ -20,15 +20,21 @@ from projections.settings import DatabaseSettings
 from projections.store import reader_engine, writer_engine
 from tests.support.processes import Start, environ_of, start_module
 from tests.support.servers import PostgresServer, RedisServer, left_over
+from tests.support.tiers import TIERS, is_in
 from workers import verify_jobs
 from workers.queue import drain_queue
 from workers.runtime import Runtime, redis_client
 
 PARTITIONS = 4
-# A busy machine is no failure: nothing here asserts how fast a thing is.
-settings.register_profile("projector", deadline=None)
-settings.load_profile("projector")
+# No deadline: a busy machine is no failure. The full tier runs all examples.
+settings.register_profile("few", deadline=None, max_examples=20)
+settings.register_profile("all", deadline=None)
+settings.load_profile("few")
 _numbers = count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", choices=TIERS, help="Run the tests of one tier only; see tests/support/tiers.py.")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,11 +45,21 @@ def pytest_configure(config: pytest.Config) -> None:
     given: dict[str, Any] = getattr(config, "workerinput", {})
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = given.get("hypothesis_seed", random.randrange(2**32))
+    if config.getoption("--tier") == "full":
+        settings.load_profile("all")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     node.workerinput["hypothesis_seed"] = node.config.getoption("--hypothesis-seed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tier = config.getoption("--tier")
+    if tier is not None:
+        config.hook.pytest_deselected(items=[item for item in items if not is_in(item, tier)])
+        items[:] = [item for item in items if is_in(item, tier)]
 
 
 def pytest_sessionfinish() -> None:

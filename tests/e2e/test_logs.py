@@ -188,6 +188,7 @@ def test_on_a_terminal_lines_are_for_people(commands: Commands) -> None:
     assert b"\x1b[" in shown  # in colour
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_is_bound_to_a_drain_goes_with_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[dict[str, Any]] = []

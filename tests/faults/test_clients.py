@@ -69,6 +69,7 @@ class Readers:
         return bool(data["logSourceCount"] == data["repoCount"] if path == STATS else data == self.activity)
 
 
+@pytest.mark.first
 def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_next_goes_on(
     runtime: Runtime, start: Start
 ) -> None:

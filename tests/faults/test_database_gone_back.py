@@ -11,6 +11,7 @@ from workers.runtime import Runtime
 HOME = partition_of(TENANT, 4)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_entries_that_it_must_read_again_are_not_trimmed_however_long_it_takes(runtime: Runtime) -> None:
     """It answers reads for minutes before a drain can write: the dispatcher remembers what is no longer true."""

@@ -152,6 +152,7 @@ def is_idle(runtime: Runtime) -> bool:
     return all(end.position in (None, at.position) for at, end in ends)
 
 
+@pytest.mark.first
 def test_after_hours_without_a_worker_the_queue_is_bounded_and_one_worker_catches_up(as_process: Runtime) -> None:
     """Ten hours are 7,200 leases that run out; here there are fewer and shorter ones, which run out as really."""
     made = list(mixed(600, tenants=12))

@@ -64,6 +64,7 @@ def test_health_fails_while_loops_are_dead_though_nothing_waits(
     wait_until(lambda: projector_health(runtime).obstacles == [], "they are heard again", 90)
 
 
+@pytest.mark.first
 def test_what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail(alive: Runtime) -> None:
     assert projector_health(alive) == Health([], [])
     append_raw(alive, HOME, b"nonsense")
@@ -81,6 +82,7 @@ def test_what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail(alive: R
     assert f"problem: {parked}" in console.export_text()
 
 
+@pytest.mark.first
 def test_a_partition_that_is_stuck_fails_health(alive: Runtime) -> None:
     long_ago_ms = alive.stream.now_ms() - 600_000
     alive.stream.redis.xadd(f"events:{{{HOME}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")

@@ -14,7 +14,14 @@ def ground() -> Iterator[Grounds]:
         yield made
 
 
-@pytest.mark.parametrize(("database", "seed"), [("sqlite", 1), ("postgresql", 2), ("sqlite", 3)])
+@pytest.mark.parametrize(
+    ("database", "seed"),
+    [
+        ("sqlite", 1),
+        pytest.param("postgresql", 2, marks=pytest.mark.fleet),
+        pytest.param("sqlite", 3, marks=pytest.mark.fleet),
+    ],
+)
 def test_every_promise_holds_whatever_is_killed_or_paused(ground: Grounds, database: str, seed: int) -> None:
     result = ground.run(every_kind(seed, database))
     assert result.broken == {}, result.log.read_text()[-5000:]

@@ -73,6 +73,7 @@ def kinds(work: Work) -> set[str]:
     return {each.split(":")[0] for each in work.failures()}
 
 
+@pytest.mark.first
 def test_a_deadlock(runtime: Runtime, stranger: Session, onlooker: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """40P01: somebody locks a read model and then the checkpoints, the drain in the other order."""
     stranger.execute("SET deadlock_timeout = '1h'")  # so that the drain is the victim
@@ -94,6 +95,7 @@ def test_a_deadlock(runtime: Runtime, stranger: Session, onlooker: Session, monk
     work.assert_whole()
 
 
+@pytest.mark.first
 def test_a_serialization_failure(
     runtime: Runtime, stranger: Session, onlooker: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def runtime(database_url: str, redis_url: str, postgres_server: PostgresServer, 
     made.queue.connection.close()
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("cut", [Proxy.cut_before, Proxy.cut_after])
 def test_a_commit_whose_outcome_nobody_knows(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, cut: Callable[[Proxy, bytes], None]
@@ -75,6 +76,7 @@ def test_a_connection_cut_inside_a_copy(
     work.assert_whole()
 
 
+@pytest.mark.first
 def test_a_statement_that_is_never_answered_is_given_up(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

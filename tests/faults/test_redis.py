@@ -59,6 +59,7 @@ def run_id(runtime: Runtime) -> str:
 # --- restarts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first
 def test_redis_killed_in_the_middle_of_a_drain_comes_back_with_every_entry(
     witness: Witness, redis_server: RedisServer
 ) -> None:
@@ -87,6 +88,7 @@ def stepped(witness: Witness, drainer: Drainer) -> bool:
         return False
 
 
+@pytest.mark.first
 @on_one_database
 def test_a_redis_that_comes_back_with_nothing_goes_on_with_what_is_new(
     witness: Witness, redis_server: RedisServer
@@ -149,6 +151,7 @@ def test_a_stream_deleted_under_a_drain_stops_nothing_that_comes_after(witness: 
     assert checkpoints(runtime)[HOME].epoch == 1
 
 
+@pytest.mark.first
 @on_one_database
 def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition(witness: Witness) -> None:
     runtime, redis = witness.runtime, witness.runtime.stream.redis
@@ -183,6 +186,7 @@ def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition
     assert_law(runtime)
 
 
+@pytest.mark.first
 @on_one_database
 def test_entries_trimmed_unread_under_a_drain_are_counted_as_lost(witness: Witness) -> None:
     runtime = witness.runtime
@@ -214,6 +218,7 @@ def test_entries_deleted_in_the_middle_of_a_backlog_are_counted_as_lost(witness:
     assert (at.epoch, at.lost) == (0, 7)
 
 
+@pytest.mark.first
 @on_one_database
 @pytest.mark.parametrize("unread", [0, 6])
 def test_a_redis_restored_from_an_older_copy_is_read_again_and_counted_once(

@@ -37,6 +37,7 @@ def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
         server.remove()
 
 
+@pytest.mark.first
 @on_one_database
 def test_a_full_redis_is_trimmed_though_nobody_can_be_rung(runtime: Runtime, redis_server: RedisServer) -> None:
     now = [0.0]
@@ -137,6 +138,7 @@ def test_connections_left_at_a_primary_that_became_a_replica_move_to_the_new_one
     proxy.close()
 
 
+@pytest.mark.first
 @on_one_database
 def test_a_worker_that_redis_forgot_says_again_who_it_is(runtime: Runtime) -> None:
     working = worker(runtime)

@@ -61,6 +61,7 @@ def test_the_books_balance_whatever_happens_in_whatever_order(quick: Runtime) ->
     assert happened["answers"] > 0
 
 
+@pytest.mark.first
 @pytest.mark.usefixtures("told_points")
 def test_every_fault_of_the_machine_really_happens(quick: Runtime) -> None:
     happened: Counter[str] = Counter()

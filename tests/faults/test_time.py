@@ -105,6 +105,7 @@ def test_a_wrong_clock_of_the_api_moves_the_edges_of_the_windows_only(runtime: R
             assert_reads_equal(runtime, made, NOW_US + off_s * SECOND_US, hours)
 
 
+@pytest.mark.first
 def test_windows_are_right_at_the_edges_of_days_months_years_and_on_a_leap_day(runtime: Runtime, api: Api) -> None:
     """For each day that is today once: analyses in the first and the last microsecond of the days before it."""
     made: list[tuple[int, dict[str, Any]]] = []
@@ -132,6 +133,7 @@ def test_windows_are_right_at_the_edges_of_days_months_years_and_on_a_leap_day(r
         assert ask(api, f"/v1/config/projects/on-{today}/stats", project)["analysisCount"] == 58
 
 
+@pytest.mark.first
 def test_the_edges_of_the_thirty_days_are_exact_to_the_microsecond(runtime: Runtime, api: Api) -> None:
     today = micros("2028-03-29")
     first = today - 29 * DAY_US
@@ -145,6 +147,7 @@ def test_the_edges_of_the_thirty_days_are_exact_to_the_microsecond(runtime: Runt
     assert_all_is_well(runtime, made, api.now_us)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("hours", [1, 24, 720])
 def test_the_edge_of_the_hours_is_exact_to_the_microsecond(runtime: Runtime, api: Api, hours: int) -> None:
     edge = NOW_US - hours * HOUR_US
@@ -201,6 +204,7 @@ def test_events_of_clocks_that_run_ahead_are_accepted_within_the_skew_and_shown(
     assert len(ask(api, f"{ACTIVITY}?hours=1")) == 99
 
 
+@pytest.mark.first
 def test_the_edge_of_the_skew_is_exact_to_the_microsecond(runtime: Runtime) -> None:
     at_us = micros("2027-07-01")
     within, beyond = (event(time=time_text(at_us + 300 * SECOND_US + more)) for more in (0, 1))

@@ -75,6 +75,7 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert (done.returncode, done.stdout.partition(":")[0]) == (0, "Usage")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("module", sorted(set(MODULES.values())))
 def test_every_command_imports_what_it_needs_and_a_worker_no_more(module: str) -> None:
     code = f"import sys, {module}; print({{'uvicorn', 'starlette', 'alembic'}} & set(sys.modules))"

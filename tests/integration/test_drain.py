@@ -48,6 +48,8 @@ from workers.queue import Lease
 from workers.runtime import Runtime
 from workers.status import read_status
 
+pytestmark = pytest.mark.both_databases
+
 HOME = partition_of(TENANT, 4)
 NOW_MS = NOW_US // 1000
 

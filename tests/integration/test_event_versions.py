@@ -272,7 +272,7 @@ def test_a_rebuild_names_the_event_that_an_upcaster_fails_on_and_leaves_its_tena
 
 
 @given(st.permutations(range(12)), st.lists(st.integers(1, 3), min_size=12, max_size=12), st.integers(1, 12))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_order_batching_and_mixture_of_versions_gives_the_same_bytes(
     order: Sequence[int], versions: Sequence[int], size: int
 ) -> None:

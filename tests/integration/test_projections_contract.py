@@ -22,6 +22,7 @@ from projections.store import writer_engine
 from projections.testing import given as given_events
 from tests.support.events import NOW_US, body, event, mixed
 
+pytestmark = pytest.mark.both_databases
 projections = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
 
 
@@ -50,9 +51,10 @@ def event_sets(draw: st.DrawFn) -> list[Event]:
 
 
 @projections
+@pytest.mark.hypothesis
 def test_any_order_and_batching_gives_the_same_bytes(projection: Projection, writer: Engine) -> None:
     @given(event_sets(), st.randoms(use_true_random=False))
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(suppress_health_check=[HealthCheck.too_slow])
     def check(events: list[Event], chance: random.Random) -> None:
         repeated = [*events, *chance.choices(events, k=3)]
         expected = given_events(*events).when_stored_by(projection, writer).rows
@@ -63,11 +65,12 @@ def test_any_order_and_batching_gives_the_same_bytes(projection: Projection, wri
 
 
 @projections
+@pytest.mark.hypothesis
 def test_both_databases_hold_the_same_bytes(projection: Projection, sqlite_url: str, postgres_url: str) -> None:
     engines = [writer_engine(sqlite_url), writer_engine(postgres_url)]
 
     @given(event_sets(), st.randoms(use_true_random=False))
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(suppress_health_check=[HealthCheck.too_slow])
     def check(events: list[Event], chance: random.Random) -> None:
         one, other = (
             given_events(*chance.sample(events, len(events))).when_stored_by(projection, engine).rows

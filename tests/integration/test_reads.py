@@ -25,7 +25,7 @@ from tests.support.events import DAY_US, NOW_US, OTHER_PROJECT, PROJECT, TENANT,
 from tests.support.oracle import Oracle
 from workers.runtime import Runtime
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 STATS = "/v1/config/projects/checkout-api/stats"
 ACTIVITY = "/v1/config/monitoring/activity"
 FOREIGN_PROJECT = "11111111-1111-4111-8111-111111111111"

@@ -209,6 +209,7 @@ def test_what_is_applied_after_the_last_look_is_folded_under_the_claim(
     assert_all_is_well(filled, made)
 
 
+@pytest.mark.both_databases
 def test_a_drain_waits_for_the_claim_and_then_applies(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     late = [event(tenantid="ten_1") for _ in range(30)]
     append(filled, *late)

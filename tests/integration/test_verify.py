@@ -27,6 +27,8 @@ from workers.runtime import Runtime
 from workers.status import read_status
 from workers.verify import Verifier
 
+pytestmark = pytest.mark.both_databases
+
 EVENTS = list(mixed(300, tenants=3, projects=3))
 TENANTS = ["ten_0", "ten_1", "ten_2"]
 

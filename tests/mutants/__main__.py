@@ -1,6 +1,6 @@
 """`python -m tests.mutants [NAME …]`: plant bugs, one at a time, and see that the tests notice every one of them.
 
-Exit 1 if any survives, or no longer applies.
+Exit 1 if any survives, or no longer applies, or if the first tier of tests (`make test`) catches fewer than 9 of 10.
 """
 
 import sys
@@ -13,6 +13,7 @@ from rich.text import Text
 from cli.output import print_json, progress_bar, stdout, table
 from tests.mutants.mutants import MUTANTS, Mutant
 from tests.mutants.plant import (
+    FIRST_TIER_SHARE,
     SELF_TEST,
     Outcome,
     TestsDidNotRunError,
@@ -28,17 +29,23 @@ CLEAN_TIMEOUT_S = 1800
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--jobs", default=2, show_default=True, help="How many bugs are planted at once, each in its own copy.")
+@click.option(
+    "--tier",
+    type=click.Choice(["first"]),
+    help="Run the tests of `make test` only; without it, those of `make test-all` follow where they find nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
-def main(names: tuple[str, ...], jobs: int, as_json: bool) -> None:
+def main(names: tuple[str, ...], jobs: int, tier: str | None, as_json: bool) -> None:
     """Plant the bugs whose name holds one of NAMES, or whose promise is one of them; all without NAMES."""
     chosen = [each for each in MUTANTS if not names or any(name in each.name or name == each.promise for name in names)]
     if not chosen:
         raise click.UsageError(f"no bug is named {' or '.join(names)}")
-    _check_clean(chosen)
+    tiers = ("first", "full") if tier is None else (tier,)
+    _check_clean(chosen, tier)
     outcomes = []
     with progress_bar() as progress:
         task = progress.add_task(f"planting {len(chosen)} bugs", total=len(chosen))
-        for outcome in _outcomes(chosen, jobs):
+        for outcome in _outcomes(chosen, tiers, jobs):
             outcomes.append(outcome)
             progress.console.print(_line(outcome), soft_wrap=True)
             progress.advance(task)
@@ -47,10 +54,16 @@ def main(names: tuple[str, ...], jobs: int, as_json: bool) -> None:
         print_json([_plain(outcome) for outcome in outcomes])
     else:
         _print_table(outcomes)
-    sys.exit(not all(outcome.is_caught for outcome in outcomes))
+    too_few_first = _caught_first(outcomes) < FIRST_TIER_SHARE * len(outcomes)
+    survived = tier is None and not all(outcome.is_caught for outcome in outcomes)
+    sys.exit(too_few_first or survived or any(outcome.verdict is Verdict.BROKEN for outcome in outcomes))
 
 
-def _check_clean(chosen: Sequence[Mutant]) -> None:
+def _caught_first(outcomes: Sequence[Outcome]) -> int:
+    return sum(each.verdict is Verdict.CAUGHT for each in outcomes)
+
+
+def _check_clean(chosen: Sequence[Mutant], tier: str | None) -> None:
     """End unless the chosen tests pass on a copy without a bug: else a failure there would prove nothing.
 
     With them runs the test that Python, and all it starts, imports the copy.
@@ -58,7 +71,7 @@ def _check_clean(chosen: Sequence[Mutant]) -> None:
     tests = sorted({test for mutant in chosen for test in mutant.tests})
     with copy_of_tree() as root:
         try:
-            failure = first_failure(root, [SELF_TEST, *tests], CLEAN_TIMEOUT_S)
+            failure = first_failure(root, [SELF_TEST, *tests], tier, CLEAN_TIMEOUT_S)
         except TestsDidNotRunError as error:
             raise click.ClickException(f"without a bug {error}") from None
     if failure is not None:
@@ -66,10 +79,10 @@ def _check_clean(chosen: Sequence[Mutant]) -> None:
     click.echo(f"{len(tests)} tests pass without a bug", err=True)
 
 
-def _outcomes(chosen: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
+def _outcomes(chosen: Sequence[Mutant], tiers: Sequence[str], jobs: int) -> Iterator[Outcome]:
     """Yield outcomes as they come."""
     with ThreadPoolExecutor(jobs) as executor:
-        under_way: list[Future[Outcome]] = [executor.submit(outcome_of, mutant) for mutant in chosen]
+        under_way: list[Future[Outcome]] = [executor.submit(outcome_of, mutant, tiers) for mutant in chosen]
         try:
             for future in as_completed(under_way):
                 yield future.result()
@@ -88,7 +101,7 @@ def _print_table(outcomes: Sequence[Outcome]) -> None:
         for each in outcomes
     ]
     caught = sum(each.is_caught for each in outcomes)
-    title = f"{caught} of {len(outcomes)} planted bugs were caught"
+    title = f"{caught} of {len(outcomes)} planted bugs were caught, {_caught_first(outcomes)} by `make test`"
     stdout().print(table(title, ("bug", "promise", "place", "caught by", "seconds"), rows, left=4))
 
 
@@ -96,6 +109,8 @@ def _caught_by(outcome: Outcome) -> str:
     match outcome.verdict:
         case Verdict.CAUGHT:
             return outcome.by
+        case Verdict.CAUGHT_LATER:
+            return f"{outcome.by} (`make test-all`)"
         case Verdict.CAUGHT_ELSEWHERE:
             return f"{outcome.by} (not by the tests it names)"
         case _:

@@ -1,0 +1,45 @@
+"""The tiers of tests: `first` (`make test`), `full` (`make test-all`, what the first leaves out) and `fleet` (nightly).
+
+Tests in `tests/unit` and `tests/integration` are `first`, all others are `full`; a mark of that name on a test, a
+parameter or a module says otherwise. The first tier repeats a test on PostgreSQL only if it is marked `both_databases`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TIERS = ("first", "full", "fleet")
+_FIRST = [Path(__file__).parents[1] / folder for folder in ("unit", "integration")]
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier of a test."""
+    if item.get_closest_marker("fleet"):
+        return "fleet"
+    if item.get_closest_marker("full") or _is_a_repetition(item):
+        return "full"
+    is_first = item.get_closest_marker("first") or any(folder in item.path.parents for folder in _FIRST)
+    return "first" if is_first else "full"
+
+
+def is_in(item: pytest.Item, tier: str) -> bool:
+    """Whether a tier runs a test; the full tier also runs the first tier's Hypothesis tests, with all examples."""
+    own = tier_of(item)
+    return own == tier or (tier == "full" and own == "first" and item.get_closest_marker("hypothesis") is not None)
+
+
+def first_for(chosen: Iterable[Any], values: Iterable[Any]) -> list[Any]:
+    """Return parameters, of which those that equal a chosen one are in the first tier."""
+    chosen = list(chosen)
+    return [pytest.param(value, marks=pytest.mark.first) if value in chosen else value for value in values]
+
+
+def _is_a_repetition(item: pytest.Item) -> bool:
+    """Whether a test runs on PostgreSQL after it has run on SQLite, and need not do so in the first tier."""
+    if item.get_closest_marker("both_databases") or not isinstance(item, pytest.Function):
+        return False
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    runs_on_one = any("database_url" in mark.args[0] for mark in item.iter_markers("parametrize"))
+    return parameters.get("database_url") == "postgresql" and not runs_on_one
