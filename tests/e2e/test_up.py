@@ -115,7 +115,6 @@ def _applied(up: Deployment) -> int:
     return sum(partition["applied"] for partition in json.loads(up.run("status", "--json"))["partitions"])
 
 
-@pytest.mark.first
 def test_a_stranger_appends_with_the_public_sdk_and_raw_xadd_and_reads_over_http(up: Deployment) -> None:
     assert stat.S_IMODE((up.directory / "up.env").stat().st_mode) == 0o600
     key = up.run("keys", "create", "--tenant", TENANT).strip()
@@ -256,7 +255,6 @@ def test_a_worker_that_is_paused_is_killed_and_replaced_even_while_it_starts(tmp
     stream.redis.close()
 
 
-@pytest.mark.first
 def test_up_without_anything_to_read_says_what_is_wrong(tmp_path: Path) -> None:
     up = Deployment(tmp_path / "data")
     for name, value, said in (

@@ -63,7 +63,7 @@ def assert_hint_is_right(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if "lease" not in point])
-@pytest.mark.parametrize("on_call", [1, 3])
+@pytest.mark.parametrize("on_call", [pytest.param(1, marks=pytest.mark.fleet), 3])
 def test_a_drain_killed_at_any_point_is_continued_by_the_next(
     runtime: Runtime, dying: Dying, point: str, on_call: int
 ) -> None:

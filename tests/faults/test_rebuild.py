@@ -58,6 +58,7 @@ def load_and_damage(runtime: Runtime) -> None:
         connection.execute(update(analysis_trend.table).values(total=-5))
 
 
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.fleet)], indirect=True)
 @pytest.mark.parametrize("number", [2])
 @pytest.mark.parametrize("point", REBUILD_POINTS)
 def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(

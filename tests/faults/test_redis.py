@@ -151,7 +151,6 @@ def test_a_stream_deleted_under_a_drain_stops_nothing_that_comes_after(witness: 
     assert checkpoints(runtime)[HOME].epoch == 1
 
 
-@pytest.mark.first
 @on_one_database
 def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition(witness: Witness) -> None:
     runtime, redis = witness.runtime, witness.runtime.stream.redis

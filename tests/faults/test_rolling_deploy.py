@@ -29,6 +29,7 @@ def run_to_its_end(environ: dict[str, str], *command: str) -> "subprocess.Comple
     return subprocess.run(whole, check=False, env=environ, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.fleet)], indirect=True)
 @pytest.mark.parametrize("point", ["after the claim", "before its commit"])
 def test_two_releases_side_by_side_and_a_rebuild_that_is_killed(
     runtime: Runtime, start: Start, database_url: str, redis_url: str, point: str

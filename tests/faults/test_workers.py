@@ -54,7 +54,6 @@ def test_a_worker_out_of_memory_reads_less_and_gets_through(
     assert [(letter.reason, letter.times_seen) for letter in letters(runtime)] == [("too_large", 12)]
 
 
-@pytest.mark.first
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_less(runtime: Runtime, start: Start) -> None:
     made = append_large(runtime, 12)

@@ -135,6 +135,7 @@ def test_a_port_in_use_is_named(run: Run) -> None:
         assert "set HOST, PORT" in run("api", expect=1, PORT=str(free_port()), OPS_PORT=port)
 
 
+@pytest.mark.full
 def test_health_names_what_does_not_fit(runtime: Runtime, start: Start) -> None:
     port = free_port()
     start("cli", "api", PORT=str(port), PROJECTOR_PARTITIONS="5")
@@ -314,6 +315,7 @@ def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runti
     assert time.monotonic() - started < 6
 
 
+@pytest.mark.full
 def test_a_worker_busy_with_a_backlog_ends_within_five_seconds(runtime: Runtime, start: Start) -> None:
     """And before it is done: of many small batches it applies what its budget allows."""
     made = [body(event()) for _ in range(200)]

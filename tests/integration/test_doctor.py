@@ -747,6 +747,7 @@ def test_secrets_are_not_shown(run: Run, redis_server: RedisServer) -> None:
     assert "hush-hush" not in done.stdout + done.stderr
 
 
+@pytest.mark.full
 @only_sqlite
 def test_a_terminal_gets_a_table_in_colours(environ: Environ) -> None:
     ours, theirs = pty.openpty()

@@ -1,9 +1,8 @@
 """Migrations: from empty, from the revision before, with data, twice, at once; and their end is what the code says."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
@@ -20,6 +19,7 @@ from projections.schema import SchemaTooOldError
 from projections.store import metadata, writer_engine
 from projections.sums import fingerprint_of
 from tests.conftest import sqlalchemy_url
+from tests.support.commands import carry_out
 from tests.support.servers import PostgresServer
 
 _numbers = count(1)
@@ -98,13 +98,9 @@ def test_another_number_of_partitions_is_refused(empty_url: str) -> None:
 
 def test_two_at_once_wait_for_each_other(empty_url: str) -> None:
     environ = os.environ | {"DATABASE_URL": empty_url.replace("+psycopg", ""), "PROJECTOR_PARTITIONS": "4"}
-    command = [sys.executable, "-m", "cli", "migrate"]
-    processes = [
-        subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    told = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, told
+    with ThreadPoolExecutor(4) as executor:
+        done = list(executor.map(lambda _: carry_out(environ, "migrate"), range(4)))
+    assert [each.returncode for each in done] == [0] * 4, done
     migrate_database(empty_url, 4)
 
 

@@ -229,6 +229,7 @@ def test_json_is_the_model_and_keeps_its_order(runtime: Runtime, environ: dict[s
     assert "no worker is alive; start `projector worker`" in found["problems"]
 
 
+@pytest.mark.full
 @only_sqlite
 def test_watching_in_a_pipe_prints_it_again_and_again(environ: dict[str, str]) -> None:
     command = [sys.executable, "-m", "cli", "status", "--watch"]
@@ -268,6 +269,7 @@ class Terminal:
         return code
 
 
+@pytest.mark.full
 @only_sqlite
 def test_watching_refreshes_in_place_and_outlives_an_outage(
     runtime: Runtime, environ: dict[str, str], redis_server: RedisServer

@@ -378,6 +378,7 @@ def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
     assert (found.tenants, found.wrong_tenants) == (3, 1)
 
 
+@pytest.mark.full
 def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     if filled.reader.dialect.name == "sqlite":
         pytest.skip("a thread that waits for SQLite hears of it when SQLite answers")
@@ -414,6 +415,7 @@ def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
     assert "is not whole" in str(read_status(filled).mismatches())
 
 
+@pytest.mark.full
 def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 

@@ -10,6 +10,8 @@ from benchmarks.registry import ROWS
 from benchmarks.results import Result, in_turn, percentile
 from benchmarks.row import Contestants, Goal, Row
 
+pytestmark = pytest.mark.full
+
 
 def nobody(_place: Place) -> AbstractContextManager[Contestants]:
     return nullcontext({})

@@ -17,6 +17,8 @@ from tests.soak.report import HOT_TABLES, document, show
 from tests.soak.rules import rules
 from tests.soak.run import Soak
 
+pytestmark = pytest.mark.full
+
 COUNT = 240
 MEMORY = Flat(4.0, "the allocator's reserve")
 
