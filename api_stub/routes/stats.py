@@ -1,4 +1,4 @@
-"""GET /v1/config/projects/{slug}/stats: a project's rollup counts and its 30-day trend (docs/reference/api.md#stats)."""
+"""GET /v1/config/projects/{slug}/stats: rollup counts and the 30-day trend (docs/reference/api.md#stats)."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -14,9 +14,11 @@ import pytest
 from pydantic import BaseModel
 
 import event_stream
-from api_stub.answers import ActivityAnswer, StatsAnswer
 from api_stub.errors import ErrorAnswer
 from api_stub.openapi import document
+from api_stub.responses import Success
+from api_stub.routes.activity import ActivityEntry
+from api_stub.routes.stats import Stats
 from api_stub.settings import ApiSettings
 from cli import status
 from cli.main import projector
@@ -156,15 +158,15 @@ def test_the_answers_on_the_page_of_the_api_are_what_the_models_describe() -> No
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
     error, stats, activity, health = examples
     assert ErrorAnswer.model_validate(error, strict=True).model_dump(exclude_none=True) == error
-    assert StatsAnswer.model_validate(stats, strict=True).model_dump(by_alias=True) == stats
-    assert ActivityAnswer.model_validate(activity, strict=True).model_dump(by_alias=True) == activity
+    assert Success[Stats].model_validate(stats, strict=True).model_dump(by_alias=True) == stats
+    assert Success[list[ActivityEntry]].model_validate(activity, strict=True).model_dump(by_alias=True) == activity
     assert health.keys() == {"status", "problems"}
 
 
 def test_the_page_of_the_api_has_every_path_and_every_code() -> None:
     page = (REFERENCE / "api.md").read_text()
     assert all(f"`{path}`" in page for path in document()["paths"])
-    sources = "".join(path.read_text() for path in (ROOT / "api_stub").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "api_stub").rglob("*.py"))
     codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+|UNAUTHORIZED|FORBIDDEN|UNAVAILABLE)"', sources))
     assert {"API_KEY_REVOKED", "NOT_FOUND", "WRONG_PROJECT", "UNAVAILABLE"} <= codes
     assert {code for code in codes if f"`{code}`" not in page} == set()
