@@ -16,7 +16,7 @@ from api_stub.lookups.lookup import in_thread
 from api_stub.openapi import document
 from api_stub.responses import json_response
 from projections import schema
-from projections.schema import SchemaTooOldError
+from projections.errors import ProjectionsError
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -80,7 +80,7 @@ def _reading(engine: Engine) -> Health:
     try:
         with engine.connect() as connection:
             schema.check(connection)
-    except SchemaTooOldError as error:
+    except ProjectionsError as error:
         return Health([str(error)])
     except SQLAlchemyError:
         return Health(["the database cannot be reached"])

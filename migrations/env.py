@@ -28,6 +28,7 @@ with engine.connect() as connection, connection.begin():
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        version_table=projections.schema.VERSION_TABLE,
         transactional_ddl=True,
         render_as_batch=engine.dialect.name == "sqlite",
     )

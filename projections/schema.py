@@ -5,10 +5,12 @@ from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, selec
 from projections import registry
 from projections.errors import ProjectionsError
 
-REVISION = "0006"
+REVISION = "0001"
+VERSION_TABLE = "projector_schema_version"  # not Alembic's default, which another application may use
 READ_MODELS = tuple(projection.table for projection in registry.PROJECTIONS)
 
-_alembic_version = Table("alembic_version", MetaData(), Column("version_num", Text))
+_version = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
+_FOREIGN_VERSION_TABLE = "alembic_version"
 
 
 class SchemaTooOldError(ProjectionsError):
@@ -21,11 +23,25 @@ class SchemaTooOldError(ProjectionsError):
         )
 
 
+class ForeignSchemaError(ProjectionsError):
+    """The tables in the database were made by another application, or by a version from before the first release."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the database has a table {_FOREIGN_VERSION_TABLE}, so it belongs to another application or to a version"
+            " of the projector from before its first release, and cannot be upgraded; set DATABASE_URL to a new"
+            " database, run `projector migrate`, and append the events again"
+        )
+
+
 def found(connection: Connection) -> str | None:
-    """Return the revision of a database's schema; None if it has none."""
-    if not inspect(connection).has_table(_alembic_version.name):
-        return None
-    return connection.scalar(select(_alembic_version.c.version_num))
+    """Return the revision of a database's schema, None if it has none; raises ForeignSchemaError."""
+    inspector = inspect(connection)
+    if inspector.has_table(VERSION_TABLE):
+        return connection.scalar(select(_version.c.version_num))
+    if inspector.has_table(_FOREIGN_VERSION_TABLE):
+        raise ForeignSchemaError
+    return None
 
 
 def check(connection: Connection) -> None:

@@ -171,7 +171,7 @@ def test_the_doctor_finds_nothing_though_other_roles_are_connected(restricted: R
         ("projector", "DELETE FROM event_log"),
         ("projector", "UPDATE event_log SET number = 1"),
         ("projector", "TRUNCATE event_log"),
-        ("projector", "UPDATE alembic_version SET version_num = '9999'"),
+        ("projector", "UPDATE projector_schema_version SET version_num = '9999'"),
         ("projector", "CREATE TABLE of_somebody_else (x int)"),
         ("projector_reader", "SELECT FROM event_log"),
         ("projector_reader", "DELETE FROM api_key"),

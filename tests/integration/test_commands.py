@@ -120,10 +120,24 @@ def test_what_producers_wrote_is_shown_as_it_is(runtime: Runtime, run: Run) -> N
 def test_a_newer_schema_is_left_alone(run: Run, database_url: str) -> None:
     engine = writer_engine(database_url)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
     engine.dispose()
     assert "schema is at revision 9999" in run("migrate")
     run("keys", "list")
+
+
+@on_sqlite
+@pytest.mark.parametrize("command", [["migrate"], ["worker"], ["dispatcher"], ["keys", "list"]], ids=" ".join)
+def test_a_database_from_before_the_first_release_is_refused_in_one_sentence(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/before.db"
+    engine = writer_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+    engine.dispose()
+    (line,) = run(*command, expect=1, DATABASE_URL=url).splitlines()
+    assert "set DATABASE_URL to a new database" in line
 
 
 def test_a_port_in_use_is_named(run: Run) -> None:

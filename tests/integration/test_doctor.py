@@ -412,16 +412,30 @@ def test_missing_migrations_are_a_danger(alive: Runtime, environ: Environ, tmp_p
         finding(environ | {"DATABASE_URL": url}, "schema-behind").found
         == f"the schema is missing, needed is {schema.REVISION}"
     )
-    upgrade(engine, "0001")
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
     engine.dispose()
     found = finding(environ | {"DATABASE_URL": url}, "schema-behind")
-    assert (found.found, found.severity) == (f"the schema is 0001, needed is {schema.REVISION}", "danger")
+    assert (found.found, found.severity) == (f"the schema is 0000, needed is {schema.REVISION}", "danger")
     assert "projector migrate" in found.remedy
+
+
+@only_sqlite
+def test_a_database_of_another_application_is_a_danger(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/foreign.db"
+    engine = writer_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+    engine.dispose()
+    found = examined(environ | {"DATABASE_URL": url})
+    assert codes(found) == {"schema-foreign"}
+    assert "new database" in found.findings[0].remedy
 
 
 def test_a_schema_of_a_newer_release_is_told_and_the_rest_is_examined(alive: Runtime, environ: Environ) -> None:
     with alive.writer.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
     assert finding(environ, "schema-ahead").severity == "advice"
 
 
@@ -511,7 +525,9 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     """The database, as a user sees it who may read little of it."""
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
-        connection.execute("GRANT SELECT ON alembic_version, active_version, checkpoint, dead_letter TO looker")
+        connection.execute(
+            "GRANT SELECT ON projector_schema_version, active_version, checkpoint, dead_letter TO looker"
+        )
     yield durable_url.replace("postgres@", "looker@")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute("DROP OWNED BY looker")

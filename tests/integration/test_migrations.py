@@ -1,27 +1,34 @@
-"""Migrations: from empty, from the revision before, with data, twice, at once; and their end is what the code says."""
+"""Migrations: from empty, to a later revision, twice, at once; what is refused; and the result is what the code says."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
+from textwrap import dedent, indent
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
+import migrations
 from cli.migrate import migrate_database
 from event_stream.stream import PartitionsMismatchError
 from migrations import config, upgrade
 from projections import schema
-from projections.schema import SchemaTooOldError
+from projections.schema import ForeignSchemaError, SchemaTooOldError
 from projections.store import metadata, writer_engine
-from projections.sums import fingerprint_of
 from tests.conftest import sqlalchemy_url
 from tests.support.commands import carry_out
 from tests.support.servers import PostgresServer
 
+MIGRATIONS = Path(migrations.__file__).parent
 _numbers = count(1)
 
 
@@ -52,32 +59,81 @@ def test_from_empty_the_schema_is_what_the_code_says(empty: Engine) -> None:
     upgrade(empty)
     with empty.connect() as connection:
         schema.check(connection)
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
 
 
-def test_each_revision_follows_the_one_before_and_keeps_its_data(empty: Engine) -> None:
-    script = ScriptDirectory.from_config(config(empty))
-    revisions = [revision.revision for revision in reversed(list(script.walk_revisions()))]
-    assert revisions == sorted(revisions)
-    upgrade(empty, revisions[0])
+def with_later_revision(engine: Engine, directory: Path, body: str) -> Config:
+    """Return the configuration of a release that has one more revision, 0002, with this body."""
+    shutil.copytree(MIGRATIONS, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    (directory / "versions" / "0002_later.py").write_text(
+        f"""import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "0002", "{schema.REVISION}"
+
+
+def upgrade() -> None:
+{indent(dedent(body), "    ")}"""
+    )
+    configuration = config(engine)
+    configuration.set_main_option("script_location", str(directory))
+    return configuration
+
+
+def test_a_later_revision_keeps_the_data_and_this_release_accepts_it(
+    empty: Engine, empty_url: str, tmp_path: Path
+) -> None:
+    upgrade(empty)
     with empty.begin() as connection:
         connection.execute(
             text("INSERT INTO event_log VALUES ('t', 'i', 0, 1, 'analysis.created.v1', 'p', 5, :body)"), {"body": b"{}"}
         )
+    later = """
+        op.add_column("event_log", sa.Column("later", sa.Text))
+        op.execute("UPDATE event_log SET later = type")
+        """
+    command.upgrade(with_later_revision(empty, tmp_path / "later", later), "head")
+    with empty.connect() as connection:
+        row = connection.execute(text("SELECT time_us, later FROM event_log")).one()
+        assert row == (5, "analysis.created.v1")
+        schema.check(connection)
+    assert migrate_database(empty_url, 4) == "0002"
+
+
+def test_a_revision_that_fails_changes_nothing(empty: Engine, tmp_path: Path) -> None:
+    upgrade(empty)
+    failing = """
+        op.create_table("later", sa.Column("id", sa.Integer))
+        op.execute("UPDATE nothing SET x = 1")
+        """
+    with pytest.raises(DBAPIError, match="nothing"):
+        command.upgrade(with_later_revision(empty, tmp_path / "failing", failing), "head")
+    assert not inspect(empty).has_table("later")
+    with empty.connect() as connection:
+        assert schema.found(connection) == schema.REVISION
+
+
+@pytest.mark.parametrize("stored", ["0001", "0006"])
+def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(
+    empty: Engine, empty_url: str, stored: str
+) -> None:
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text(f"INSERT INTO alembic_version VALUES ('{stored}')"))
+    with pytest.raises(ForeignSchemaError, match="set DATABASE_URL to a new database"):
+        migrate_database(empty_url, 4)
+    with empty.connect() as connection, pytest.raises(ForeignSchemaError):
+        schema.check(connection)
+    assert inspect(empty).get_table_names() == ["alembic_version"]
+
+
+def test_a_schema_older_than_the_code_needs_is_refused(empty: Engine) -> None:
+    upgrade(empty)
+    with empty.begin() as connection:
+        connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
         with pytest.raises(SchemaTooOldError, match="projector migrate"):
             schema.check(connection)
-    for revision in revisions[1:]:
-        upgrade(empty, revision)
-        if revision == "0002":
-            with empty.begin() as connection:
-                connection.execute(
-                    text("INSERT INTO analysis_trend VALUES ('t', 'p', 1, '[[0,1]]'), ('t', 'q', 0, '[]')")
-                )
-    with empty.connect() as connection:
-        sums = connection.execute(text("SELECT events, fingerprint FROM analysis_trend ORDER BY project_id")).all()
-        assert sums == [(1, fingerprint_of("i")), (0, 0)]
-        assert connection.scalar(text("SELECT time_us FROM event_log")) == 5
-        schema.check(connection)
 
 
 def test_an_empty_database_is_told_to_migrate(empty: Engine) -> None:

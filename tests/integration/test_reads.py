@@ -536,12 +536,12 @@ async def test_health_endpoints_need_no_key_and_name_what_fails(runtime: Runtime
         {"status": "failing", "problems": ["partition 3 is stalled", "partition 2 lost 1 entries"]},
     )
     with api.writer.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
     response = await api.ask("/readyz")
     assert response.status_code == 503
     assert "projector migrate" in response.json()["problems"][0]
     with api.writer.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
     assert (await api.ask("/readyz")).status_code == 200
 
 

@@ -31,6 +31,24 @@ def unreachable(patient: Patient) -> Iterator[Seen]:
 
 
 @database.danger(
+    "schema-foreign",
+    "G7",
+    means="The tables were made by another application, or by a version from before the first release: every process"
+    " refuses to start.",
+    remedy="set DATABASE_URL to a new database, run `projector migrate`, and append the events again",
+    hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
+)
+def schema_foreign(patient: Patient) -> Iterator[Seen]:
+    """Check that the schema is one of this application."""
+    if _file_is_missing(patient):
+        return
+    try:
+        _revision(patient)
+    except schema.ForeignSchemaError as error:
+        yield Seen(str(error))
+
+
+@database.danger(
     "schema-behind",
     "G7",
     means="The database lacks migrations that this release needs: its processes refuse to start, and reads get 503.",

@@ -20,6 +20,7 @@ CHECKS: tuple[Check, ...] = (
     of_redis.clock_refuses_events,
     of_redis.partitions_differ,
     of_database.unreachable,
+    of_database.schema_foreign,
     of_database.schema_behind,
     of_database.schema_ahead,
     of_database.partitions_differ,

@@ -1,0 +1,155 @@
+"""The whole schema: event log, checkpoints, dead letters, read models, rebuilds, API keys."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "event_log",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("event_id", KEY, primary_key=True),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("type", KEY, nullable=False),
+        sa.Column("project_id", KEY),
+        sa.Column("time_us", sa.BigInteger, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )
+    op.create_index("event_log_by_number", "event_log", ["partition", "number"], unique=True)
+    no_bytes = sa.text("x''" if op.get_bind().dialect.name == "sqlite" else "''")
+    op.create_table(
+        "checkpoint",
+        sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("position_ms", sa.BigInteger, nullable=False),
+        sa.Column("position_seq", sa.BigInteger, nullable=False),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("added_before", sa.BigInteger, nullable=False),
+        sa.Column("read", sa.BigInteger, nullable=False),
+        sa.Column("applied", sa.BigInteger, nullable=False),
+        sa.Column("duplicates", sa.BigInteger, nullable=False),
+        sa.Column("parked", sa.BigInteger, nullable=False),
+        sa.Column("lost", sa.BigInteger, nullable=False),
+        sa.Column("seen_ms", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("seen_seq", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("seen_digest", sa.LargeBinary, nullable=False, server_default=no_bytes),
+        sa.Column("seen_added", sa.BigInteger, nullable=False, server_default="0"),
+        postgresql_with={"fillfactor": 70},
+    )
+    op.create_table(
+        "dead_letter",
+        sa.Column("id", KEY, primary_key=True),
+        sa.Column("state", KEY, nullable=False),
+        sa.Column("reason", KEY, nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("position_ms", sa.BigInteger, nullable=False),
+        sa.Column("position_seq", sa.BigInteger, nullable=False),
+        sa.Column("tenant_id", KEY),
+        sa.Column("event_id", KEY),
+        sa.Column("times_seen", sa.BigInteger, nullable=False),
+        sa.Column("first_seen_us", sa.BigInteger, nullable=False),
+        sa.Column("last_seen_us", sa.BigInteger, nullable=False),
+        sa.Column("body_length", sa.BigInteger, nullable=False),
+        sa.Column("body_sha256", KEY, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )
+    is_open = sa.text("state = 'open'")
+    op.create_index(
+        "dead_letter_by_event",
+        "dead_letter",
+        ["tenant_id", "event_id"],
+        postgresql_where=is_open,
+        sqlite_where=is_open,
+    )
+    op.create_table(
+        "api_key",
+        sa.Column("key_id", KEY, primary_key=True),
+        sa.Column("secret_sha256", KEY, nullable=False),
+        sa.Column("kind", KEY, nullable=False),
+        sa.Column("tenant_id", KEY, nullable=False),
+        sa.Column("project_id", KEY),
+        sa.Column("permissions", KEY, nullable=False),
+        sa.Column("created_us", sa.BigInteger, nullable=False),
+        sa.Column("expires_us", sa.BigInteger),
+        sa.Column("revoked_us", sa.BigInteger),
+    )
+    op.create_table(
+        "project",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("project_id", KEY, primary_key=True),
+        sa.Column("present", sa.Boolean, nullable=False),
+        sa.Column("present_time_us", sa.BigInteger, nullable=False),
+        sa.Column("present_event_id", KEY, nullable=False),
+        sa.Column("slug", KEY),
+        sa.Column("slug_time_us", sa.BigInteger, nullable=False),
+        sa.Column("slug_event_id", KEY, nullable=False),
+        sa.Column("name", sa.Text),
+        sa.Column("name_time_us", sa.BigInteger, nullable=False),
+        sa.Column("name_event_id", KEY, nullable=False),
+        sa.Column("watchdog_enabled", sa.Boolean, nullable=False),
+        sa.Column("watchdog_time_us", sa.BigInteger, nullable=False),
+        sa.Column("watchdog_event_id", KEY, nullable=False),
+        sa.Column("log_source_count", sa.Integer, nullable=False),
+        sa.Column("log_sources", sa.Text, nullable=False),
+        sa.Column("repo_count", sa.Integer, nullable=False),
+        sa.Column("repos", sa.Text, nullable=False),
+        sa.Column("notification_channel_count", sa.Integer, nullable=False),
+        sa.Column("notification_channels", sa.Text, nullable=False),
+        sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False, server_default="0"),
+    )
+    op.create_index(
+        "project_by_slug",
+        "project",
+        ["tenant_id", "slug", sa.text("slug_time_us DESC"), sa.text("slug_event_id DESC")],
+        postgresql_where=sa.text("present"),
+        sqlite_where=sa.text("present = 1"),
+    )
+    op.create_table(
+        "tenant",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("support_desk_count", sa.Integer, nullable=False),
+        sa.Column("support_desks", sa.Text, nullable=False),
+        sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False, server_default="0"),
+    )
+    op.create_table(
+        "analysis_trend",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("project_id", KEY, primary_key=True),
+        sa.Column("total", sa.BigInteger, nullable=False),
+        sa.Column("by_day", sa.Text, nullable=False),
+        sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False, server_default="0"),
+        postgresql_with={"fillfactor": 70},
+    )
+    op.create_table(
+        "activity",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("project_id", KEY, primary_key=True),
+        sa.Column("time_us", sa.BigInteger, primary_key=True),
+        sa.Column("event_id", KEY, primary_key=True),
+        sa.Column("entry", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "rebuild",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("projection", KEY, primary_key=True),
+        sa.Column("asked", KEY, primary_key=True),
+        sa.Column("since_us", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "active_version",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("versions", KEY, nullable=False),
+    )
+    op.create_index("active_version_by_versions", "active_version", ["versions"])
