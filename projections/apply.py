@@ -75,7 +75,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
     bodies, lines, letter = checkpoint.claim(connection, batch.expected, batch.homes, questions)
     accepted = event_log.judge(batch.events, identities, bodies)
-    shares = versions.share_out(connection, projections, as_folded(accepted.new), batch.start.applied, lines)
+    shares = versions.share_out(connection, projections, as_folded(accepted.new), lines)
     models = [projection.fetch(connection, events) for projection, events in shares]
     # The database is as busy with the log as we are with the folds: so both at the same time.
     with event_log.appending(connection, partition, accepted.new, last_number=batch.start.applied):

@@ -63,7 +63,7 @@ def mismatches(connection: Connection, projection: Projection, tenant_id: str) -
     width = len(_group(projection))
     found: dict[Row, dict[str, Sums]] = {}
     for line, side, *row in connection.execute(_statement(projection), {"tenant": tenant_id}):
-        if not versions.live_in(versions.parse(versions.FIRST if line is None else line), [projection]):
+        if line is not None and not versions.live_in(versions.parse(line), [projection]):
             return []
         found.setdefault(tuple(row[:width]), {})[side] = Sums(*row[width:])
     both = [(key, each.get("stored"), each.get("logged")) for key, each in sorted(found.items(), key=repr)]

@@ -10,14 +10,14 @@ finds them in the log, and sets the version in the transaction that fills the ro
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache, lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
-from sqlalchemy import Column, Connection, Engine, Index, Select, Table, bindparam, func, select, union_all
+from sqlalchemy import Column, Connection, Engine, Index, Select, Table, func, select, union_all
 
 from event_stream.types import Event, partition_of
-from projections import checkpoint, event_log
-from projections.bulk import bind_keys, finding, key_rows, upsert_rows
+from projections import checkpoint
+from projections.bulk import finding, upsert_rows
 from projections.errors import ProjectionsError
 from projections.pages import ROWS_AT_ONCE, tenants_of
 from projections.projection import Projection, shared_out
@@ -32,8 +32,6 @@ table = Table(
 )
 Index("active_version_by_versions", table.c.versions)
 
-# Of rows without a line, which a release before there were lines has made; revision 0006 says so of those it found.
-FIRST = "activity 1, analysis_trend 1, project 1, tenant 1"
 _BEHIND = " behind"
 _STANDING = re.compile(rf"(\S+) ([1-9][0-9]{{0,8}})({_BEHIND})?")
 
@@ -76,13 +74,12 @@ def share_out(
     connection: Connection,
     projections: Sequence[Projection],
     events: Sequence[Event],
-    known: int,
     found: Sequence[Row],
 ) -> list[tuple[Projection, Sequence[Event]]]:
     """Return which of a partition's new events each projection is to fold, and note whose rows lack some from now on.
 
-    The caller holds the claim; the log's number `known` is the last before these events, and `found` is what answers
-    `lines_of` their tenants. Raises OutdatedReleaseError; nothing must be committed then.
+    The caller holds the claim, and `found` is the answer to `lines_of` for their tenants; a tenant without a line is
+    new. Raises OutdatedReleaseError; nothing must be committed then.
     """
     tenants = sorted({event.tenant_id for event in events})
     shares: list[tuple[Projection, Sequence[Event]]]
@@ -91,12 +88,7 @@ def share_out(
     line = dump(current(projections))
     if all(stored.get(tenant_id) == line for tenant_id in tenants):
         return shares
-    new = {tenant_id for tenant_id in tenants if tenant_id not in stored}
-    new -= _with_history(connection, new, known)
-    standings = {
-        tenant_id: current(projections) if tenant_id in new else parse(stored.get(tenant_id, FIRST))
-        for tenant_id in tenants
-    }
+    standings = {tenant_id: parse(stored.get(tenant_id, line)) for tenant_id in tenants}
     for each in standings.values():
         refuse_newer(each, projections)
     live = {tenant_id: live_in(each, projections) for tenant_id, each in standings.items()}
@@ -150,30 +142,31 @@ def count(connection: Connection, projections: Sequence[Projection]) -> Mapping[
     return found
 
 
-def of_tenant(connection: Connection, tenant_id: str) -> Standings:
-    """Return where one tenant's read models stand."""
-    return parse(_read(connection, [tenant_id]).get(tenant_id, FIRST))
+def of_tenant(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> Standings:
+    """Return where one tenant's read models stand; a tenant without a line has no events, so nothing is missing."""
+    line = _read(connection, [tenant_id]).get(tenant_id)
+    return current(projections) if line is None else parse(line)
 
 
-def due_of(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> frozenset[str]:
+def due_of(connection: Connection, tenant_id: str, projections: Sequence[Projection]) -> frozenset[str]:
     """Return the names of the projections whose rows of a tenant are another release's, or lack events."""
-    return frozenset(current(projections)) - live_in(of_tenant(connection, tenant_id), projections)
+    standings = of_tenant(connection, tenant_id, projections)
+    return frozenset(current(projections)) - live_in(standings, projections)
 
 
 def outdated_tenants(connection: Connection, projections: Sequence[Projection]) -> list[str]:
     """Return the tenants of which rows in these read models are not this release's or lack events, ascending."""
-    stored = {row.tenant_id: row.versions for row in connection.execute(select(table))}
     names = current(projections).keys()
-    tenants = stored.keys() | set(tenants_of(connection, event_log.table))
-    return sorted(each for each in tenants if live_in(parse(stored.get(each, FIRST)), projections) != names)
+    stored = connection.execute(select(table).order_by(table.c.tenant_id))
+    return [row.tenant_id for row in stored if live_in(parse(row.versions), projections) != names]
 
 
-def fill(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> None:
+def fill(connection: Connection, tenant_id: str, projections: Sequence[Projection]) -> None:
     """Note that a tenant's rows in these read models are of this release's version and lack nothing: under the claim.
 
     Raises OutdatedReleaseError if some of them were of a newer one.
     """
-    standings, filled = of_tenant(connection, tenant_id), current(projections)
+    standings, filled = of_tenant(connection, tenant_id, projections), current(projections)
     for name, at in filled.items():
         if name in standings and standings[name].version > at.version:
             raise OutdatedReleaseError(name, standings[name].version, at.version)
@@ -214,9 +207,9 @@ def parse(line: str) -> Standings:
 
 
 @lru_cache(maxsize=256)
-def have_rows(line: str | None, names: tuple[str, ...]) -> bool:
-    """Return whether a line, or that there is none, says that these read models all have rows, of whatever version."""
-    return parse(FIRST if line is None else line).keys() >= set(names)
+def have_rows(line: str, names: tuple[str, ...]) -> bool:
+    """Return whether a line says that these read models all have rows, of whatever version."""
+    return parse(line).keys() >= set(names)
 
 
 def _stepped_back(standings: Standings, projections: Iterable[Projection]) -> Standings:
@@ -239,24 +232,6 @@ def _read(connection: Connection, tenants: Iterable[str]) -> dict[str, str]:
 
 def _by_tenant(found: Sequence[Row]) -> dict[str, str]:
     return {row[0]: row[1] for row in found}
-
-
-def _with_history(connection: Connection, tenants: Collection[str], known: int) -> set[str]:
-    """Return those of the tenants that have events numbered up to `known`: a release without versions took them."""
-    if not tenants:
-        return set()
-    name = connection.dialect.name
-    parameters = bind_keys(name, [(tenant_id,) for tenant_id in tenants]) | {"known": known}
-    (found,) = ask(connection, Question(_first_numbers(name), parameters))
-    return {tenant_id for tenant_id, number in found if number}
-
-
-@cache
-def _first_numbers(dialect_name: str) -> Select[Any]:
-    log = event_log.table
-    keys = key_rows(dialect_name, [log.c.tenant_id])
-    first = select(log.c.number).where(log.c.tenant_id == keys.c[0], log.c.number <= bindparam("known"))
-    return select(keys.c[0], first.order_by(log.c.event_id).limit(1).correlate(keys).scalar_subquery())
 
 
 def _others(projections: Sequence[Projection]) -> Select[str, int]:

@@ -136,7 +136,7 @@ class Rebuilder:
 
     def _names_outdated(self, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:
-            standings = versions.of_tenant(connection, tenant_id)
+            standings = versions.of_tenant(connection, tenant_id, self.projections)
         return self._names() - versions.live_in(standings, self.projections)
 
     def _names(self) -> frozenset[str]:

@@ -65,7 +65,7 @@ class ActivityAsk(NamedTuple):
 def _answers(rows: Iterable[Row]) -> dict[ActivityAsk, bytes | NotFilled]:
     answers: dict[ActivityAsk, bytes | NotFilled] = {}
     for *key, versions, exists, entries in rows:
-        if lack_rows(versions, _READ_MODELS, exists):
+        if lack_rows(versions, _READ_MODELS):
             answers[ActivityAsk(*key)] = NOT_FILLED
         elif exists:
             answers[ActivityAsk(*key)] = entries or b""

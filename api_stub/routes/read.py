@@ -63,6 +63,6 @@ def found(result: V | NotFilled | None) -> V:
     return result
 
 
-def lack_rows(versions: str | None, read_models: tuple[str, ...], project: object) -> bool:
+def lack_rows(versions: str | None, read_models: tuple[str, ...]) -> bool:
     """Return whether read models of a tenant are not filled; a tenant without events has none to fill."""
-    return not have_rows(versions, read_models) and (versions, project) != (None, None)
+    return versions is not None and not have_rows(versions, read_models)

@@ -96,7 +96,7 @@ def _answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow | NotFilled]:
     answers: dict[StatsAsk, StatsRow | NotFilled] = {}
     for tenant_id, slug, versions, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
         ask = StatsAsk(tenant_id, slug)
-        if lack_rows(versions, _READ_MODELS, project_id):
+        if lack_rows(versions, _READ_MODELS):
             answers[ask] = NOT_FILLED
         elif project_id is not None:
             counts = by_day_from_json(by_day or "[]")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 import pytest
-from sqlalchemy import delete, insert, update
+from sqlalchemy import insert, update
 
 from event_stream.types import partition_of
 from projections import activity, analysis_trend, event_log, versions
@@ -42,7 +42,6 @@ ALL_NEW = line(NEW)
 LEFT_OUT = line(OLD, analysis_trend="1 behind")
 FIRST = analysis_trend.projection
 WITHOUT_ACTIVITY = tuple(each for each in OLD if each.name != "activity")
-WITHOUT_VERSIONS = tuple(each for each in OLD if each.name in versions.parse(versions.FIRST))
 """The projections of the release before there were versions."""
 
 
@@ -237,22 +236,6 @@ def test_a_projection_that_is_new_answers_503_until_its_tenant_has_it(runtime: R
     migrate(runtime)
     api.close()
     assert_all_is_well(runtime, EVENTS)
-
-
-def test_a_tenant_that_a_release_without_versions_took_in_is_rebuilt_and_not_taken_for_a_new_one(
-    old: Runtime, new: Runtime
-) -> None:
-    with old.writer.begin() as connection:
-        connection.execute(delete(versions.table).where(versions.table.c.tenant_id == "ten_1"))
-    assert count_equal_answers(old, Oracle(EVENTS[:300])) > 0
-    with old.reader.connect() as connection:
-        assert versions.outdated_tenants(connection, WITHOUT_VERSIONS) == []
-        assert "ten_1" in versions.outdated_tenants(connection, NEW)
-    append(new, *EVENTS[300:])
-    drain_all(new)
-    assert lines(new)["ten_1"] == line(WITHOUT_VERSIONS, analysis_trend="1 behind")
-    migrate(new)
-    assert_all_is_well(new, EVENTS)
 
 
 def test_a_line_that_somebody_damaged_is_due_to_be_rebuilt(old: Runtime) -> None:
