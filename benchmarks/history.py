@@ -154,10 +154,10 @@ def _fill_log(connection: psycopg.Connection, history: History) -> None:
     connection.execute("ALTER TABLE event_log ADD PRIMARY KEY (tenant_id, event_id)")
     connection.execute("CREATE UNIQUE INDEX event_log_by_number ON event_log (partition, number)")
     line = versions.dump(versions.current(PROJECTIONS))
-    connection.execute("INSERT INTO active_version SELECT DISTINCT tenant_id, %s FROM event_log", (line,))
+    connection.execute("INSERT INTO projection_version SELECT DISTINCT tenant_id, %s FROM event_log", (line,))
     # As if a stream that is gone had brought them: what is drained now is numbered behind them.
     connection.execute(
-        "UPDATE checkpoint SET read = %(events)s, applied = %(events)s, added_before = %(events)s WHERE partition = 0",
+        "UPDATE checkpoint SET read = %(events)s, applied = %(events)s, added_offset = %(events)s WHERE partition = 0",
         {"events": history.events},
     )
     connection.execute("VACUUM ANALYZE event_log")

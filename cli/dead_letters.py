@@ -113,7 +113,7 @@ def replay(selection: Selection, as_json: bool) -> None:
         task = progress.add_task("replaying", total=None)
         outcome = replay_letters(runtime, selection, lambda letters: progress.advance(task, letters))
     if as_json:
-        print_json({"appended": outcome.appended, "cut": outcome.cut})
+        print_json({"appended": outcome.appended, "tooLarge": outcome.cut})
     else:
         click.echo(f"appended {outcome.appended:,} again")
     if outcome.cut:
@@ -148,6 +148,6 @@ def _shown(letter: Stored) -> dict[str, Any]:
         "timesSeen": letter.times_seen,
         "firstSeen": time_text(letter.first_seen_us),
         "lastSeen": time_text(letter.last_seen_us),
-        "length": letter.body_length,
-        "sha256": letter.body_sha256,
+        "bodyLength": letter.body_length,
+        "bodySha256": letter.body_sha256,
     }

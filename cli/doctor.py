@@ -55,15 +55,15 @@ def _table(findings: list[Finding]) -> Table:
     for header in ("finding", "what is so", "remedy"):
         table.add_column(header, overflow="fold")
     for each in findings:
-        name = f"{each.severity} {each.promise or ''}\n{each.code}"
-        table.add_row(Text(name, style=COLOURS[each.severity]), Text(each.found), Text(each.remedy))
+        name = f"{each.severity} {each.guarantee or ''}\n{each.code}"
+        table.add_row(Text(name, style=COLOURS[each.severity]), Text(each.message), Text(each.remedy))
     return table
 
 
 def _lines(examination: Examination) -> Iterator[str]:
     """Yield the examination as plain lines, one a finding."""
     for each in examination.findings:
-        yield f"{each.severity} {each.promise or '-'} {each.code}: {each.found} -> {each.remedy}"
+        yield f"{each.severity} {each.guarantee or '-'} {each.code}: {each.message} -> {each.remedy}"
     yield from _verdict(examination)
 
 
@@ -78,5 +78,5 @@ def _verdict(examination: Examination) -> Iterator[str]:
     else:
         yield "Nothing endangers the promises. None of these is so:"
         yield from (f"  {check.code:<32} {check.means}" for check in CHECKS if check.code in examination.checked)
-    if examination.unchecked:
-        yield f"Not checked: {', '.join(examination.unchecked)}."
+    if examination.skipped:
+        yield f"Not checked: {', '.join(examination.skipped)}."

@@ -108,7 +108,7 @@ def _alive_and_stalled(observed: Observed) -> Samples:
 def _silences(observed: Observed) -> Samples:
     for role, found in _processes(observed).items():
         if found:
-            yield (role,), max(process.idle_s for process in found)
+            yield (role,), max(process.heartbeat_age_s for process in found)
 
 
 def _in_seconds(counted_us: Histogram) -> Buckets:
@@ -144,21 +144,21 @@ RECORDED: tuple[Measure[Recorded], ...] = (
         lambda recorded: [((str(at.partition),), at.duplicates) for at in recorded.checkpoints],
     ),
     Measure(
-        "projector_entries_parked_total",
+        "projector_entries_dead_lettered_total",
         "counter",
         ("partition",),
         "Entries that can never be applied, and became dead letters.",
-        lambda recorded: [((str(at.partition),), at.parked) for at in recorded.checkpoints],
+        lambda recorded: [((str(at.partition),), at.dead_lettered) for at in recorded.checkpoints],
     ),
     Measure(
         "projector_dead_letters_open",
         "gauge",
         ("reason",),
         "Dead letters that nobody has replayed or discarded yet.",
-        lambda recorded: _by_name({reason.value: recorded.dead_letters.get(reason.value, 0) for reason in Reason}),
+        lambda recorded: _by_name({reason.value: recorded.open_dead_letters.get(reason.value, 0) for reason in Reason}),
     ),
     Measure(
-        "projector_rebuild_due_tenants",
+        "projector_rebuild_pending_tenants",
         "gauge",
         ("projection",),
         "Tenants whose rows of a projection are of another version than this API process's, or lack events: a rebuild"
@@ -166,7 +166,7 @@ RECORDED: tuple[Measure[Recorded], ...] = (
         lambda recorded: _by_name({name: each.due for name, each in recorded.outdated.items()}),
     ),
     Measure(
-        "projector_newer_tenants",
+        "projector_newer_version_tenants",
         "gauge",
         ("projection",),
         "Tenants whose rows of a projection are of a newer version than this API process's; workers of its release"
@@ -204,11 +204,11 @@ STATUS: tuple[Measure[Status], ...] = (
         _of_partitions(lambda each: each.stalled),
     ),
     Measure(
-        "projector_partition_failures",
+        "projector_partition_consecutive_failures",
         "gauge",
         ("partition",),
         "Batches that have failed in a row, by now; 0 once one is committed.",
-        _of_partitions(lambda each: each.failure.failures if each.failure else 0),
+        _of_partitions(lambda each: each.failure.consecutive_failures if each.failure else 0),
     ),
 )
 OBSERVED: tuple[Measure[Observed], ...] = (
@@ -238,52 +238,52 @@ OBSERVED: tuple[Measure[Observed], ...] = (
         "projector_breaker_open",
         "gauge",
         (),
-        "1 while events of so many tenants fail that it must be the release: nothing is parked then. Else 0.",
-        lambda observed: _alone(observed.breaker is not None),
+        "1 while events of so many tenants fail that it must be the release: nothing is dead-lettered then. Else 0.",
+        lambda observed: _alone(observed.breaker_open_reason is not None),
     ),
     Measure(
-        "projector_verify_mismatches",
+        "projector_verify_mismatched_rows",
         "gauge",
         (),
         "Rows of read models that are not what the event log says, as far as was verified.",
-        lambda observed: _alone(observed.verified.wrong_rows),
+        lambda observed: _alone(observed.verification.mismatched_rows),
     ),
     Measure(
-        "projector_verify_log_faults",
+        "projector_verify_log_errors",
         "gauge",
         (),
         "Partitions whose event log does not hold all that was applied.",
-        lambda observed: _alone(len(observed.verified.logs)),
+        lambda observed: _alone(len(observed.verification.log_errors)),
     ),
     Measure(
         "projector_verify_skipped_tenants",
         "gauge",
         (),
         "Tenants that the last pass left out, as summing up their events took too long.",
-        lambda observed: _alone(observed.verified.skipped),
+        lambda observed: _alone(observed.verification.skipped_tenants),
     ),
     Measure(
-        "projector_verify_timestamp_seconds",
+        "projector_verify_finished_timestamp_seconds",
         "gauge",
         (),
         "When the last pass of the verification ended, in seconds since 1970; 0 before the first one has.",
-        lambda observed: _alone((observed.verified.at_ms or 0) / 1000),
+        lambda observed: _alone((observed.verification.finished_ms or 0) / 1000),
     ),
 )
 TALLY: tuple[Measure[Tally], ...] = (
     Measure(
-        "projector_parked_total",
+        "projector_dead_letters_total",
         "counter",
         ("reason",),
-        "Entries parked since Redis began to count, by reason.",
-        lambda tally: _by_name(tally.parked),
+        "Entries that became dead letters since Redis began to count, by reason.",
+        lambda tally: _by_name(tally.dead_lettered),
     ),
     Measure(
         "projector_batches_failed_total",
         "counter",
         ("fault",),
-        "Batches rolled back and tried again: `world`, a server or a machine was at fault; `ours`, the release or an"
-        " event.",
+        "Batches rolled back and tried again: `external`, a server or a machine was at fault; `internal`, the"
+        " release or an event.",
         lambda tally: _by_name(tally.failed),
     ),
     Measure(
@@ -322,7 +322,7 @@ OWN: tuple[Measure[Own], ...] = (
         ],
     ),
     Measure(
-        "projector_api_asks_total",
+        "projector_api_lookups_total",
         "counter",
         ("lookup",),
         "Lookups that requests to this API process asked for: `key`, `stats`, `activity`.",

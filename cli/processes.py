@@ -61,7 +61,7 @@ def _await_servers(runtime: Runtime, stopped: Callable[[], bool]) -> None:
         try:
             runtime.check()
         except (RedisError, SQLAlchemyError) as error:
-            log.warning("start.waiting", error=describe(error))
+            log.warning("startup.waiting", error=describe(error))
             time.sleep(RETRY_S)
         else:
             return

@@ -123,13 +123,13 @@ def _due(
 ) -> list[str]:
     """Return the tenants for which something of the rebuild is due: what the last one left, or else all of them."""
     with writer.begin() as connection:
-        since_us = due.since_us(connection, asked)
-        if since_us is None or restart:
+        requested_us = due.requested_us(connection, asked)
+        if requested_us is None or restart:
             due.plan(connection, asked, projections, tenants, time.time_ns() // 1000)
         still_due = list(due.read(connection, asked))
-    if since_us is not None and not restart:
+    if requested_us is not None and not restart:
         click.echo(
-            f"going on with what was begun at {time_text(since_us)}: tenants still due: {len(still_due):,}"
+            f"going on with what was begun at {time_text(requested_us)}: tenants still due: {len(still_due):,}"
             " (--restart begins anew)",
             err=True,
         )

@@ -79,7 +79,7 @@ async def _read(server: str, answer: Awaitable[T | None]) -> T | None:
     try:
         return await asyncio.wait_for(answer, HALF_WITHIN_S)
     except (RedisError, SQLAlchemyError, EventStreamError, ProjectionsError, TimeoutError) as error:
-        log.warning("metrics.unread", server=server, error=describe(error))
+        log.warning("metrics.source_unavailable", server=server, error=describe(error))
         return None
 
 

@@ -75,7 +75,7 @@ def _refresh(runtime: Runtime, console: Console) -> None:
             if reading is last or last is None:
                 live.update(reading, refresh=True)
             else:
-                since = Text(f"last status, read at {time_text(last.overview.at_ms * 1000)}:", style="red")
+                since = Text(f"last status, read at {time_text(last.overview.read_at_ms * 1000)}:", style="red")
                 live.update(Group(reading, since, last), refresh=True)
 
 

@@ -65,7 +65,7 @@ class Child:
         if self.pid is not None or self._is_done():
             return False
         if self.process is not None:
-            log.warning("process.died", process=self.name, code=self.process.returncode)
+            log.warning("process.exited", process=self.name, exit_code=self.process.returncode)
             steady = self.age_s > STEADY_AFTER_S
             self.pause_s = RESTART_PAUSE_FIRST_S if steady else min(self.pause_s * 2, RESTART_PAUSE_MAX_S)
             self.due_at = now + self.pause_s
@@ -75,7 +75,7 @@ class Child:
         try:
             self.start()
         except OSError as error:  # no memory or no process to be had now
-            log.warning("process.not_started", process=self.name, error=str(error))
+            log.warning("process.start_failed", process=self.name, error=str(error))
             self.due_at = now + RESTART_PAUSE_MAX_S
             return False
         return True
@@ -110,7 +110,7 @@ class Supervisor:
 
     def kill(self, child: Child, why: str) -> None:
         """Kill a stalled process; `tend` restarts it."""
-        log.warning("process.stalled", process=child.name, pid=child.pid, why=why)
+        log.warning("process.stalled", process=child.name, pid=child.pid, reason=why)
         child.signal(signal.SIGKILL)
 
     def kill_all(self, name: str, why: str) -> None:
@@ -153,7 +153,7 @@ class Supervisor:
             draft.write_text(json.dumps(noted))
             draft.replace(self.pids_file)
         except OSError as error:  # a full disk is no reason to end what still runs
-            log.warning("pids.not_noted", error=str(error))
+            log.warning("pid_file.write_failed", error=str(error))
 
 
 def _end(children: Sequence[Child], deadline: float) -> None:

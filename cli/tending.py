@@ -2,7 +2,7 @@
 
 Keys:
 
-    projector:up  string  there for a minute after an `up` has looked at its processes: to see whether Redis takes it
+    projector:up-probe  string  written by `projector up` to see whether Redis accepts writes; expires
 """
 
 import socket
@@ -26,7 +26,7 @@ START_TIMEOUT_S = 60.0
 LOOK_TIMEOUT_S = 1.0
 LOOK_EVERY_S = 5.0
 BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
-LOOK_KEY = "projector:up"
+LOOK_KEY = "projector:up-probe"
 
 
 def tend(supervisor: Supervisor, runtime: Runtime, operations_url: str, stopping: threading.Event) -> None:
@@ -96,11 +96,12 @@ def kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: Ear) -> None:
         return
     here = [process for process in found if process.host == socket.gethostname()]
     # In a container that was started again numbers repeat: the latest sign of life is the one who lives.
-    idle_s = {each.pid: each.idle_s for each in sorted(here, key=lambda each: each.idle_s, reverse=True)}
+    by_age = sorted(here, key=lambda each: each.heartbeat_age_s, reverse=True)
+    heartbeat_age_s = {each.pid: each.heartbeat_age_s for each in by_age}
     for child in supervisor.children:
         if child.name in BEATING and child.pid is not None:
-            longest_s = STALLED_AFTER_S if child.pid in idle_s else START_TIMEOUT_S
-            if idle_s.get(child.pid, child.age_s) > longest_s:
+            longest_s = STALLED_AFTER_S if child.pid in heartbeat_age_s else START_TIMEOUT_S
+            if heartbeat_age_s.get(child.pid, child.age_s) > longest_s:
                 supervisor.kill(child, why=f"silent for more than {longest_s:.0f} s")
 
 

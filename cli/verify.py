@@ -180,8 +180,8 @@ class Verification:
         click.echo(f"added up the events of {len(self.rows):,} tenants and of {len(self.logs)} partitions")
         for found in list(chain.from_iterable(self.miscounts.values()))[:MISCOUNTS_SHOWN_MAX]:
             click.echo(
-                f"other events: {found.read_model} {' '.join(map(str, found.key))}: {_number(found.stored)} in the row,"
-                f" {_number(found.logged)} in the log"
+                f"other events: {found.read_model} {' '.join(map(str, found.key))}:"
+                f" {_number(found.row_events)} in the row, {_number(found.log_events)} in the log"
             )
         for partition, fault in self.logs.items():
             if fault:
@@ -207,15 +207,15 @@ class Verification:
         return {
             **{name: value for name, value in self.report.plain().items() if name in SHARED},
             "tenants": len(self.rows),
-            "folded": self.report.tenants,
-            "miscounts": [
+            "tenantsFolded": self.report.tenants,
+            "checksumMismatches": [
                 each.model_dump(mode="json", by_alias=True) for found in self.miscounts.values() for each in found
             ],
-            "logs": {str(partition): fault for partition, fault in self.logs.items() if fault},
-            "wrong": sorted(self.wrong),
-            "mended": sorted(self.mended),
-            "beyondRepair": sorted(self.beyond_repair),
-            "due": sorted(self.due),
+            "logErrors": {str(partition): fault for partition, fault in self.logs.items() if fault},
+            "mismatchedTenants": sorted(self.wrong),
+            "repairedTenants": sorted(self.mended),
+            "unrepairableTenants": sorted(self.beyond_repair),
+            "rebuildPendingTenants": sorted(self.due),
         }
 
 

@@ -2,10 +2,10 @@
 
 Keys, all bytes and all on the streams' server (the braces are literal: a Redis Cluster hash tag):
 
-    events:{p}            stream   one entry an event, its JSON in the field `event`
-    events:{p}:projected  string   the last projected position, `<ms>-<seq>`: a hint for producers that wait
-    events:{p}:read       string   the stream's `entries-added` up to that position: a hint for the backlog limit
-    events:partitions     string   the number of partitions, announced by whoever drains
+    events:{p}                  stream  one entry per event, with its JSON in the field `event`
+    events:{p}:projected        string  the last projected position, `<ms>-<seq>`: a hint for producers that wait
+    events:{p}:projected-count  string  the stream's `entries-added` at that position: a hint for the backlog limit
+    events:partitions           string  the number of partitions, written by the processes that drain
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,7 +201,7 @@ def projected_key(partition: int) -> str:
 
 def read_key(partition: int) -> str:
     """Return the key of a partition's count of entries read."""
-    return f"events:{{{partition}}}:read"
+    return f"events:{{{partition}}}:projected-count"
 
 
 def _append_all(connection: Any, bodies: Sequence[tuple[int, bytes]]) -> list[Appended]:

@@ -18,7 +18,7 @@ table = Table(
     Column("project_id", KeyText, primary_key=True),
     Column("time_us", BigInteger, primary_key=True),
     Column("event_id", KeyText, primary_key=True),
-    Column("entry", Text, nullable=False),
+    Column("evaluation", Text, nullable=False),
 )
 
 

@@ -87,7 +87,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     dead_letters.park(connection, letters)
     if letter or letters:
         dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
-    after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), parked=len(letters))
+    after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), dead_lettered=len(letters))
     checkpoint.advance(connection, after)
     return after
 
@@ -103,7 +103,7 @@ def _applied(connection: Connection, accepted: Accepted, letters: Sequence[Lette
     }
 
 
-def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoint:
+def _after(batch: Batch, applied: int, duplicates: int, dead_lettered: int) -> Checkpoint:
     at, reading = batch.start, batch.reading
     entries = reading.entries
     passes_seen = reading.reaches_end or entries[-1].position >= at.seen.position
@@ -112,7 +112,7 @@ def _after(batch: Batch, applied: int, duplicates: int, parked: int) -> Checkpoi
     if passes_seen or at.has_seen(reading.other):
         at = at.seeing(reading.end)
     if entries:
-        at = at.moved_to(entries[-1], applied, duplicates, parked)
+        at = at.moved_to(entries[-1], applied, duplicates, dead_lettered)
     return at.settled(reading.end) if reading.reaches_end else at
 
 

@@ -38,17 +38,17 @@ table = Table(
     Column("epoch", Integer, nullable=False),
     Column("position_ms", UnsignedBigInteger, nullable=False),
     Column("position_seq", UnsignedBigInteger, nullable=False),
-    Column("digest", LargeBinary, nullable=False),
-    Column("added_before", BigInteger, nullable=False),
+    Column("position_digest", LargeBinary, nullable=False),
+    Column("added_offset", BigInteger, nullable=False),
     Column("read", BigInteger, nullable=False),
     Column("applied", BigInteger, nullable=False),
     Column("duplicates", BigInteger, nullable=False),
-    Column("parked", BigInteger, nullable=False),
+    Column("dead_lettered", BigInteger, nullable=False),
     Column("lost", BigInteger, nullable=False),
-    Column("seen_ms", UnsignedBigInteger, nullable=False),
-    Column("seen_seq", UnsignedBigInteger, nullable=False),
-    Column("seen_digest", LargeBinary, nullable=False),
-    Column("seen_added", BigInteger, nullable=False),
+    Column("stream_end_ms", UnsignedBigInteger, nullable=False),
+    Column("stream_end_seq", UnsignedBigInteger, nullable=False),
+    Column("stream_end_digest", LargeBinary, nullable=False),
+    Column("stream_end_added", BigInteger, nullable=False),
     postgresql_with={"fillfactor": 70},
 )
 _MINE = table.c.partition == bindparam("of", type_=Integer)
@@ -75,11 +75,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The last entry applied, and counters since the deployment began: read = applied + duplicates + parked.
+    """The last entry applied, and counters since the deployment began: read = applied + duplicates + dead_lettered.
 
-    An epoch is one life of the stream as we know it. `added_before` plus the stream's `entries-added` is the number of
+    An epoch is one life of the stream as we know it. `added_offset` plus the stream's `entries-added` is the number of
     entries ever added, so that added = read + in flight + lost across its lives (docs/reference/events.md#guarantees).
-    `digest` tells the entry at `position` from another one that got the same id; it is empty at the start.
+    `position_digest` tells the entry at `position` from another one that got the same id; it is empty at the start.
 
     Lost is what was added and is gone unread. Redis tells it by `entries-added` where the stream itself lives on; what
     went together with that counter is told by what was `seen` before.
@@ -88,12 +88,12 @@ class Checkpoint:
     partition: int
     epoch: int = 0
     position: Position = START
-    digest: bytes = b""
-    added_before: int = 0
+    position_digest: bytes = b""
+    added_offset: int = 0
     read: int = 0
     applied: int = 0
     duplicates: int = 0
-    parked: int = 0
+    dead_lettered: int = 0
     lost: int = 0
     seen: Seen = Seen()
 
@@ -101,7 +101,7 @@ class Checkpoint:
         """Whether entries read from the checkpoint on, inclusive, continue the stream that it knows."""
         if self.position == START:
             return True
-        return bool(entries) and entries[0].position == self.position and entries[0].digest() == self.digest
+        return bool(entries) and entries[0].position == self.position and entries[0].digest() == self.position_digest
 
     def has_seen(self, entry: Entry | None) -> bool:
         """Whether an entry is the last one seen, and unread: what lies before it is the stream that it knows."""
@@ -111,7 +111,7 @@ class Checkpoint:
 
     def entries_added(self) -> int:
         """Return the stream's own count of entries up to the checkpoint."""
-        return self.read + self.lost - self.added_before
+        return self.read + self.lost - self.added_offset
 
     def new_epoch(self, end: End) -> Self:
         """Return the checkpoint at the start of a stream that is not the one it knew.
@@ -125,22 +125,22 @@ class Checkpoint:
             self,
             epoch=self.epoch + 1,
             position=START,
-            digest=b"",
-            added_before=self.read + lost + end.length - end.added,
+            position_digest=b"",
+            added_offset=self.read + lost + end.length - end.added,
             lost=lost,
             seen=Seen(),
         )
 
-    def moved_to(self, last: Entry, applied: int, duplicates: int, parked: int) -> Self:
+    def moved_to(self, last: Entry, applied: int, duplicates: int, dead_lettered: int) -> Self:
         """Return the checkpoint at `last`, after so many entries more."""
         return replace(
             self,
             position=last.position,
-            digest=last.digest(),
-            read=self.read + applied + duplicates + parked,
+            position_digest=last.digest(),
+            read=self.read + applied + duplicates + dead_lettered,
             applied=self.applied + applied,
             duplicates=self.duplicates + duplicates,
-            parked=self.parked + parked,
+            dead_lettered=self.dead_lettered + dead_lettered,
         )
 
     def passing_seen(self, entries: list[Entry]) -> Self:
@@ -152,7 +152,7 @@ class Checkpoint:
         """Return the checkpoint that remembers the stream's end."""
         if end.last is None:
             return self
-        return replace(self, seen=Seen(end.last.position, end.last.digest(), self.added_before + end.added))
+        return replace(self, seen=Seen(end.last.position, end.last.digest(), self.added_offset + end.added))
 
     def settled(self, end: End) -> Self:
         """Return the checkpoint after the last entry of a stream: what was added beyond what was read is lost.
@@ -162,11 +162,11 @@ class Checkpoint:
         """
         if end.position not in (None, self.position) or end.wrong_type:
             return self
-        added = self.added_before + end.added if end.added else 0
+        added = self.added_offset + end.added if end.added else 0
         lost = self.lost + max(0, added - self.read - self.lost, self._seen_unread())
         # Its counter may have been set back: it is another stream, or an older state of this one.
-        added_before = self.read + lost - end.added if end.added else self.added_before
-        return replace(self, lost=lost, added_before=added_before)
+        added_offset = self.read + lost - end.added if end.added else self.added_offset
+        return replace(self, lost=lost, added_offset=added_offset)
 
     def _seen_unread(self) -> int:
         return self.seen.added - self.read - self.lost
@@ -251,16 +251,16 @@ def _columns(checkpoint: Checkpoint) -> dict[str, object]:
     return columns | {
         "position_ms": position.ms,
         "position_seq": position.seq,
-        "seen_ms": seen.position.ms,
-        "seen_seq": seen.position.seq,
-        "seen_digest": seen.digest,
-        "seen_added": seen.added,
+        "stream_end_ms": seen.position.ms,
+        "stream_end_seq": seen.position.seq,
+        "stream_end_digest": seen.digest,
+        "stream_end_added": seen.added,
     }
 
 
 def _checkpoint(row: Sequence[Any]) -> Checkpoint:
     columns = dict(zip(table.columns.keys(), row, strict=True))
     position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
-    seen_at = Position(columns.pop("seen_ms"), columns.pop("seen_seq"))
-    seen = Seen(seen_at, columns.pop("seen_digest"), columns.pop("seen_added"))
+    seen_at = Position(columns.pop("stream_end_ms"), columns.pop("stream_end_seq"))
+    seen = Seen(seen_at, columns.pop("stream_end_digest"), columns.pop("stream_end_added"))
     return Checkpoint(position=position, seen=seen, **columns)

@@ -16,12 +16,12 @@ from projections.projection import Projection
 from projections.store import KeyText, metadata
 
 table = Table(
-    "rebuild",
+    "pending_rebuild",
     metadata,
     Column("tenant_id", KeyText, primary_key=True),
     Column("projection", KeyText, primary_key=True),
-    Column("asked", KeyText, primary_key=True),
-    Column("since_us", BigInteger, nullable=False),
+    Column("request", KeyText, primary_key=True),
+    Column("requested_us", BigInteger, nullable=False),
 )
 
 
@@ -50,7 +50,7 @@ def plan(
     connection: Connection, asked: Asked, projections: Sequence[Projection], tenants: Iterable[str], now_us: int
 ) -> None:
     """Note that these projections are due for these tenants; what has been due under this name is forgotten."""
-    connection.execute(delete(table).where(table.c.asked == asked.name))
+    connection.execute(delete(table).where(table.c.request == asked.name))
     names = [projection.name for projection in projections]
     rows = [(tenant_id, name, asked.name, now_us) for tenant_id in tenants for name in names]
     upsert_rows(connection, table, rows)
@@ -58,28 +58,28 @@ def plan(
 
 def read(connection: Connection, asked: Asked) -> dict[str, frozenset[str]]:
     """Return the tenants for which something is due, ascending, each with the names of the projections."""
-    mine = select(table.c.tenant_id, table.c.projection).where(table.c.asked == asked.name)
+    mine = select(table.c.tenant_id, table.c.projection).where(table.c.request == asked.name)
     found: defaultdict[str, set[str]] = defaultdict(set)
     for tenant_id, projection in connection.execute(mine.order_by(table.c.tenant_id)):
         found[tenant_id].add(projection)
     return {tenant_id: frozenset(names) for tenant_id, names in found.items()}
 
 
-def since_us(connection: Connection, asked: Asked) -> int | None:
+def requested_us(connection: Connection, asked: Asked) -> int | None:
     """Return since when the oldest of what is due under this name has been so; None if nothing is."""
-    oldest: int | None = connection.scalar(select(func.min(table.c.since_us)).where(table.c.asked == asked.name))
+    oldest: int | None = connection.scalar(select(func.min(table.c.requested_us)).where(table.c.request == asked.name))
     return oldest
 
 
 def any_but(connection: Connection, asked: Asked, tenants: Collection[str]) -> bool:
     """Return whether anything is due for any tenant but these."""
-    mine = (table.c.asked == asked.name, table.c.tenant_id.not_in(tenants))
+    mine = (table.c.request == asked.name, table.c.tenant_id.not_in(tenants))
     return connection.scalar(select(table.c.tenant_id).where(*mine).limit(1)) is not None
 
 
 def of_tenant(connection: Connection, tenant_id: str, asked: Asked) -> frozenset[str]:
     """Return the names of the projections that are due for one tenant."""
-    mine = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.asked == asked.name)
+    mine = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.request == asked.name)
     return frozenset(connection.scalars(mine))
 
 

@@ -24,13 +24,13 @@ _OURS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.I
 class Fault(StrEnum):
     """What an error out of `apply`, or of a rebuild, is about."""
 
-    OURS = "ours"
-    WORLD = "world"
+    INTERNAL = "internal"
+    EXTERNAL = "external"
 
     @property
     def explained(self) -> str:
         """What that means, for people."""
-        return "this release or an event is wrong" if self is Fault.OURS else "a server or this machine is at fault"
+        return "this release or an event is wrong" if self is Fault.INTERNAL else "a server or this machine is at fault"
 
 
 def describe(error: BaseException) -> str:
@@ -54,8 +54,8 @@ def fault_of(error: BaseException, interruptions: tuple[type[BaseException], ...
     """
     if isinstance(error, FoldError):
         cause = error.__cause__
-        return Fault.WORLD if isinstance(cause, _OF_THE_WORLD + interruptions) else Fault.OURS
+        return Fault.EXTERNAL if isinstance(cause, _OF_THE_WORLD + interruptions) else Fault.INTERNAL
     if isinstance(error, UndecodableError):
-        return Fault.OURS
+        return Fault.INTERNAL
     original = error.orig if isinstance(error, DBAPIError) else error
-    return Fault.OURS if isinstance(original, _OURS) else Fault.WORLD
+    return Fault.INTERNAL if isinstance(original, _OURS) else Fault.EXTERNAL

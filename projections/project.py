@@ -28,7 +28,7 @@ class Project(NamedTuple):
 
     tenant_id: str
     project_id: str
-    present: Fact[bool] = Fact(value=False)
+    exists: Fact[bool] = Fact(value=False)
     slug: Fact[str | None] = Fact(None)
     name: Fact[str | None] = Fact(None)
     watchdog: Fact[bool] = Fact(value=False)
@@ -42,9 +42,9 @@ table = Table(
     metadata,
     Column("tenant_id", KeyText, primary_key=True),
     Column("project_id", KeyText, primary_key=True),
-    Column("present", Boolean, nullable=False),
-    Column("present_time_us", BigInteger, nullable=False),
-    Column("present_event_id", KeyText, nullable=False),
+    Column("project_exists", Boolean, nullable=False),
+    Column("exists_time_us", BigInteger, nullable=False),
+    Column("exists_event_id", KeyText, nullable=False),
     Column("slug", KeyText),
     Column("slug_time_us", BigInteger, nullable=False),
     Column("slug_event_id", KeyText, nullable=False),
@@ -69,8 +69,8 @@ Index(
     table.c.slug,
     table.c.slug_time_us.desc(),
     table.c.slug_event_id.desc(),
-    postgresql_where=table.c.present,
-    sqlite_where=table.c.present == 1,  # as queries spell it there: SQLite compares the terms, not their meaning
+    postgresql_where=table.c.project_exists,
+    sqlite_where=table.c.project_exists == 1,  # as queries spell it there: SQLite compares the terms, not their meaning
 )
 
 
@@ -79,11 +79,11 @@ def fold(row: Project, event: Event) -> Project:
     stamp = event.stamp
     match event.data:
         case ProjectCreated(slug=slug, name=name):
-            return _named(row, slug, name, stamp)._replace(present=row.present.set(True, stamp))
+            return _named(row, slug, name, stamp)._replace(exists=row.exists.set(True, stamp))
         case ProjectUpdated(slug=slug, name=name):
             return _named(row, slug, name, stamp)
         case ProjectDeleted():
-            return row._replace(present=row.present.set(False, stamp))
+            return row._replace(exists=row.exists.set(False, stamp))
         case WatchdogToggled(enabled=enabled):
             return row._replace(watchdog=row.watchdog.set(enabled, stamp))
         case _:
@@ -118,16 +118,16 @@ def _new(key: Key) -> Project:
 
 def _load(columns: Row) -> Project:
     tenant_id, project_id, *facts = columns[:14]
-    present, slug, name, watchdog = (
+    exists, slug, name, watchdog = (
         Fact(value, (time_us, event_id))
         for value, time_us, event_id in zip(facts[::3], facts[1::3], facts[2::3], strict=True)
     )
     members = (Members.from_json(text) for text in columns[15::2])
-    return Project(tenant_id, project_id, present, slug, name, watchdog, *members)
+    return Project(tenant_id, project_id, exists, slug, name, watchdog, *members)
 
 
 def _dump(row: Project) -> Row:
-    facts = (row.present, row.slug, row.name, row.watchdog)
+    facts = (row.exists, row.slug, row.name, row.watchdog)
     members = (row.log_sources, row.repos, row.notification_channels)
     return (
         row.tenant_id,

@@ -21,18 +21,18 @@ _BYTES = 4
 class Sums(NamedTuple):
     """How many events, and the sum of their fingerprints; the last two columns of a rollup's table."""
 
-    events: int = 0
+    event_count: int = 0
     fingerprint: int = 0
 
     def plus(self, events: Iterable[Event]) -> Self:
         """Return the sums with some events more."""
         added = [fingerprint_of(event.id) for event in events]
-        return type(self)(self.events + len(added), self.fingerprint + sum(added))
+        return type(self)(self.event_count + len(added), self.fingerprint + sum(added))
 
 
 def columns() -> tuple[Column[Any], Column[Any]]:
     """Return the columns that hold the sums."""
-    return tuple(Column(name, BigInteger, nullable=False, server_default="0") for name in Sums._fields)  # type: ignore[return-value]
+    return tuple(Column(name, BigInteger, nullable=False) for name in Sums._fields)  # type: ignore[return-value]
 
 
 def fingerprint_of(event_id: str) -> int:

@@ -116,7 +116,7 @@ def _stored(projection: Projection) -> Select[Any]:
     of_tenant = next(iter(table.primary_key.columns)) == bindparam("tenant")
     if isinstance(projection, Feed):
         return _summed(projection, table, of_tenant)
-    return select(*table.primary_key.columns, table.c.events, table.c.fingerprint).where(of_tenant)
+    return select(*table.primary_key.columns, table.c.event_count, table.c.fingerprint).where(of_tenant)
 
 
 def _summed(projection: Projection, events: Table, of_tenant: ColumnElement[bool]) -> Select[Any]:

@@ -1,8 +1,8 @@
 """Versions: of which release's making a tenant's rows are, read model by read model; read and set under the claim.
 
-A line a tenant says it for people too: `activity 1, analysis_trend 1 behind, project 1`. A projection that is not named
-has no rows yet. One that is `behind` was left out by a drain of another release; its rows are of that version, and lack
-what came since.
+Each tenant has a line such as `activity 1, analysis_trend 1 incomplete, project 1`. A projection that is not named has
+no rows yet. One that is `incomplete` was skipped by a drain of another release: its rows have that version and lack the
+events since then.
 
 Events are folded only into rows of this release's version that lack nothing. All others are left to a rebuild, which
 finds them in the log, and sets the version in the transaction that fills the rows.
@@ -25,22 +25,22 @@ from projections.store import KeyText, Row, metadata
 from projections.together import Question, ask
 
 table = Table(
-    "active_version",
+    "projection_version",
     metadata,
     Column("tenant_id", KeyText, primary_key=True),
     Column("versions", KeyText, nullable=False),
 )
-Index("active_version_by_versions", table.c.versions)
+Index("projection_version_by_versions", table.c.versions)
 
-_BEHIND = " behind"
-_STANDING = re.compile(rf"(\S+) ([1-9][0-9]{{0,8}})({_BEHIND})?")
+_INCOMPLETE = " incomplete"
+_STANDING = re.compile(rf"(\S+) ([1-9][0-9]{{0,8}})({_INCOMPLETE})?")
 
 
 class Standing(NamedTuple):
     """The version of a tenant's rows in one read model, and whether they lack events."""
 
     version: int
-    is_behind: bool = False
+    is_incomplete: bool = False
 
 
 Standings: TypeAlias = dict[str, Standing]
@@ -197,7 +197,8 @@ def step_back(engine: Engine, projections: Sequence[Projection], partitions: int
 
 def dump(standings: Standings) -> str:
     """Return the line that says where read models stand, by name."""
-    return ", ".join(f"{name} {at.version}{_BEHIND if at.is_behind else ''}" for name, at in sorted(standings.items()))
+    lines = [f"{name} {at.version}{_INCOMPLETE * at.is_incomplete}" for name, at in sorted(standings.items())]
+    return ", ".join(lines)
 
 
 def parse(line: str) -> Standings:
@@ -215,14 +216,14 @@ def have_rows(line: str, names: tuple[str, ...]) -> bool:
 def _stepped_back(standings: Standings, projections: Iterable[Projection]) -> Standings:
     known = current(projections)
     return {
-        name: known[name]._replace(is_behind=True) if at.version > known[name].version else at
+        name: known[name]._replace(is_incomplete=True) if at.version > known[name].version else at
         for name, at in standings.items()
         if name in known
     }
 
 
 def _left_out(standings: Standings, live: Collection[str]) -> Standings:
-    return {name: at if name in live else at._replace(is_behind=True) for name, at in standings.items()}
+    return {name: at if name in live else at._replace(is_incomplete=True) for name, at in standings.items()}
 
 
 def _read(connection: Connection, tenants: Iterable[str]) -> dict[str, str]:

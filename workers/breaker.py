@@ -2,7 +2,7 @@
 
 Keys:
 
-    projector:breaker  string   why a breaker is open; expires
+    projector:breaker-open  string  why the circuit breaker of a worker is open; expires
 """
 
 import time
@@ -14,7 +14,7 @@ from redis import Redis
 WINDOW_S = 300.0
 PROBE_S = 30.0
 TENANTS_MAX = 10_000
-KEY = "projector:breaker"
+KEY = "projector:breaker-open"
 
 
 @dataclass

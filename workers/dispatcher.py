@@ -2,7 +2,7 @@
 
 Keys:
 
-    projector:dispatchers  sorted set   `<host>.<pid>` of every dispatcher, by when it swept last, in ms; expires
+    projector:dispatcher-heartbeats  sorted set  `<host>.<pid>` of every dispatcher, scored by its last sweep, in ms
 """
 
 import os
@@ -27,7 +27,7 @@ from workers.drain import drain_here, needs_drain
 from workers.queue import Lease, ring, without_lease
 from workers.runtime import Runtime
 
-HEARTBEATS_KEY = "projector:dispatchers"
+HEARTBEATS_KEY = "projector:dispatcher-heartbeats"
 HEARTBEAT_TTL_S = 120  # long enough to be seen to have stalled
 IDLE_SWEEP_S = 1.0
 BUSY_SWEEP_S = 0.05
@@ -149,7 +149,7 @@ class Dispatcher:
                     self.room -= 1
             except OutOfMemoryError:
                 # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
-                log.warning("dispatcher.drains_itself", partition=partition)
+                log.warning("dispatcher.draining_inline", partition=partition)
                 drain_here(self.runtime, partition, lease)
 
     def _ask_to_verify(self, *, is_behind: bool) -> None:

@@ -129,7 +129,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
         try:
             dry = drainer.step(look_ahead=True)
         except StaleClaimError as error:
-            log.info("drain.overtaken", partition=drainer.partition, error=str(error))
+            log.info("drain.stale_checkpoint", partition=drainer.partition, error=str(error))
             continue
         except BaseTimeoutException:
             raise
@@ -160,7 +160,7 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
     """Tell what is wrong, once, and return how many seconds to wait before trying again."""
     fault = fault_of(error, interruptions=(BaseTimeoutException,))
     pace, text = drainer.pace, describe(error)
-    is_open = fault is Fault.OURS and drainer.blame(error)
+    is_open = fault is Fault.INTERNAL and drainer.blame(error)
     if is_open:
         pause_s = PROBE_S
     elif _narrows(pace, error, fault):
@@ -168,7 +168,11 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
     else:
         pause_s = pace.back_off_s()
     failure = Failure(
-        fault=fault, error=text, failures=pace.failed_in_a_row, next_batch=pace.count, pause_s=round(pause_s, 3)
+        fault=fault,
+        error=text,
+        consecutive_failures=pace.failed_in_a_row,
+        next_batch_entries=pace.count,
+        retry_after_s=round(pause_s, 3),
     )
     log.warning("drain.failed", partition=drainer.partition, **failure.model_dump(mode="json"))
     redis = drainer.runtime.queue.connection
@@ -184,7 +188,7 @@ def _narrows(pace: Pace, error: Exception, fault: Fault) -> bool:
     """Take on less after a failure; returns whether that is to be tried at once, as it may well go."""
     if is_too_much(error):
         return pace.take_on_less()
-    if fault is Fault.WORLD:
+    if fault is Fault.EXTERNAL:
         pace.slow_down()
         return False
     return pace.failed_in_a_row <= NARROWING_STEPS_MAX  # what is to blame has narrowed it
@@ -202,8 +206,10 @@ def _process_breaker() -> Breaker:
 
 def _report(before: Checkpoint, after: Checkpoint) -> None:
     if after.epoch != before.epoch:
-        log.warning("stream.replaced", partition=after.partition, epoch=after.epoch, was_at=str(before.position))
+        log.warning("stream.replaced", partition=after.partition, epoch=after.epoch, last_position=str(before.position))
     if after.lost != before.lost:
         log.error("stream.lost_entries", partition=after.partition, entries=after.lost - before.lost)
-    if after.parked != before.parked:
-        log.warning("drain.parked", partition=after.partition, entries=after.parked - before.parked)
+    if after.dead_lettered != before.dead_lettered:
+        log.warning(
+            "drain.dead_lettered", partition=after.partition, entries=after.dead_lettered - before.dead_lettered
+        )

@@ -5,34 +5,35 @@ Rates and tenants are read by the command alone, so that a check or a scrape sta
 
 from typing import Annotated
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
 from workers.rates import Rate, read_rates
 from workers.runtime import Runtime
 from workers.status import Status, read_status
 from workers.tenants import Tenants, read_tenants
-from workers.told import Told
 
 
 class Overview(Status):
     """The state of the deployment, how fast it goes, and for whom."""
 
-    at_ms: Annotated[int, Told("ms", "When this was read, since 1970, by Redis's clock.")]
-    rates: Annotated[list[Rate], Told("", "How fast each partition goes, by its number.")]
-    tenants: Annotated[Tenants, Told("", "The tenants that matter most.")]
+    read_at_ms: Annotated[int, Field(description="Time of this reading by Redis's clock, in milliseconds since 1970.")]
+    rates: Annotated[list[Rate], Field(description="Throughput of each partition, by number.")]
+    tenants: Annotated[Tenants, Field(description="Tenants with the most traffic and with the most entries in flight.")]
 
-    @computed_field(alias="health")  # type: ignore[prop-decorator]
+    @computed_field(  # type: ignore[prop-decorator]
+        alias="health", description="`ok`, `degraded` or `failing`, as `GET /healthz/projector` reports it."
+    )
     @property
-    def told_health(
-        self,
-    ) -> Annotated[str, Told("", "`ok`, `degraded` or `failing`, as `GET /healthz/projector` says.")]:
-        """The state in one word."""
+    def shown_health(self) -> str:
+        """The health as one word."""
         return self.health
 
-    @computed_field(alias="problems")  # type: ignore[prop-decorator]
+    @computed_field(  # type: ignore[prop-decorator]
+        alias="problems", description="Everything that is wrong, each with its remedy."
+    )
     @property
-    def told_problems(self) -> Annotated[list[str], Told("", "All that is not as it should be, each with its remedy.")]:
-        """The problems, for machines too."""
+    def shown_problems(self) -> list[str]:
+        """The problems, as a member of the JSON document."""
         return self.problems()
 
 
@@ -41,4 +42,6 @@ def read_overview(runtime: Runtime) -> Overview:
     status = read_status(runtime)
     now_ms = runtime.stream.now_ms()
     rates = read_rates(runtime.queue.connection, runtime.stream.partitions, now_ms)
-    return Overview(**dict(status), at_ms=now_ms, rates=rates, tenants=read_tenants(runtime, status, rates, now_ms))
+    return Overview(
+        **dict(status), read_at_ms=now_ms, rates=rates, tenants=read_tenants(runtime, status, rates, now_ms)
+    )

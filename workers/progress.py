@@ -2,39 +2,39 @@
 
 Keys:
 
-    projector:progress:{p}  string  there for STALLED_AFTER_S after a batch of partition p was committed
-    projector:failure:{p}   string  JSON: how partition p's last batch failed; removed by the next that is committed
+    projector:recent-progress:{p}  string  exists for STALLED_AFTER_S after a batch of partition p was committed
+    projector:last-failure:{p}     string  JSON: how partition p's last batch failed; removed by the next commit
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from redis import Redis
 
 from projections.faults import Fault
 from workers.rates import count_applied
 from workers.tally import Committed, count_committed, count_failed
-from workers.told import Told
 
 STALLED_AFTER_S = 30.0
 FAILURE_SHOWN_S = 120
 
 
 class Failure(BaseModel):
-    """How a partition's last batch failed: the `failures`-th in a row of one process.
+    """How a partition's last batch failed: the `consecutive_failures`-th in a row of one process.
 
-    It tries again after `pause_s`, with `next_batch` entries.
+    It tries again after `retry_after_s`, with `next_batch_entries` entries.
     """
 
     fault: Annotated[
-        Fault, Told("", "Who is at fault: `world`, a server or a machine; `ours`, the release or an event.")
+        Fault,
+        Field(description="Cause: `external` (a server or a machine) or `internal` (this release or an event)."),
     ]
-    error: Annotated[str, Told("", "The error's kind, and what it says.")]
-    failures: Annotated[int, Told("batches", "How many have failed in a row.")]
-    next_batch: Annotated[int, Told("entries", "How many the next batch tries.")]
-    pause_s: Annotated[float, Told("s", "How long after the failure that is.")]
+    error: Annotated[str, Field(description="Type and message of the error.")]
+    consecutive_failures: Annotated[int, Field(description="Batches that have failed in a row.")]
+    next_batch_entries: Annotated[int, Field(description="Entries in the next attempt.")]
+    retry_after_s: Annotated[float, Field(description="Seconds between the failure and the next attempt.")]
 
     @property
     def kind(self) -> str:
@@ -81,8 +81,8 @@ def _failure(stored: bytes | None) -> Failure | None:
 
 
 def _progress_key(partition: int) -> str:
-    return f"projector:progress:{{{partition}}}"
+    return f"projector:recent-progress:{{{partition}}}"
 
 
 def _failure_key(partition: int) -> str:
-    return f"projector:failure:{{{partition}}}"
+    return f"projector:last-failure:{{{partition}}}"

@@ -2,7 +2,7 @@
 
 Keys beside RQ's own:
 
-    projector:lease:{p}  string  the token of the drain that works on, or is rung for, partition p; expires
+    projector:drain-lease:{p}  string  the token of the drain that is queued for, or works on, partition p; expires
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def without_lease(redis: Redis, partitions: Sequence[int]) -> list[int]:
 
 
 def _lease_key(partition: int) -> str:
-    return f"projector:lease:{{{partition}}}"
+    return f"projector:drain-lease:{{{partition}}}"
 
 
 class Lease:

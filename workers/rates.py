@@ -2,8 +2,8 @@
 
 Keys:
 
-    projector:rate:{p}  hash  `<n>`: events of partition p applied in the n-th 10 s since 1970, of the last ten minutes;
-                              `last`: the newest n; expires
+    projector:applied-per-10s:{p}  hash  `<n>`: events of partition p applied in the n-th 10 s since 1970, for the last
+                                         ten minutes; `last`: the newest n; expires
 
 The clock is Redis's, whoever counts. The numbers are for people: a crash may leave a batch out, a Redis that forgets
 begins again.
@@ -11,10 +11,8 @@ begins again.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from redis import Redis
-
-from workers.told import Told
 
 BUCKET_S = 10
 BUCKETS = 60
@@ -39,12 +37,12 @@ end
 class Rate(BaseModel):
     """How many events of a partition were applied lately."""
 
-    partition: Annotated[int, Told("", "The partition's number.")]
-    per_s: Annotated[float, Told("events/s", "Applied in the last minute.")]
-    lately: Annotated[int, Told("events", "Applied in the last ten minutes.")]
+    partition: Annotated[int, Field(description="Partition number.")]
+    events_per_s: Annotated[float, Field(description="Events applied per second in the last minute.")]
+    events_last_10_min: Annotated[int, Field(description="Events applied in the last ten minutes.")]
     history: Annotated[
         list[int],
-        Told("events", "Applied in each 10 s of the last ten minutes, oldest first; without those under way."),
+        Field(description="Events applied in each complete 10 s of the last ten minutes, oldest first."),
     ]
 
 
@@ -70,11 +68,11 @@ def _rate(partition: int, stored: dict[bytes, bytes], now_ms: int) -> Rate:
     minute_s = (_MINUTE - 1) * BUCKET_S + now_ms / 1000 % BUCKET_S
     return Rate(
         partition=partition,
-        per_s=round(sum(counts[-_MINUTE:]) / minute_s, 3),
-        lately=sum(counts),
+        events_per_s=round(sum(counts[-_MINUTE:]) / minute_s, 3),
+        events_last_10_min=sum(counts),
         history=counts[:-1],
     )
 
 
 def _key(partition: int) -> str:
-    return f"projector:rate:{{{partition}}}"
+    return f"projector:applied-per-10s:{{{partition}}}"

@@ -119,7 +119,7 @@ class Rebuilder:
             except BaseTimeoutException:
                 raise
             except Exception as error:
-                if isinstance(error, _OTHER_RELEASE) or fault_of(error, _INTERRUPTIONS) is Fault.OURS:
+                if isinstance(error, _OTHER_RELEASE) or fault_of(error, _INTERRUPTIONS) is Fault.INTERNAL:
                     yield Outcome(tenant_id=tenant_id, error=_named(error))
                     return
                 if time.monotonic() - moved_s > self.timeout_s:

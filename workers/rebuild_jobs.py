@@ -5,8 +5,8 @@ losing a job loses nothing, and a worker that dies leaves its tenant to another.
 
 Keys:
 
-    projector:rebuilding:{tenant}  string  the token of the worker that folds a tenant's log; expires
-    projector:rebuilt:{asked}      list    JSON: what jobs have done, until the command that asked takes it; expires
+    projector:rebuild-lease:{tenant}     string  the token of the worker that rebuilds a tenant; expires
+    projector:rebuild-reports:{request}  list    JSON: what jobs have done, until the command reads it; expires
 """
 
 import time
@@ -84,7 +84,7 @@ def work_here(runtime: Runtime, asked: Asked) -> None:
     except BaseTimeoutException:
         raise
     except Exception as error:
-        log.warning("rebuild.left", error=describe(error))  # the command asks again
+        log.warning("rebuild.job_failed", error=describe(error))  # the command asks again
     finally:
         _tell(runtime.queue.connection, asked, done)
 
@@ -169,7 +169,7 @@ def _work(runtime: Runtime, asked: Asked) -> Iterator[int | Outcome]:
         tenants = due.read(connection, asked)
     for tenant_id in tenants:
         lease = Lock(
-            runtime.queue.connection, f"projector:rebuilding:{tenant_id}", timeout=TENANT_LEASE_S, thread_local=False
+            runtime.queue.connection, f"projector:rebuild-lease:{tenant_id}", timeout=TENANT_LEASE_S, thread_local=False
         )
         if not lease.acquire(blocking=False):
             continue
@@ -210,4 +210,4 @@ def _told(redis: Redis, asked: Asked) -> Iterator[int | Outcome]:
 
 
 def _reports_key(asked: Asked) -> str:
-    return f"projector:rebuilt:{asked.name}"
+    return f"projector:rebuild-reports:{asked.name}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from rq import Worker
 from rq.worker import BaseWorker
 
@@ -21,7 +21,6 @@ from workers import breaker, verified
 from workers.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
 from workers.progress import STALLED_AFTER_S, Failure, Movement, read_movements
 from workers.runtime import Runtime
-from workers.told import Told
 from workers.verified import Verified
 from workers.worker import BEAT_MS
 
@@ -29,64 +28,99 @@ FAILURES_MAX = 3  # what goes well the second time is no problem
 
 
 class PartitionStatus(BaseModel):
-    """One partition. `added` = `read` + `in_flight` + `lost`, and `read` = `applied` + `duplicates` + `parked` (G1)."""
+    """One partition: added = read + in_flight + lost, and read = applied + duplicates + dead_lettered (G1)."""
 
-    partition: Annotated[int, Told("", "Its number.")]
+    partition: Annotated[int, Field(description="Partition number.")]
     epoch: Annotated[
-        int, Told("", "Which life of the stream it is, as far as is known; it rises where Redis came back older.")
+        int,
+        Field(
+            description="Life of the stream, counted from 0; it rises when Redis came back with an older or "
+            "another stream."
+        ),
     ]
-    position: Annotated[str, Told("", "The checkpoint: the last entry that was read, `<ms>-<seq>`.")]
-    end: Annotated[str | None, Told("", "The stream's last entry; null where it holds none.")]
-    lag_entries: Annotated[int, Told("entries", "The same as `in_flight`.")]
-    lag_s: Annotated[float, Told("s", "Age of the oldest entry behind the checkpoint; 0 if there is none.")]
-    added: Annotated[int, Told("entries", "Ever appended: read + in flight + lost.")]
-    read: Annotated[int, Told("entries", "Ever read: applied + duplicates + parked.")]
-    applied: Annotated[int, Told("entries", "Their event was new, and counts.")]
-    duplicates: Annotated[int, Told("entries", "They repeat an accepted event, and change nothing.")]
-    parked: Annotated[int, Told("entries", "They can never be applied, and became dead letters.")]
-    lost: Annotated[int, Told("entries", "Redis lost them before they were read: trimmed, evicted, restored older.")]
-    in_flight: Annotated[int, Told("entries", "Appended and not yet read.")]
-    stalled: Annotated[bool, Told("", "Whether entries wait for more than 30 s and none was projected meanwhile.")]
-    failure: Annotated[Failure | None, Told("", "How its last batch failed; null once one is committed.")]
+    position: Annotated[str, Field(description="Checkpoint: id of the last entry that was read, `<ms>-<seq>`.")]
+    end_position: Annotated[
+        str | None,
+        Field(description="Id of the stream's last entry; null if the stream is empty."),
+    ]
+    lag_entries: Annotated[int, Field(description="Same as `in_flight`.")]
+    lag_s: Annotated[
+        float,
+        Field(description="Age in seconds of the oldest entry after the checkpoint; 0 if there is none."),
+    ]
+    added: Annotated[int, Field(description="Entries ever appended: read + in_flight + lost.")]
+    read: Annotated[int, Field(description="Entries ever read: applied + duplicates + dead_lettered.")]
+    applied: Annotated[int, Field(description="Entries whose event was new and was applied.")]
+    duplicates: Annotated[int, Field(description="Entries that repeat an accepted event; they change nothing.")]
+    dead_lettered: Annotated[int, Field(description="Entries that can never be applied and became dead letters.")]
+    lost: Annotated[
+        int,
+        Field(
+            description="Entries that Redis lost before they were read: trimmed, evicted, or restored from an "
+            "older state."
+        ),
+    ]
+    in_flight: Annotated[int, Field(description="Entries appended and not yet read.")]
+    stalled: Annotated[
+        bool,
+        Field(description="Whether entries have waited for more than 30 s while none was projected."),
+    ]
+    failure: Annotated[Failure | None, Field(description="Failure of the last batch; null once a batch is committed.")]
 
 
 class ProjectionStatus(BaseModel):
     """A projection, and the tenants whose rows are not of this release's version, or lack events."""
 
-    name: Annotated[str, Told("", "Its name.")]
-    version: Annotated[int | None, Told("", "This release's version of it; null where only a newer release has it.")]
-    due: Annotated[int, Told("tenants", "Their rows are of an older version or lack events: a rebuild is due.")]
-    newer: Annotated[int, Told("tenants", "Their rows are of a newer version; this release must not touch them.")]
+    name: Annotated[str, Field(description="Name of the projection.")]
+    version: Annotated[
+        int | None,
+        Field(description="Version in this release; null if only a newer release has the projection."),
+    ]
+    rebuild_pending_tenants: Annotated[
+        int,
+        Field(description="Tenants whose rows have an older version or lack events, so a rebuild is pending."),
+    ]
+    newer_version_tenants: Annotated[
+        int,
+        Field(description="Tenants whose rows have a newer version; this release must not change them."),
+    ]
 
 
 class ProcessStatus(BaseModel):
-    """A worker or a dispatcher; `idle_s` is how long ago its loop last gave a sign of life."""
+    """A worker or a dispatcher; `heartbeat_age_s` is how long ago its loop last gave a sign of life."""
 
-    name: Annotated[str, Told("", "Its name, host and process id in it.")]
-    host: Annotated[str, Told("", "Where it runs.")]
-    pid: Annotated[int, Told("", "Its process id there.")]
-    state: Annotated[str, Told("", "A worker's `idle`, `busy`, …; a dispatcher's `sweeping`.")]
-    idle_s: Annotated[float, Told("s", "How long ago it gave a sign of life; more than 30 is too long.")]
+    name: Annotated[str, Field(description="Name of the process; contains its host and process id.")]
+    host: Annotated[str, Field(description="Host that the process runs on.")]
+    pid: Annotated[int, Field(description="Process id on that host.")]
+    state: Annotated[str, Field(description="State of a worker (`idle`, `busy`, …) or of a dispatcher (`sweeping`).")]
+    heartbeat_age_s: Annotated[float, Field(description="Seconds since the last heartbeat; more than 30 is too long.")]
 
     @property
     def stalled(self) -> bool:
         """Whether its loop has been silent for too long."""
-        return self.idle_s > STALLED_AFTER_S
+        return self.heartbeat_age_s > STALLED_AFTER_S
 
 
 class Status(BaseModel):
     """The state of the deployment."""
 
-    partitions: Annotated[list[PartitionStatus], Told("", "Every partition, by its number.")]
-    dead_letters: Annotated[
-        dict[str, int], Told("letters", "Open dead letters by reason; reasons without any are left out.")
+    partitions: Annotated[list[PartitionStatus], Field(description="All partitions, by number.")]
+    open_dead_letters: Annotated[
+        dict[str, int],
+        Field(description="Open dead letters by reason; reasons without any are left out."),
     ]
-    queue_length: Annotated[int, Told("drains", "Rung for, and waiting for a worker.")]
-    workers: Annotated[list[ProcessStatus], Told("", "Every worker known, by its name.")]
-    dispatchers: Annotated[list[ProcessStatus], Told("", "Every dispatcher known, by its name.")]
-    breaker: Annotated[str | None, Told("", "Why a breaker is open; null if none is.")]
-    projections: Annotated[list[ProjectionStatus], Told("", "Every projection, in the registry's order.")]
-    verified: Annotated[Verified, Told("", "What was found when the read models were compared with the event log.")]
+    queue_length: Annotated[int, Field(description="Jobs that wait for a worker.")]
+    workers: Annotated[list[ProcessStatus], Field(description="All known workers, by name.")]
+    dispatchers: Annotated[list[ProcessStatus], Field(description="All known dispatchers, by name.")]
+    breaker_open_reason: Annotated[
+        str | None,
+        Field(description="Why the circuit breaker is open; null if it is closed."),
+    ]
+    projections: Annotated[list[ProjectionStatus], Field(description="All projections, in the order of the registry.")]
+    verification: Annotated[
+        Verified,
+        Field(description="Result of comparing the read models with the event log in the background."),
+    ]
 
     @property
     def health(self) -> Literal["ok", "degraded", "failing"]:
@@ -129,10 +163,10 @@ class Status(BaseModel):
     def failing(self) -> list[str]:
         """Return which partitions fail again and again, and whose fault it is."""
         return [
-            f"partition {each.partition} failed {each.failure.failures} times in a row: {each.failure.kind}"
+            f"partition {each.partition} failed {each.failure.consecutive_failures} times in a row: {each.failure.kind}"
             f" ({each.failure.fault.explained})"
             for each in self.partitions
-            if each.failure is not None and each.failure.failures >= FAILURES_MAX
+            if each.failure is not None and each.failure.consecutive_failures >= FAILURES_MAX
         ]
 
     def undispatched(self) -> list[str]:
@@ -155,25 +189,28 @@ class Status(BaseModel):
 
     def held_up(self) -> list[str]:
         """Return why a breaker is open, if one is."""
-        return [] if self.breaker is None else [f"the breaker is open, nothing is parked: {self.breaker}"]
+        reason = self.breaker_open_reason
+        return [] if reason is None else [f"the circuit breaker is open, nothing is dead-lettered: {reason}"]
 
     def due(self) -> list[str]:
         """Return which read models are to be rebuilt for some tenants: until then their rows are behind, or missing."""
         return [
-            f"a rebuild is due: {each.name} to version {each.version} for {each.due:,} tenants"
+            f"a rebuild is due: {each.name} to version {each.version} for {each.rebuild_pending_tenants:,} tenants"
             for each in self.projections
-            if each.due
+            if each.rebuild_pending_tenants
         ]
 
     def outdated(self) -> list[str]:
         """Return which read models this release is too old for."""
         return [
-            f"{each.name} is of a newer release for {each.newer:,} tenants" for each in self.projections if each.newer
+            f"{each.name} is of a newer release for {each.newer_version_tenants:,} tenants"
+            for each in self.projections
+            if each.newer_version_tenants
         ]
 
     def unapplied(self) -> list[str]:
         """Return how many dead letters are open, if any."""
-        reasons = ", ".join(f"{reason} {letters:,}" for reason, letters in self.dead_letters.items())
+        reasons = ", ".join(f"{reason} {letters:,}" for reason, letters in self.open_dead_letters.items())
         return [f"dead letters are open: {reasons}"] if reasons else []
 
     def lost(self) -> list[str]:
@@ -186,10 +223,12 @@ class Status(BaseModel):
 
     def mismatches(self) -> list[str]:
         """Return where the read models, or the log itself, do not hold what was applied, as far as was verified."""
-        found = self.verified
-        rows = f"{found.wrong_rows:,} rows of {found.wrong_tenants:,} tenants are not what the event log says"
-        logs = [f"the event log of partition {number} is not whole: {text}" for number, text in found.logs.items()]
-        return [*([rows] if found.wrong_tenants else []), *logs]
+        found = self.verification
+        rows = f"{found.mismatched_rows:,} rows of {found.mismatched_tenants:,} tenants are not what the event log says"
+        logs = [
+            f"the event log of partition {number} is not whole: {text}" for number, text in found.log_errors.items()
+        ]
+        return [*([rows] if found.mismatched_tenants else []), *logs]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +238,7 @@ class Recorded:
     """
 
     checkpoints: Sequence[Checkpoint]
-    dead_letters: dict[str, int]
+    open_dead_letters: dict[str, int]
     outdated: Mapping[str, Count]
 
 
@@ -210,8 +249,8 @@ class Observed:
     queue_length: int
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
-    breaker: str | None
-    verified: Verified
+    breaker_open_reason: str | None
+    verification: Verified
 
 
 def read_status(runtime: Runtime) -> Status:
@@ -233,8 +272,8 @@ def read_observed(runtime: Runtime) -> Observed:
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
-        breaker=breaker.read(runtime.queue.connection),
-        verified=verified.read(runtime.queue.connection),
+        breaker_open_reason=breaker.read(runtime.queue.connection),
+        verification=verified.read(runtime.queue.connection),
     )
 
 
@@ -250,13 +289,13 @@ def complete(runtime: Runtime, recorded: Recorded, observed: Observed) -> Status
     found = zip(recorded.checkpoints, ends, movements, strict=True)
     return Status(
         partitions=[_partition(runtime, at, end, movement, now_ms) for at, end, movement in found],
-        dead_letters=recorded.dead_letters,
+        open_dead_letters=recorded.open_dead_letters,
         queue_length=observed.queue_length,
         workers=observed.workers,
         dispatchers=observed.dispatchers,
-        breaker=observed.breaker,
+        breaker_open_reason=observed.breaker_open_reason,
         projections=_projections(runtime, recorded.outdated),
-        verified=observed.verified,
+        verification=observed.verification,
     )
 
 
@@ -268,8 +307,12 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
     found = []
     for member, at_ms in sorted(beats):
         host, _, pid = member.decode().rpartition(".")
-        idle_s = max(0.0, (now_ms - at_ms) / 1000)
-        found.append(ProcessStatus(name=f"{host}.{pid}", host=host, pid=int(pid), state="sweeping", idle_s=idle_s))
+        heartbeat_age_s = max(0.0, (now_ms - at_ms) / 1000)
+        found.append(
+            ProcessStatus(
+                name=f"{host}.{pid}", host=host, pid=int(pid), state="sweeping", heartbeat_age_s=heartbeat_age_s
+            )
+        )
     return found
 
 
@@ -288,7 +331,7 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
             host=worker.hostname or "",
             pid=worker.pid or 0,
             state=str(worker.get_state()),
-            idle_s=_idle_s(worker, beat, now_ms),
+            heartbeat_age_s=_heartbeat_age_s(worker, beat, now_ms),
         )
         for worker, beat in zip(found, beats, strict=True)
     ]
@@ -297,12 +340,14 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
 def _projections(runtime: Runtime, outdated: Mapping[str, Count]) -> list[ProjectionStatus]:
     known = {projection.name: projection.version for projection in runtime.projections}
     return [
-        ProjectionStatus(name=name, version=known.get(name), due=count.due, newer=count.newer)
+        ProjectionStatus(
+            name=name, version=known.get(name), rebuild_pending_tenants=count.due, newer_version_tenants=count.newer
+        )
         for name, count in outdated.items()
     ]
 
 
-def _idle_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> float:
+def _heartbeat_age_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> float:
     """Return how long a worker has been silent, by Redis's clock; by the two hosts' clocks if it is not one of ours."""
     if beat is not None:
         return max(0.0, (now_ms - int(beat)) / 1000)
@@ -313,7 +358,7 @@ def _idle_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> float:
 def _partition(runtime: Runtime, at: Checkpoint, end: End, movement: Movement, now_ms: int) -> PartitionStatus:
     behind = end.position is not None and end.position != at.position
     settled = at.settled(end)
-    added = max(at.read + settled.lost, at.seen.added, settled.added_before + end.added)
+    added = max(at.read + settled.lost, at.seen.added, settled.added_offset + end.added)
     in_flight = added - at.read - settled.lost
     lag_s = _lag_s(runtime, at, now_ms) if behind else 0.0
     # Far behind, but moving, is what a backlog looks like while it is drained.
@@ -322,14 +367,14 @@ def _partition(runtime: Runtime, at: Checkpoint, end: End, movement: Movement, n
         partition=at.partition,
         epoch=at.epoch,
         position=str(at.position),
-        end=str(end.position) if end.position else None,
+        end_position=str(end.position) if end.position else None,
         lag_entries=in_flight,
         lag_s=lag_s,
         added=added,
         read=at.read,
         applied=at.applied,
         duplicates=at.duplicates,
-        parked=at.parked,
+        dead_lettered=at.dead_lettered,
         lost=settled.lost,
         in_flight=in_flight,
         stalled=stalled,

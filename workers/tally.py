@@ -5,7 +5,8 @@ in the checkpoints.
 
 Keys:
 
-    projector:tally  hash  `<scale>:<upper bound>` and `<scale>:sum`, `parked:<reason>`, `failed:<fault>`: how many
+    projector:batch-metrics  hash  counters: `<histogram>:<upper bound>` and `<histogram>:sum`,
+                                   `dead_lettered:<reason>`, `failed:<fault>`
 """
 
 import time
@@ -22,7 +23,7 @@ from projections.apply import Batch
 from projections.checkpoint import Checkpoint
 from projections.faults import Fault
 
-KEY = "projector:tally"
+KEY = "projector:batch-metrics"
 _TIMES_US = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000)
 
 
@@ -30,7 +31,7 @@ _TIMES_US = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_
 class Scale:
     """The buckets that whole numbers are counted in: each holds what is above the bound before it, up to its own.
 
-    What is above the last bound goes to a bucket named `above`.
+    What is above the last bound goes to a bucket named `+Inf`.
     """
 
     name: str
@@ -39,12 +40,12 @@ class Scale:
     @property
     def buckets(self) -> list[str]:
         """The names of the buckets, smallest first."""
-        return [*map(str, self.bounds), "above"]
+        return [*map(str, self.bounds), "+Inf"]
 
     def bucket_of(self, value: int) -> str:
         """Return the name of the bucket that a number falls into."""
         index = bisect_left(self.bounds, value)
-        return str(self.bounds[index]) if index < len(self.bounds) else "above"
+        return str(self.bounds[index]) if index < len(self.bounds) else "+Inf"
 
 
 BATCH_ENTRIES = Scale("batch_entries", (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000, 8_000))
@@ -56,14 +57,14 @@ COMMIT_US = Scale("commit_us", _TIMES_US)
 class Committed:
     """One batch that was committed: its entries, what became of them, and how long it took in microseconds.
 
-    `parked` is by reason, `applied` the events that were new.
+    `dead_lettered` is by reason, `applied` the events that were new.
 
     `batch_us` runs from before it was read, `commit_us` from the begin of its transaction, both until the database said
     that it is committed.
     """
 
     entries: int
-    parked: Mapping[str, int]
+    dead_lettered: Mapping[str, int]
     batch_us: int
     commit_us: int
     applied: int = 0
@@ -71,13 +72,13 @@ class Committed:
     @classmethod
     def now(cls, batch: Batch, after: Checkpoint, began_s: float, applying_s: float) -> "Committed":
         """Return what a batch was that is committed now; the moments are of `time.monotonic()`."""
-        parked = Counter(letter.reason.value for letter in batch.letters)
+        dead_lettered = Counter(letter.reason.value for letter in batch.letters)
         # What the transaction itself found out: only the log tells who had an identity first.
-        parked[Reason.ID_CONFLICT.value] += after.parked - batch.start.parked - len(batch.letters)
+        dead_lettered[Reason.ID_CONFLICT.value] += after.dead_lettered - batch.start.dead_lettered - len(batch.letters)
         now_s = time.monotonic()
         return cls(
             entries=len(batch.reading.entries),
-            parked=+parked,
+            dead_lettered=+dead_lettered,
             batch_us=int((now_s - began_s) * 1e6),
             commit_us=int((now_s - applying_s) * 1e6),
             applied=after.applied - batch.start.applied,
@@ -100,7 +101,7 @@ class Tally:
     batch_entries: Histogram
     batch_us: Histogram
     commit_us: Histogram
-    parked: Mapping[str, int]
+    dead_lettered: Mapping[str, int]
     failed: Mapping[str, int]
 
 
@@ -109,8 +110,8 @@ def count_committed(pipe: Redis, batch: Committed) -> None:
     for scale, value in ((BATCH_ENTRIES, batch.entries), (BATCH_US, batch.batch_us), (COMMIT_US, batch.commit_us)):
         pipe.hincrby(KEY, f"{scale.name}:{scale.bucket_of(value)}", 1)
         pipe.hincrby(KEY, f"{scale.name}:sum", value)
-    for reason, entries in batch.parked.items():
-        pipe.hincrby(KEY, f"parked:{reason}", entries)
+    for reason, entries in batch.dead_lettered.items():
+        pipe.hincrby(KEY, f"dead_lettered:{reason}", entries)
 
 
 def count_failed(pipe: Redis, fault: Fault) -> None:
@@ -126,7 +127,7 @@ def read_tally(redis: Redis) -> Tally:
         batch_entries=_histogram(counted, BATCH_ENTRIES),
         batch_us=_histogram(counted, BATCH_US),
         commit_us=_histogram(counted, COMMIT_US),
-        parked={reason.value: counted.get(f"parked:{reason}", 0) for reason in Reason},
+        dead_lettered={reason.value: counted.get(f"dead_lettered:{reason}", 0) for reason in Reason},
         failed={fault.value: counted.get(f"failed:{fault}", 0) for fault in Fault},
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import ProgrammingError
 
 from event_stream.entries import Entry, Position
@@ -17,7 +17,6 @@ from projections import event_log
 from workers.rates import LATELY_S, Rate
 from workers.runtime import Runtime
 from workers.status import PartitionStatus, Status
-from workers.told import Told
 
 SHOWN = 10
 LOOKED_AT_MAX = 8_000  # events, or entries, of all partitions together
@@ -30,18 +29,18 @@ _NOT_ALLOWED = "42501"  # the role that is enough for reads does not see the eve
 class Traffic(BaseModel):
     """A tenant whose events were applied in the last ten minutes."""
 
-    tenant_id: Annotated[str, Told("", "The tenant.")]
-    partition: Annotated[int, Told("", "Its partition.")]
-    per_s: Annotated[float, Told("events/s", "Applied in the last ten minutes.")]
+    tenant_id: Annotated[str, Field(description="Tenant id.")]
+    partition: Annotated[int, Field(description="Partition of the tenant.")]
+    events_per_s: Annotated[float, Field(description="Events applied per second in the last ten minutes.")]
 
 
 class Waiting(BaseModel):
     """A tenant whose entries are not yet projected."""
 
-    tenant_id: Annotated[str | None, Told("", "The tenant that the entries name; null of those that name none.")]
-    partition: Annotated[int, Told("", "The partition where they wait.")]
-    entries: Annotated[int, Told("entries", "How many of those that were looked at.")]
-    lag_s: Annotated[float, Told("s", "Age of the oldest.")]
+    tenant_id: Annotated[str | None, Field(description="Tenant id in the entries; null for entries without one.")]
+    partition: Annotated[int, Field(description="Partition in which the entries wait.")]
+    entries: Annotated[int, Field(description="Waiting entries, of those inspected.")]
+    lag_s: Annotated[float, Field(description="Age in seconds of the oldest one.")]
 
 
 class Tenants(BaseModel):
@@ -49,19 +48,22 @@ class Tenants(BaseModel):
 
     by_traffic: Annotated[
         list[Traffic] | None,
-        Told(
-            "",
-            "The ten with the most events applied in the last ten minutes; null where the database role may not read"
-            " the event log.",
+        Field(
+            description="Ten tenants with the most events applied in the last ten minutes; null if the database "
+            "role may not read the event log."
         ),
     ]
-    by_lag: Annotated[list[Waiting], Told("", "The ten with the most entries in flight.")]
+    by_lag: Annotated[list[Waiting], Field(description="Ten tenants with the most entries in flight.")]
     traffic_is_sample: Annotated[
         bool,
-        Told("", "Whether a partition applied more than was looked at; `per_s` is then worked out from its newest."),
+        Field(
+            description="Whether some partition applied more events than were inspected; `events_per_s` is then "
+            "an estimate from the newest."
+        ),
     ]
     lag_is_sample: Annotated[
-        bool, Told("", "Whether more is in flight than was looked at, which is the oldest of each partition.")
+        bool,
+        Field(description="Whether more entries are in flight than were inspected; the oldest of each partition were."),
     ]
 
 
@@ -74,7 +76,7 @@ def read_tenants(runtime: Runtime, status: Status, rates: Sequence[Rate], now_ms
     return Tenants(
         by_traffic=_busiest_if_allowed(runtime, status, rates, limit),
         by_lag=sorted(waiting, key=lambda each: (-each.entries, -each.lag_s))[:SHOWN],
-        traffic_is_sample=any(rate.lately > limit for rate in rates),
+        traffic_is_sample=any(rate.events_last_10_min > limit for rate in rates),
         lag_is_sample=any(each.in_flight > len(looked_at[each.partition]) for each in behind),
     )
 
@@ -93,17 +95,17 @@ def _busiest(runtime: Runtime, status: Status, rates: Sequence[Rate], limit: int
     found: list[Traffic] = []
     with runtime.reader.connect() as connection:
         for at, rate in zip(status.partitions, rates, strict=True):
-            newest = min(rate.lately, at.applied, limit)
+            newest = min(rate.events_last_10_min, at.applied, limit)
             counts = event_log.count_by_tenant(connection, at.partition, at.applied - newest, SHOWN) if newest else []
             found += [
                 Traffic(
                     tenant_id=tenant_id,
                     partition=at.partition,
-                    per_s=round(count / newest * rate.lately / LATELY_S, 3),
+                    events_per_s=round(count / newest * rate.events_last_10_min / LATELY_S, 3),
                 )
                 for tenant_id, count in counts
             ]
-    return sorted(found, key=lambda each: (-each.per_s, each.tenant_id))[:SHOWN]
+    return sorted(found, key=lambda each: (-each.events_per_s, each.tenant_id))[:SHOWN]
 
 
 def _first_behind(runtime: Runtime, at: PartitionStatus, limit: int) -> list[Entry]:

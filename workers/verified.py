@@ -4,43 +4,47 @@ It stands in Redis only, as it can be found again.
 
 Keys:
 
-    projector:verified       hash  `at_ms`, `tenants`, `skipped`: when the last pass ended, and over what; `after`: the
-                                   tenant behind which the next goes on with those at rest; `until:<p>`: the number up
-                                   to which a partition's log was looked at; `log:<p>`: what is wrong with that log
-    projector:verified:sums  hash  the tenants whose sums are not those of the log: of how many rows
-    projector:verified:rows  hash  the tenants with rows that are not what the log gives: how many
-    projector:verify         list  what a pass has still to look at, as JSON; its first entry says how it ends
+    projector:verify:results     hash  `finished_ms`, `tenants`, `skipped_tenants`: the last pass; `last_tenant`: the
+                                       unchanged tenant after which the next pass continues; `verified_up_to:<p>`: the
+                                       last verified number of a partition's log; `log_error:<p>`: what is wrong in it
+    projector:verify:wrong-sums  hash  tenant id: number of rows whose checksums differ from the log's
+    projector:verify:wrong-rows  hash  tenant id: number of rows that differ from what the log gives
+    projector:verify:remaining   list  JSON: the running pass, then the partitions and tenants still to be verified
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from redis import Redis
 
-from workers.told import Told
-
-KEY = "projector:verified"
-LEFT_KEY = "projector:verify"
+KEY = "projector:verify:results"
+WRONG_KEY = "projector:verify:wrong-"  # followed by one of MEANS
+LEFT_KEY = "projector:verify:remaining"
 TENANTS_TOLD_MAX = 1_000
 Means: TypeAlias = Literal["sums", "rows"]
 MEANS: tuple[Means, ...] = ("sums", "rows")
 
 
 class Verified(BaseModel):
-    """What the last passes found. `at_ms` is None before the first one has ended.
+    """What the last passes found."""
 
-    `skipped` is how many tenants or logs had so many events that adding them up took too long; `logs` says of
-    partitions by number what is wrong with their logs.
-    """
-
-    at_ms: Annotated[int | None, Told("ms", "When the last pass ended, since 1970; null before the first has.")] = None
-    tenants: Annotated[int, Told("tenants", "How many it looked at.")] = 0
-    skipped: Annotated[int, Told("tenants", "How many it left out, as adding up their events took too long.")] = 0
-    wrong_tenants: Annotated[int, Told("tenants", "How many have rows that are not what the event log says.")] = 0
-    wrong_rows: Annotated[int, Told("rows", "How many such rows there are.")] = 0
-    logs: Annotated[dict[int, str], Told("", "What is wrong with the log of a partition, by its number.")] = {}
+    finished_ms: Annotated[
+        int | None,
+        Field(description="When the last pass finished, in milliseconds since 1970; null before the first one has."),
+    ] = None
+    tenants: Annotated[int, Field(description="Tenants that the pass covered.")] = 0
+    skipped_tenants: Annotated[
+        int,
+        Field(description="Tenants that the pass left out because summing up their events took too long."),
+    ] = 0
+    mismatched_tenants: Annotated[int, Field(description="Tenants with rows that differ from the event log.")] = 0
+    mismatched_rows: Annotated[int, Field(description="Rows that differ from the event log.")] = 0
+    log_errors: Annotated[
+        dict[int, str],
+        Field(description="Partitions whose event log is incomplete, each with what is wrong."),
+    ] = {}
 
 
 class Pass(BaseModel):
@@ -58,12 +62,12 @@ def read(redis: Redis) -> Verified:
     told, *wrong = _read(redis)
     rows = {name: max(int(each.get(name, 0)) for each in wrong) for each in wrong for name in each}
     return Verified(
-        at_ms=int(told["at_ms"]) if "at_ms" in told else None,
+        finished_ms=int(told["finished_ms"]) if "finished_ms" in told else None,
         tenants=int(told.get("tenants", 0)),
-        skipped=int(told.get("skipped", 0)),
-        wrong_tenants=len(rows),
-        wrong_rows=sum(rows.values()),
-        logs={int(name): text for name, text in _of(told, "log")},
+        skipped_tenants=int(told.get("skipped_tenants", 0)),
+        mismatched_tenants=len(rows),
+        mismatched_rows=sum(rows.values()),
+        log_errors={int(name): text for name, text in _of(told, "log_error")},
     )
 
 
@@ -76,9 +80,9 @@ def read_wrong(redis: Redis) -> set[str]:
 def read_last(redis: Redis) -> tuple[dict[int, int], str]:
     """Return up to where the last pass looked: the number of each partition whose log is whole, and the tenant."""
     told, *_ = _read(redis)
-    faulty = {name for name, _ in _of(told, "log")}
-    until = {int(name): int(number) for name, number in _of(told, "until") if name not in faulty}
-    return until, told.get("after", "")
+    faulty = {name for name, _ in _of(told, "log_error")}
+    until = {int(name): int(number) for name, number in _of(told, "verified_up_to") if name not in faulty}
+    return until, told.get("last_tenant", "")
 
 
 def note_tenant(redis: Redis, tenant_id: str, wrong: Mapping[Means, int]) -> None:
@@ -86,18 +90,18 @@ def note_tenant(redis: Redis, tenant_id: str, wrong: Mapping[Means, int]) -> Non
     client: Any = redis
     for means, rows in wrong.items():
         if not rows:
-            client.hdel(f"{KEY}:{means}", tenant_id)
-        elif client.hlen(f"{KEY}:{means}") < TENANTS_TOLD_MAX:
-            client.hset(f"{KEY}:{means}", tenant_id, rows)
+            client.hdel(f"{WRONG_KEY}{means}", tenant_id)
+        elif client.hlen(f"{WRONG_KEY}{means}") < TENANTS_TOLD_MAX:
+            client.hset(f"{WRONG_KEY}{means}", tenant_id, rows)
 
 
 def note_log(redis: Redis, partition: int, fault: str | None) -> None:
     """Tell what is wrong with a partition's log, if anything is."""
     client: Any = redis
     if fault is None:
-        client.hdel(KEY, f"log:{partition}")
+        client.hdel(KEY, f"log_error:{partition}")
     else:
-        client.hset(KEY, f"log:{partition}", fault)
+        client.hset(KEY, f"log_error:{partition}", fault)
 
 
 def is_under_way(redis: Redis) -> bool:
@@ -134,8 +138,13 @@ def count_skipped(redis: Redis, under_way: Pass) -> None:
 
 def end_pass(redis: Redis, ended: Pass, at_ms: int) -> None:
     """Tell that a pass has ended, and over what."""
-    until = {f"until:{partition}": number for partition, number in ended.until.items()}
-    told: Any = {"at_ms": at_ms, "tenants": ended.tenants, "skipped": ended.skipped, "after": ended.after}
+    until = {f"verified_up_to:{partition}": number for partition, number in ended.until.items()}
+    told: Any = {
+        "finished_ms": at_ms,
+        "tenants": ended.tenants,
+        "skipped_tenants": ended.skipped,
+        "last_tenant": ended.after,
+    }
     with redis.pipeline() as pipe:
         pipe.hset(KEY, mapping=told | until)
         pipe.delete(LEFT_KEY)
@@ -146,7 +155,7 @@ def _read(redis: Redis) -> Sequence[dict[str, str]]:
     with redis.pipeline() as pipe:
         pipe.hgetall(KEY)
         for means in MEANS:
-            pipe.hgetall(f"{KEY}:{means}")
+            pipe.hgetall(f"{WRONG_KEY}{means}")
         return [{name.decode(): value.decode() for name, value in each.items()} for each in pipe.execute()]
 
 

@@ -32,8 +32,8 @@ class Miscount(BaseModel, alias_generator=to_camel, populate_by_name=True):
 
     read_model: str
     key: tuple[str | None, ...]
-    stored: int | None
-    logged: int | None
+    row_events: int | None
+    log_events: int | None
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Verifier:
                 with self.auditor.connect() as connection:
                     return question(connection)
             except DBAPIError as error:
-                if fault_of(error) is Fault.OURS or is_too_slow(error) or time.monotonic() > deadline_s:
+                if fault_of(error) is Fault.INTERNAL or is_too_slow(error) or time.monotonic() > deadline_s:
                     raise
                 log.warning("verify.outage", error=describe(error))
                 time.sleep(PAUSE_S)
@@ -71,12 +71,12 @@ class Verifier:
 
 def _miscount(found: Mismatch) -> Miscount:
     return Miscount(
-        read_model=found.table.name, key=found.key, stored=_events(found.stored), logged=_events(found.logged)
+        read_model=found.table.name, key=found.key, row_events=_events(found.stored), log_events=_events(found.logged)
     )
 
 
 def _events(sums: Sums | None) -> int | None:
-    return sums.events if sums else None
+    return sums.event_count if sums else None
 
 
 def _told(fault: LogFault) -> str:

@@ -5,7 +5,7 @@ stands in Redis, so any worker goes on with it; losing it costs nothing, as ther
 
 Keys:
 
-    projector:verifying  string  there while nobody need ask for another pass; expires
+    projector:verify:scheduled  string  exists until the next pass may be scheduled; expires
 """
 
 import time
@@ -31,7 +31,7 @@ STATEMENT_S = 2.0  # there are as many in a row as there are read models
 CHANGES_MAX = 100_000
 CHANGED_TENANTS_MAX = 10_000
 TENANTS_AT_REST = 20
-KEY = "projector:verifying"
+KEY = "projector:verify:scheduled"
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def work_here(runtime: Runtime) -> None:
     except BaseTimeoutException:
         raise
     except Exception as error:
-        log.warning("verify.left", error=describe(error))  # there will be another job
+        log.warning("verify.job_failed", error=describe(error))  # there will be another job
     finally:
         auditor.dispose()
 
@@ -90,7 +90,7 @@ def _look_at_next(runtime: Runtime, verifier: Verifier) -> bool:
             verified.put_back(redis, each)
             raise
         verified.count_skipped(redis, under_way)
-        log.warning("verify.skipped", statement_s=STATEMENT_S)
+        log.warning("verify.skipped", timeout_s=STATEMENT_S)
     return True
 
 

@@ -22,7 +22,7 @@ from projections.activity import table as activity
 from projections.bulk import key_rows
 from projections.project import table as project
 from projections.store import Row
-from projections.versions import table as active_version
+from projections.versions import table as projection_version
 
 HOUR_US = 3_600_000_000
 HOURS_DEFAULT = 24
@@ -77,7 +77,7 @@ def _statement(dialect_name: str) -> Select[Any]:
     keys = key_rows(dialect_name, [activity.c.tenant_id, activity.c.project_id, activity.c.time_us])
     tenant_id, project_id, after_us = keys.c
     newest = (
-        select(activity.c.entry)
+        select(activity.c.evaluation)
         .where(activity.c.tenant_id == tenant_id, activity.c.project_id == project_id, activity.c.time_us > after_us)
         .order_by(activity.c.time_us.desc(), activity.c.event_id.desc())
         .limit(ENTRIES_KEPT)
@@ -88,23 +88,23 @@ def _statement(dialect_name: str) -> Select[Any]:
     # As bytes, because they go to the reader as they are: text would be decoded and encoded again.
     joined: ColumnElement[Any]
     if dialect_name == "postgresql":
-        joined = func.convert_to(func.string_agg(newest.c.entry, type_coerce(",", Text)), "UTF8")
+        joined = func.convert_to(func.string_agg(newest.c.evaluation, type_coerce(",", Text)), "UTF8")
     else:
-        joined = cast(func.group_concat(newest.c.entry, ","), LargeBinary)
+        joined = cast(func.group_concat(newest.c.evaluation, ","), LargeBinary)
     return (
         select(
             tenant_id,
             project_id,
             after_us,
-            active_version.c.versions,
-            project.c.present,
+            projection_version.c.versions,
+            project.c.project_exists,
             select(joined).select_from(newest).correlate(keys).scalar_subquery(),
         )
         .select_from(keys)
-        .outerjoin(active_version, active_version.c.tenant_id == tenant_id)
+        .outerjoin(projection_version, projection_version.c.tenant_id == tenant_id)
         .outerjoin(
             project,
-            (project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.present,
+            (project.c.tenant_id == tenant_id) & (project.c.project_id == project_id) & project.c.project_exists,
         )
     )
 

@@ -24,7 +24,7 @@ from projections.bulk import key_rows
 from projections.project import table as project
 from projections.store import Row
 from projections.tenant import table as tenant
-from projections.versions import table as active_version
+from projections.versions import table as projection_version
 
 WINDOW_DAYS = 30
 _READ_MODELS = ("analysis_trend", "project", "tenant")
@@ -111,7 +111,7 @@ def _statement(dialect_name: str) -> Select[Any]:
     holder = project.alias("holder")
     latest_taker = (
         select(holder.c.project_id)
-        .where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.present)
+        .where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.project_exists)
         .order_by(holder.c.slug_time_us.desc(), holder.c.slug_event_id.desc())
         .limit(1)
         .correlate(keys)
@@ -121,7 +121,7 @@ def _statement(dialect_name: str) -> Select[Any]:
         select(
             tenant_id,
             slug,
-            active_version.c.versions,
+            projection_version.c.versions,
             project.c.project_id,
             project.c.log_source_count,
             project.c.repo_count,
@@ -131,7 +131,7 @@ def _statement(dialect_name: str) -> Select[Any]:
             analysis_trend.c.by_day,
         )
         .select_from(keys)
-        .outerjoin(active_version, active_version.c.tenant_id == tenant_id)
+        .outerjoin(projection_version, projection_version.c.tenant_id == tenant_id)
         # Outer, so that no planner begins with the projects, whatever it knows of their number.
         .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
         .outerjoin(tenant, tenant.c.tenant_id == tenant_id)

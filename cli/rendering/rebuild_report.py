@@ -81,14 +81,14 @@ class Report:
             "events": self.events,
             "seconds": round(self.seconds, 3),
             "eventsPerSecond": round(self.events / self.seconds),
-            "heldMs": {
+            "lockHeldMs": {
                 "max": round(max(self.held_s, default=0.0) * 1000, 3),
                 "median": round(median(self.held_s or [0.0]) * 1000, 3),
             },
             "readModels": self.differed,
             "samples": [_plain(sample) for sample in self.samples],
             "failed": [{"tenant": tenant_id, "error": error} for tenant_id, error in self.failed.items()],
-            "due": self.due,
+            "pendingTenants": self.due,
         }
 
 

@@ -8,13 +8,13 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+from workers.verification import Verified
 
 from cli.output import table
 from event_stream.envelope import time_text
 from workers.overview import Overview
 from workers.rates import LATELY_S
 from workers.status import FAILURES_MAX, PartitionStatus, ProcessStatus
-from workers.verified import Verified
 
 HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failing": "red"}
 LAG_WARNING_S = 5.0
@@ -74,7 +74,7 @@ class StatusScreen:
             summary,
             title="projector status",
             title_align="left",
-            subtitle=time_text(self.overview.at_ms * 1000),
+            subtitle=time_text(self.overview.read_at_ms * 1000),
             subtitle_align="right",
             border_style=HEALTH_COLOURS[self.overview.health],
         )
@@ -99,17 +99,17 @@ def _summary(overview: Overview) -> Iterator[Text]:
     )
     yield Text(
         f"{total('read')} read = {total('applied')} applied + {total('duplicates')} duplicates"
-        f" + {total('parked')} dead letters",
+        f" + {total('dead_lettered')} dead letters",
         style="dim",
     )
-    yield Text(f"{overview.queue_length:,} jobs wait for a worker; {_verified(overview.verified)}", style="dim")
+    yield Text(f"{overview.queue_length:,} jobs wait for a worker; {_verified(overview.verification)}", style="dim")
 
 
 def _verified(verified: Verified) -> str:
-    if verified.at_ms is None:
+    if verified.finished_ms is None:
         return "not verified yet"
-    skipped = f", {verified.skipped:,} skipped because of their size" if verified.skipped else ""
-    return f"verified {verified.tenants:,} tenants at {time_text(verified.at_ms // 1000 * 1_000_000)}{skipped}"
+    skipped = f", {verified.skipped_tenants:,} skipped because of their size" if verified.skipped_tenants else ""
+    return f"verified {verified.tenants:,} tenants at {time_text(verified.finished_ms // 1000 * 1_000_000)}{skipped}"
 
 
 def _rows(overview: Overview, numbers: NumberFormat) -> Iterator[list[Table]]:
@@ -136,23 +136,29 @@ def _partitions(overview: Overview, numbers: NumberFormat) -> Table:
             _rate(lately / LATELY_S),
             count("applied"),
             count("duplicates"),
-            count("parked", "bold yellow"),
+            count("dead_lettered", "bold yellow"),
             count("lost", "bold red"),
         ]
 
     rows = [
-        row(Text(str(each.partition), style=_colour(each)), each.position, [each], rate.per_s, rate.lately)
+        row(
+            Text(str(each.partition), style=_colour(each)),
+            each.position,
+            [each],
+            rate.events_per_s,
+            rate.events_last_10_min,
+        )
         for each, rate in zip(overview.partitions, overview.rates, strict=True)
     ]
     rates = overview.rates
-    all_per_s, all_lately = sum(rate.per_s for rate in rates), sum(rate.lately for rate in rates)
+    all_per_s, all_lately = sum(rate.events_per_s for rate in rates), sum(rate.events_last_10_min for rate in rates)
     rows.append(row(Text("all"), "", overview.partitions, all_per_s, all_lately))
     return table("Partitions", PARTITION_HEADERS, rows, left=2)
 
 
 def _colour(partition: PartitionStatus) -> str:
     failure = partition.failure
-    if partition.stalled or (failure and failure.failures >= FAILURES_MAX):
+    if partition.stalled or (failure and failure.consecutive_failures >= FAILURES_MAX):
         return "bold red"
     return "yellow" if failure else "green"
 
@@ -163,9 +169,9 @@ def _failures(overview: Overview, numbers: NumberFormat) -> Table:
             str(each.partition),
             failure.fault.value,
             Text(failure.error, style="red"),
-            failure.failures,
-            failure.next_batch,
-            numbers.duration(failure.pause_s),
+            failure.consecutive_failures,
+            failure.next_batch_entries,
+            numbers.duration(failure.retry_after_s),
         )
         for each in overview.partitions
         if (failure := each.failure)
@@ -176,7 +182,12 @@ def _failures(overview: Overview, numbers: NumberFormat) -> Table:
 def _processes(overview: Overview, numbers: NumberFormat) -> Table:
     def row(role: str, process: ProcessStatus) -> tuple[str, str, Text, Text]:
         state, style = ("silent", "bold red") if process.stalled else (process.state, "green")
-        return role, process.name, Text(state, style=style), Text(numbers.duration(process.idle_s), style=style)
+        return (
+            role,
+            process.name,
+            Text(state, style=style),
+            Text(numbers.duration(process.heartbeat_age_s), style=style),
+        )
 
     workers = [row("worker", each) for each in overview.workers]
     dispatchers = [row("dispatcher", each) for each in overview.dispatchers]
@@ -184,7 +195,7 @@ def _processes(overview: Overview, numbers: NumberFormat) -> Table:
 
 
 def _dead_letters(overview: Overview, numbers: NumberFormat) -> Table:
-    rows = [(reason, _count(number, numbers, "bold yellow")) for reason, number in overview.dead_letters.items()]
+    rows = [(reason, _count(number, numbers, "bold yellow")) for reason, number in overview.open_dead_letters.items()]
     return table("Open dead letters", ("reason", "open"), rows or [("none", "0")])
 
 
@@ -193,8 +204,8 @@ def _projections(overview: Overview, numbers: NumberFormat) -> Table:
         (
             each.name,
             "newer" if each.version is None else str(each.version),
-            _count(each.due, numbers, "bold red"),
-            _count(each.newer, numbers, "bold red"),
+            _count(each.rebuild_pending_tenants, numbers, "bold red"),
+            _count(each.newer_version_tenants, numbers, "bold red"),
         )
         for each in overview.projections
     ]
@@ -206,7 +217,7 @@ def _tenants_by_traffic(overview: Overview) -> Table:
     title = f"Most traffic in 10 min{', sampled' if tenants.traffic_is_sample else ''}"
     if tenants.by_traffic is None:
         return table(title, ("tenant",), [("this database role may not read the event log",)])
-    rows = [(each.tenant_id, str(each.partition), _rate(each.per_s)) for each in tenants.by_traffic]
+    rows = [(each.tenant_id, str(each.partition), _rate(each.events_per_s)) for each in tenants.by_traffic]
     return table(title, ("tenant", "p", "per s"), rows or [("none", "", "")], left=2)
 
 

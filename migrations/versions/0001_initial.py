@@ -24,24 +24,23 @@ def upgrade() -> None:
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
     op.create_index("event_log_by_number", "event_log", ["partition", "number"], unique=True)
-    no_bytes = sa.text("x''" if op.get_bind().dialect.name == "sqlite" else "''")
     op.create_table(
         "checkpoint",
         sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("epoch", sa.Integer, nullable=False),
         sa.Column("position_ms", sa.BigInteger, nullable=False),
         sa.Column("position_seq", sa.BigInteger, nullable=False),
-        sa.Column("digest", sa.LargeBinary, nullable=False),
-        sa.Column("added_before", sa.BigInteger, nullable=False),
+        sa.Column("position_digest", sa.LargeBinary, nullable=False),
+        sa.Column("added_offset", sa.BigInteger, nullable=False),
         sa.Column("read", sa.BigInteger, nullable=False),
         sa.Column("applied", sa.BigInteger, nullable=False),
         sa.Column("duplicates", sa.BigInteger, nullable=False),
-        sa.Column("parked", sa.BigInteger, nullable=False),
+        sa.Column("dead_lettered", sa.BigInteger, nullable=False),
         sa.Column("lost", sa.BigInteger, nullable=False),
-        sa.Column("seen_ms", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("seen_seq", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("seen_digest", sa.LargeBinary, nullable=False, server_default=no_bytes),
-        sa.Column("seen_added", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("stream_end_ms", sa.BigInteger, nullable=False),
+        sa.Column("stream_end_seq", sa.BigInteger, nullable=False),
+        sa.Column("stream_end_digest", sa.LargeBinary, nullable=False),
+        sa.Column("stream_end_added", sa.BigInteger, nullable=False),
         postgresql_with={"fillfactor": 70},
     )
     op.create_table(
@@ -86,9 +85,9 @@ def upgrade() -> None:
         "project",
         sa.Column("tenant_id", KEY, primary_key=True),
         sa.Column("project_id", KEY, primary_key=True),
-        sa.Column("present", sa.Boolean, nullable=False),
-        sa.Column("present_time_us", sa.BigInteger, nullable=False),
-        sa.Column("present_event_id", KEY, nullable=False),
+        sa.Column("project_exists", sa.Boolean, nullable=False),
+        sa.Column("exists_time_us", sa.BigInteger, nullable=False),
+        sa.Column("exists_event_id", KEY, nullable=False),
         sa.Column("slug", KEY),
         sa.Column("slug_time_us", sa.BigInteger, nullable=False),
         sa.Column("slug_event_id", KEY, nullable=False),
@@ -104,23 +103,23 @@ def upgrade() -> None:
         sa.Column("repos", sa.Text, nullable=False),
         sa.Column("notification_channel_count", sa.Integer, nullable=False),
         sa.Column("notification_channels", sa.Text, nullable=False),
-        sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("fingerprint", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("event_count", sa.BigInteger, nullable=False),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False),
     )
     op.create_index(
         "project_by_slug",
         "project",
         ["tenant_id", "slug", sa.text("slug_time_us DESC"), sa.text("slug_event_id DESC")],
-        postgresql_where=sa.text("present"),
-        sqlite_where=sa.text("present = 1"),
+        postgresql_where=sa.text("project_exists"),
+        sqlite_where=sa.text("project_exists = 1"),
     )
     op.create_table(
         "tenant",
         sa.Column("tenant_id", KEY, primary_key=True),
         sa.Column("support_desk_count", sa.Integer, nullable=False),
         sa.Column("support_desks", sa.Text, nullable=False),
-        sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("fingerprint", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("event_count", sa.BigInteger, nullable=False),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "analysis_trend",
@@ -128,8 +127,8 @@ def upgrade() -> None:
         sa.Column("project_id", KEY, primary_key=True),
         sa.Column("total", sa.BigInteger, nullable=False),
         sa.Column("by_day", sa.Text, nullable=False),
-        sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("fingerprint", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("event_count", sa.BigInteger, nullable=False),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False),
         postgresql_with={"fillfactor": 70},
     )
     op.create_table(
@@ -138,18 +137,18 @@ def upgrade() -> None:
         sa.Column("project_id", KEY, primary_key=True),
         sa.Column("time_us", sa.BigInteger, primary_key=True),
         sa.Column("event_id", KEY, primary_key=True),
-        sa.Column("entry", sa.Text, nullable=False),
+        sa.Column("evaluation", sa.Text, nullable=False),
     )
     op.create_table(
-        "rebuild",
+        "pending_rebuild",
         sa.Column("tenant_id", KEY, primary_key=True),
         sa.Column("projection", KEY, primary_key=True),
-        sa.Column("asked", KEY, primary_key=True),
-        sa.Column("since_us", sa.BigInteger, nullable=False),
+        sa.Column("request", KEY, primary_key=True),
+        sa.Column("requested_us", sa.BigInteger, nullable=False),
     )
     op.create_table(
-        "active_version",
+        "projection_version",
         sa.Column("tenant_id", KEY, primary_key=True),
         sa.Column("versions", KEY, nullable=False),
     )
-    op.create_index("active_version_by_versions", "active_version", ["versions"])
+    op.create_index("projection_version_by_versions", "projection_version", ["versions"])

@@ -17,7 +17,7 @@ from tests.chaos.runs import Result, grounds
 SEEDS_SHOWN = 8
 # What processes log when a fault meets them in the middle of work.
 MET = {
-    "drain.overtaken": "drains that came too late and changed nothing",
+    "drain.stale_checkpoint": "drains that came too late and changed nothing",
     "drain.failed": "batches that failed and were tried again",
     "dispatcher.outage": "sweeps without a server",
 }

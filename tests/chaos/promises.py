@@ -21,15 +21,25 @@ from workers.runtime import Runtime
 
 # Redis trims whole nodes of a stream: as many entries as one may hold stay, and the checkpoint's own.
 LENGTH_MAX = 101
-KEYS_OF_A_PARTITION = ("events:{%d}", "events:{%d}:projected", "events:{%d}:read")
+KEYS_OF_A_PARTITION = ("events:{%d}", "events:{%d}:projected", "events:{%d}:projected-count")
 KEYS_THAT_EXPIRE = (
-    *("projector:lease:{%d}", "projector:progress:{%d}", "projector:rate:{%d}", "projector:failure:{%d}"),
+    *(
+        "projector:drain-lease:{%d}",
+        "projector:recent-progress:{%d}",
+        "projector:applied-per-10s:{%d}",
+        "projector:last-failure:{%d}",
+    ),
 )
 KEYS_OF_ALL = {
     "events:partitions",
-    "projector:dispatchers",
-    "projector:tally",
-    *("projector:verifying", "projector:verify", "projector:verified", "projector:verified:sums"),
+    "projector:dispatcher-heartbeats",
+    "projector:batch-metrics",
+    *(
+        "projector:verify:scheduled",
+        "projector:verify:remaining",
+        "projector:verify:results",
+        "projector:verify:wrong-sums",
+    ),
 }
 JOBS_MAX = 2 * PARTITIONS + 1  # drains, and one that verifies
 
@@ -76,14 +86,14 @@ class Evidence:
 def nothing_is_lost(found: Evidence) -> None:
     """G1: the law, against Redis's own counter, and each entry that was acknowledged is in the log or a letter."""
     for at, end in zip(found.checkpoints, found.ends, strict=True):
-        _expect(at.read, at.applied + at.duplicates + at.parked, f"partition {at.partition}: read")
+        _expect(at.read, at.applied + at.duplicates + at.dead_lettered, f"partition {at.partition}: read")
         _expect(end.added, at.read + at.lost, f"partition {at.partition}: added")
         _expect(at.lost, 0, f"partition {at.partition}: lost")
     _expect({(row[0], row[1]) for row in found.log}, set(found.accepted), "events in the log")
     refused = {(entry.reason, sha256(entry.body).hexdigest()) for entry in found.sent if entry.reason is not None}
     stored = letters(found.runtime)
     _expect({(letter.reason, letter.body_sha256) for letter in stored}, refused, "dead letters")
-    parked = sum(at.parked for at in found.checkpoints)
+    parked = sum(at.dead_lettered for at in found.checkpoints)
     _expect(sum(letter.times_seen for letter in stored), parked, "times that letters were seen")
 
 

@@ -127,7 +127,7 @@ def test_no_log_holds_a_key_or_a_payload_and_a_drains_lines_are_told_apart(
         assert secret not in commands.text()
     assert len(commands.said("api.unavailable")) == 1
     of_drains = [line for line in commands.lines() if line["event"].startswith("drain.")]
-    assert {line["event"] for line in of_drains} >= {"drain.parked", "drain.failed"}
+    assert {line["event"] for line in of_drains} >= {"drain.dead_lettered", "drain.failed"}
     assert all(re.fullmatch("[0-9a-f]{12}", line["drain"]) for line in of_drains)
     places = {(line["drain"], line["partition"]) for line in of_drains}
     assert len(places) == len({drain_id for drain_id, _ in places}) > 1  # a drain is of one partition
@@ -166,7 +166,7 @@ def test_drains_of_a_plain_rq_worker_are_told_as_json(runtime: Runtime, commands
     Dispatcher(runtime).sweep()
     rq = str(Path(sys.executable).parent / "rq")
     commands.start(rq, "worker", "--burst", "-u", redis_url, *RQ_FLAGS, "projector").wait(60)
-    (line,) = [json.loads(line) for line in commands.text().splitlines() if "drain.parked" in line]
+    (line,) = [json.loads(line) for line in commands.text().splitlines() if "drain.dead_lettered" in line]
     assert (line["partition"], line["entries"], len(line["drain"])) == (1, 1, 12)
 
 
@@ -177,7 +177,7 @@ def test_on_a_terminal_lines_are_for_people(commands: Commands) -> None:
     process = subprocess.Popen([sys.executable, "-m", "cli", "worker"], env=environ, stderr=theirs)
     try:
         shown = b""
-        while b"start.waiting" not in shown or not shown.endswith(b"\n"):
+        while b"startup.waiting" not in shown or not shown.endswith(b"\n"):
             shown += os.read(ours, 4096)
     finally:
         process.kill()

@@ -38,7 +38,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     assert up.get("/v1/config/monitoring/activity", key, X_Project_Id=PROJECT).status_code == 200
     assert up.get("/v1/config/projects/nonsense/stats").status_code == 401
     wait_until(lambda: up.get("/healthz/projector").status_code == 200, "all loops give signs of life")
-    ended = "projector_verify_timestamp_seconds"
+    ended = "projector_verify_finished_timestamp_seconds"
     wait_until(lambda: Scraped.of(up.get("/metrics").text)(ended) > 0, "the read models are verified")
     answer = up.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -60,14 +60,14 @@ def test_a_request_is_told_by_its_route_and_status(scraped: Scraped) -> None:
     stats = "/v1/config/projects/{slug}/stats"
     assert scraped("projector_api_request_seconds_count", route=stats, status="200") == 1
     assert scraped("projector_api_request_seconds_count", route=stats, status="401") == 1
-    assert scraped("projector_api_asks_total", lookup="stats") == 1
+    assert scraped("projector_api_lookups_total", lookup="stats") == 1
     assert scraped("projector_api_queries_total", lookup="stats") == 1
     assert scraped("projector_processes", role="worker", state="alive") == 1
 
 
 def test_the_read_models_are_verified_by_themselves(scraped: Scraped) -> None:
-    assert scraped("projector_verify_timestamp_seconds") > 0
-    assert scraped("projector_verify_mismatches") == scraped("projector_verify_log_faults") == 0
+    assert scraped("projector_verify_finished_timestamp_seconds") > 0
+    assert scraped("projector_verify_mismatched_rows") == scraped("projector_verify_log_errors") == 0
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

@@ -61,7 +61,7 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
     assert len(stats["dailyTrend"]) > 15
     before = json.loads(up.run("status", "--json"))
     wait_until(lambda: _applied(up) > sum(p["applied"] for p in before["partitions"]), "live traffic arrives")
-    assert json.loads(up.run("status", "--json"))["dead_letters"] == {}
+    assert json.loads(up.run("status", "--json"))["open_dead_letters"] == {}
 
     running = up.pids(".")
     assert len(running) == 5
@@ -77,9 +77,9 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
     up.lines.clear()
     up.start()
     up.await_ready()
-    wait_until(lambda: "behind" not in version_lines(up), "what another release has left is rebuilt")
+    wait_until(lambda: "incomplete" not in version_lines(up), "what another release has left is rebuilt")
     again = json.loads(up.run("status", "--json"))
-    assert again["dead_letters"] == {}
+    assert again["open_dead_letters"] == {}
     assert sum(p["duplicates"] for p in again["partitions"]) >= applied - 20
     assert [line for line in up.lines if line.startswith("curl ")] == lines
     assert up.stop(signal.SIGINT) == 0
@@ -88,13 +88,13 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
 def leave_behind(up: Deployment) -> None:
     """Do what a drain of another release does."""
     with closing(sqlite3.connect(up.directory / "projector.db")) as database, database:
-        changed = "UPDATE active_version SET versions = replace(versions, 'activity 1', 'activity 1 behind')"
+        changed = "UPDATE projection_version SET versions = replace(versions, 'activity 1', 'activity 1 incomplete')"
         assert database.execute(changed).rowcount == 1
 
 
 def version_lines(up: Deployment) -> str:
     with closing(sqlite3.connect(up.directory / "projector.db")) as database:
-        return str(database.execute("SELECT versions FROM active_version").fetchall())
+        return str(database.execute("SELECT versions FROM projection_version").fetchall())
 
 
 def _pings(stream: Stream) -> bool:

@@ -75,7 +75,9 @@ def every_worker_stalled(runtime: Runtime, start: Start) -> None:
 
 
 def no_dispatcher(runtime: Runtime, start: Start) -> None:
-    runtime.queue.connection.delete("projector:dispatchers")  # as Redis does two minutes after the last one ended
+    runtime.queue.connection.delete(
+        "projector:dispatcher-heartbeats"
+    )  # as Redis does two minutes after the last one ended
 
 
 def _silence(runtime: Runtime, name: str) -> None:

@@ -60,7 +60,7 @@ def lengths(runtime: Runtime) -> list[int]:
 
 
 def assert_dead_where_it_should_be(runtime: Runtime, point: str) -> None:
-    leases: Any = runtime.queue.connection.keys("projector:lease:*")
+    leases: Any = runtime.queue.connection.keys("projector:drain-lease:*")
     trimmed = [at.read > length for at, length in zip(checkpoints(runtime), lengths(runtime), strict=True)]
     match point:
         case "before the sweep's look" | "between trim and ring":
@@ -163,7 +163,7 @@ def test_after_hours_without_a_worker_the_queue_is_bounded_and_one_worker_catche
             append(as_process, *made[first : first + 5])
             Dispatcher(as_process).sweep()
             assert as_process.queue.count <= QUEUED_PER_PARTITION * PARTITIONS
-            wait_until(lambda: not connection.keys("projector:lease:*"), "all leases have run out", 120)
+            wait_until(lambda: not connection.keys("projector:drain-lease:*"), "all leases have run out", 120)
     assert as_process.queue.count == len(connection.keys("rq:job:*")) == QUEUED_PER_PARTITION * PARTITIONS
     worker(as_process).work(burst=True, logging_level="WARNING")
     assert_all_is_well(as_process, made)

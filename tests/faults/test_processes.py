@@ -39,7 +39,7 @@ def dying(start: Start) -> Dying:
 
 def await_paused_past_its_lease(runtime: Runtime, process: "subprocess.Popen[bytes]") -> None:
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is paused", 120)
-    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    runtime.queue.connection.delete(f"projector:drain-lease:{{{HOME}}}")
 
 
 def fill(runtime: Runtime) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def fill(runtime: Runtime) -> list[dict[str, Any]]:
 
 def assert_each_counts_once(runtime: Runtime, made: list[dict[str, Any]]) -> None:
     counted = assert_all_is_well(runtime, made)
-    assert (counted["duplicates"], counted["parked"]) == (1, 2)
+    assert (counted["duplicates"], counted["dead_lettered"]) == (1, 2)
     assert [letter.times_seen for letter in letters(runtime)] == [1, 1]
 
 
@@ -70,7 +70,7 @@ def test_a_drain_killed_at_any_point_is_continued_by_the_next(
     made = fill(runtime)
     process = dying(point, signal.SIGKILL, on_call)
     assert process.wait(60) == -signal.SIGKILL
-    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    runtime.queue.connection.delete(f"projector:drain-lease:{{{HOME}}}")
     drain_all(runtime)
     assert_each_counts_once(runtime, made)
     Dispatcher(runtime).sweep()  # who died behind the last commit has told nobody
@@ -85,7 +85,9 @@ def test_a_drain_killed_before_it_frees_its_lease_delays_the_next_by_the_lease_o
     assert process.wait(60) == -signal.SIGKILL
     append(runtime, late := event())
     assert not Lease(runtime.queue.connection, HOME).take()
-    wait_until(lambda: runtime.queue.connection.get(f"projector:lease:{{{HOME}}}") is None, "the lease is over", 120)
+    wait_until(
+        lambda: runtime.queue.connection.get(f"projector:drain-lease:{{{HOME}}}") is None, "the lease is over", 120
+    )
     drain_all(runtime)
     assert checkpoints(runtime)[HOME].applied == len([*made, late])
 

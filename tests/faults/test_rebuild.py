@@ -72,7 +72,7 @@ def test_the_same_command_goes_on_after_a_kill_and_each_event_counts_once(
         left = still_due(runtime)
         assert left
         told = again(environ_of(database_url, redis_url))
-    assert (told["tenants"], told["failed"], told["due"]) == (len(left), [], 0)
+    assert (told["tenants"], told["failed"], told["pendingTenants"]) == (len(left), [], 0)
     wait_until(lambda: is_drained(runtime), "everything is projected", 120)
     assert_all_is_well(runtime, [*HISTORY, *TRAFFIC])
     tenants = ["ten_0", "ten_1", "ten_2"]
@@ -121,7 +121,7 @@ def test_processes_side_by_side_give_every_tenant_what_one_gives(
     command = [sys.executable, "-m", "cli", "rebuild", "--json", "--processes", "2"]
     environ = environ_of(database_url, redis_url)
     told = json.loads(subprocess.run(command, check=True, env=environ, capture_output=True, timeout=300).stdout)
-    assert (told["tenants"], told["events"], told["failed"], told["due"]) == (3, len(HISTORY), [], 0)
+    assert (told["tenants"], told["events"], told["failed"], told["pendingTenants"]) == (3, len(HISTORY), [], 0)
     assert dump(runtime.reader) == truth
 
 

@@ -169,17 +169,17 @@ def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition
     append(runtime, *theirs)
     now_s[0] = 61.0
     assert set(dispatcher.sweep()[1]) == {HOME, partition_of(elsewhere, 4)}
-    redis.delete(*redis.scan_iter("projector:lease:*"))  # as if the drains that were rung for had died
+    redis.delete(*redis.scan_iter("projector:drain-lease:*"))  # as if the drains that were rung for had died
     drain_all(runtime, budget_s=5)
     assert_counted_once(runtime, events[:read] + theirs)
     found = read_overview(runtime)
     home, failure = found.partitions[HOME], found.partitions[HOME].failure
     assert (home.lost, home.in_flight, checkpoints(runtime)[HOME].lost) == (0, 40 - read, 0)
     assert failure is not None
-    assert (failure.fault, f"RENAME <its name> '{KEY}'" in failure.error) == (Fault.WORLD, True)
+    assert (failure.fault, f"RENAME <its name> '{KEY}'" in failure.error) == (Fault.EXTERNAL, True)
     assert [each.startswith(f"partition {HOME} failed") for each in found.failing()] == [True]
     redis.rename("aside", KEY)
-    wait_until(lambda: not redis.exists(f"projector:lease:{{{HOME}}}"), "the drain's pause is over")
+    wait_until(lambda: not redis.exists(f"projector:drain-lease:{{{HOME}}}"), "the drain's pause is over")
     witness.drain()
     assert_counted_once(runtime, events + theirs)
     assert_law(runtime)

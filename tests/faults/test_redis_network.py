@@ -99,7 +99,7 @@ def test_a_producer_whose_answer_is_lost_sends_again_and_it_counts_once(runtime:
 # look, its lease, its job, its sign of life; the worker's wait for a job, and what it notes about it; the drain's
 # renewal of the lease, its reading, its hint after the commit.
 REQUESTS = [
-    *(b"SETINFO", b"XINFO", b"projector:lease:", b"RPUSH", b"projector:dispatchers"),
+    *(b"SETINFO", b"XINFO", b"projector:drain-lease:", b"RPUSH", b"projector:dispatcher-heartbeats"),
     *(b"LMOVE", b"rq:job", b"EVALSHA", b"XRANGE", b"MSET"),
 ]
 

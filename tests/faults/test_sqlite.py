@@ -88,7 +88,7 @@ def test_a_writer_killed_before_its_log_reaches_the_database_file(
     alone = shutil.copyfile(file, tmp_path / "alone.db")
     committed = on_call if point == "after commit" else on_call - 1
     assert (count_of(alone, "event_log"), count_of(file, "event_log") > 0) == (0, committed > 0)
-    runtime.queue.connection.delete(f"projector:lease:{{{partition}}}")
+    runtime.queue.connection.delete(f"projector:drain-lease:{{{partition}}}")
     work.until_dry()
     work.assert_whole()
 

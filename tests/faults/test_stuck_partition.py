@@ -202,7 +202,7 @@ def assert_told(watched: Watched, waiting: int) -> None:
         assert told("projector_partition_stalled", partition=str(partition)) == is_stuck
         assert told("projector_lag_entries", partition=str(partition)) == waiting * is_stuck
         assert told("projector_entries_lost_total", partition=str(partition)) == 0
-    assert told("projector_partition_failures", partition=str(HOME)) > 0
+    assert told("projector_partition_consecutive_failures", partition=str(HOME)) > 0
 
 
 def unread(runtime: Runtime) -> int:

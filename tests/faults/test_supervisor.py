@@ -46,7 +46,7 @@ def test_a_process_is_restarted_even_if_its_number_cannot_be_noted(
     before = child.pid
     kill(child)
     wait_until(lambda: is_replaced(supervisor, child, before), "it is replaced")
-    assert "pids.not_noted" in "".join(capfd.readouterr())
+    assert "pid_file.write_failed" in "".join(capfd.readouterr())
 
 
 def test_a_process_that_cannot_be_started_now_is_started_later(
@@ -62,7 +62,7 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
         nonlocal said
         supervisor.tend()
         said += "".join(capfd.readouterr())
-        return "process.not_started" in said
+        return "process.start_failed" in said
 
     wait_until(says_so, "it says so")
     assert other.pid is not None
@@ -111,7 +111,10 @@ def test_nobody_is_killed_for_the_silence_of_one_who_had_the_same_number_before(
         if beat is not None:
             runtime.queue.connection.hset(working.key, "last_heartbeat", beat)
     tending.kill_stalled(supervisor, runtime, tending.Ear(runtime.queue.connection))
-    assert sorted(each.idle_s > 3000 for each in read_workers(runtime) if each.pid == child.pid) == [False, True]
+    assert sorted(each.heartbeat_age_s > 3000 for each in read_workers(runtime) if each.pid == child.pid) == [
+        False,
+        True,
+    ]
     assert "process.stalled" not in "".join(capfd.readouterr())
     runtime.queue.connection.delete(f"rq:worker:worker.{child.pid}.a")
     tending.kill_stalled(supervisor, runtime, tending.Ear(runtime.queue.connection))

@@ -241,7 +241,7 @@ def test_a_lease_of_a_dead_drain_does_not_outlive_it_by_as_much_as_redis_clock_w
     connection: Any = runtime.queue.connection
     assert Lease(connection, HOME).take()
     append(runtime, event())
-    connection.pexpire(f"projector:lease:{{{HOME}}}", HOUR_US // 1000)
+    connection.pexpire(f"projector:drain-lease:{{{HOME}}}", HOUR_US // 1000)
 
     def rings() -> bool:
         Dispatcher(runtime).sweep()

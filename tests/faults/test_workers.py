@@ -49,7 +49,7 @@ def test_a_worker_out_of_memory_reads_less_and_gets_through(
     assert worker.poll() is None
     failures = [line for line in capfd.readouterr().err.splitlines() if "MemoryError" in line]
     assert failures
-    assert {json.loads(line)["pause_s"] for line in failures} == {0}  # to read less may help at once
+    assert {json.loads(line)["retry_after_s"] for line in failures} == {0}  # to read less may help at once
     assert_all_is_well(runtime, made)
     assert [(letter.reason, letter.times_seen) for letter in letters(runtime)] == [("too_large", 12)]
 

@@ -235,7 +235,7 @@ def test_status_is_a_table_for_people_and_json_for_machines(runtime: Runtime, ru
     assert "problem: no worker is alive" in shown
     found = json.loads(run("status", "--json"))
     assert sum(partition["applied"] for partition in found["partitions"]) == 2
-    assert found["dead_letters"] == {"not_json": 1}
+    assert found["open_dead_letters"] == {"not_json": 1}
     run("status", "--json", "--watch", expect=2)
 
 
@@ -272,7 +272,7 @@ def test_a_replayed_letter_closes_in_the_transaction_that_applies_its_event(runt
     assert json.loads(run("dead-letters", "replay", "--reason", "not_json", "--json")) == {"appended": 1, "cut": 0}
     drain_all(runtime)
     assert run("dead-letters", "replay", "--reason", "wrong_partition") == "appended 0 again\n"
-    assert totals(runtime) == {"read": 7, "applied": 2, "duplicates": 0, "parked": 5, "lost": 0}
+    assert totals(runtime) == {"read": 7, "applied": 2, "duplicates": 0, "dead_lettered": 5, "lost": 0}
 
 
 def test_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runtime: Runtime, run: Run) -> None:
@@ -285,10 +285,10 @@ def test_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runtime: 
     assert run("dead-letters", "replay", "--all") == "appended 1,099 again\n"
     drain_all(runtime)
     assert json.loads(run("dead-letters", "discard", "--all", "--json")) == {"discarded": 1099}
-    assert json.loads(run("status", "--json"))["dead_letters"] == {}
+    assert json.loads(run("status", "--json"))["open_dead_letters"] == {}
     append_raw(runtime, first.partition, first.body)
     drain_all(runtime)
-    assert json.loads(run("status", "--json"))["dead_letters"] == {"unknown_type": 1}
+    assert json.loads(run("status", "--json"))["open_dead_letters"] == {"unknown_type": 1}
     for wrong in ([], ["--all", "--tenant", "x"], ["--reason", "nonsense"]):
         run("dead-letters", "replay", *wrong, expect=2)
         run("dead-letters", "discard", *wrong, expect=2)
@@ -369,10 +369,10 @@ def damaged(runtime: Runtime) -> dict[str, Any]:
 def test_rebuild_mends_what_differs_and_tells_it(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
     told = json.loads(run("rebuild", "--json"))
     assert dump(runtime.reader) == damaged
-    assert (told["tenants"], told["events"], told["failed"], told["due"]) == (4, 300, [], 0)
+    assert (told["tenants"], told["events"], told["failed"], told["pendingTenants"]) == (4, 300, [], 0)
     assert told["readModels"]["tenant"] == {"missing": 1, "extra": 1, "changed": 0}
     assert told["readModels"]["analysis_trend"] == {"missing": 0, "extra": 0, "changed": 6}
-    assert 0 < told["heldMs"]["median"] <= told["heldMs"]["max"]
+    assert 0 < told["lockHeldMs"]["median"] <= told["lockHeldMs"]["max"]
     shown = run("rebuild")
     assert "rebuilt 3 tenants, 300 events" in shown
     assert "\x1b" not in shown
@@ -427,8 +427,8 @@ def test_verify_lists_what_differs_and_ends_with_1(runtime: Runtime, run: Run, d
     assert "other events: tenant ten_unheard_of: 0 events in the row, none in the log" in shown
     assert "tenants that differ: 4" in shown
     quick = json.loads(run("verify", "--quick", "--json", expect=1).partition("projector:")[0])
-    assert (quick["tenants"], quick["folded"], quick["wrong"]) == (4, 0, ["ten_0", "ten_unheard_of"])
-    assert {"readModel", "key", "stored", "logged"} == set(quick["miscounts"][0])
+    assert (quick["tenants"], quick["tenantsFolded"], quick["mismatchedTenants"]) == (4, 0, ["ten_0", "ten_unheard_of"])
+    assert {"readModel", "key", "rowEvents", "logEvents"} == set(quick["checksumMismatches"][0])
     assert dump(runtime.reader) == before
     assert dump(runtime.reader) != damaged
 
@@ -441,7 +441,7 @@ def test_verify_repairs_what_differs_and_tells_the_others(
     assert "3 rows" not in str(json.loads(run("status", "--json"))["problems"])
     assert "2 rows of 1 tenants are not what the event log says" in str(json.loads(run("status", "--json"))["problems"])
     mended = json.loads(run("verify", "--repair", "--json"))
-    assert mended["wrong"] == mended["mended"] == ["ten_0", "ten_1", "ten_2", "ten_unheard_of"]
+    assert mended["mismatchedTenants"] == mended["repairedTenants"] == ["ten_0", "ten_1", "ten_2", "ten_unheard_of"]
     assert dump(runtime.reader) == damaged
     assert "not what the event log says" not in str(json.loads(run("status", "--json"))["problems"])
     assert "no difference" in run("verify")
@@ -452,7 +452,7 @@ def test_verify_repairs_what_differs_and_tells_the_others(
 def test_verify_takes_a_sample_one_read_model_or_one_tenant(run: Run, damaged: dict[str, Any]) -> None:
     assert damaged
     told = json.loads(run("verify", "--sample", "2", "--json", "--projection", "activity"))
-    assert (told["tenants"], told["folded"], told["wrong"]) == (3, 2, [])
+    assert (told["tenants"], told["tenantsFolded"], told["mismatchedTenants"]) == (3, 2, [])
     assert json.loads(run("verify", "--tenant", "ten_1", "--projection", "project", "--json"))["tenants"] == 1
     assert "tenants: ten_0, ten_1, ten_2" in run("verify", "--tenant", "nobody", expect=2)
     assert "choose one" in run("verify", "--quick", "--sample", "1", expect=2)
@@ -468,7 +468,7 @@ def test_verify_needs_no_redis(run: Run, damaged: dict[str, Any]) -> None:
 def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
     verified = run("verify", "--repair")
     assert "due" not in verified
-    set_versions(runtime, line(analysis_trend="1 behind"), "ten_0")
+    set_versions(runtime, line(analysis_trend="1 incomplete"), "ten_0")
     set_versions(runtime, line(each for each in OLD if each.name != "analysis_trend"), "ten_1")
     problem = "a rebuild is due: analysis_trend to version 1 for 2 tenants; run `projector migrate --rebuild`"
     assert json.loads(run("status", "--json"))["problems"].count(problem) == 1
@@ -476,7 +476,7 @@ def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: R
     assert run("migrate").endswith("4 partitions\n")
     assert json.loads(run("verify", "--quick", "--json", expect=1))["due"] == ["ten_0", "ten_1"]
     told = json.loads(run("migrate", "--rebuild", "--json"))
-    assert (told["tenants"], told["failed"], told["due"]) == (2, [], 0)
+    assert (told["tenants"], told["failed"], told["pendingTenants"]) == (2, [], 0)
     assert "rebuilt 0 tenants" in run("migrate", "--rebuild")
     assert "no difference" in run("verify")
     assert dump(runtime.reader) == damaged

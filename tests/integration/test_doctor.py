@@ -139,7 +139,7 @@ def test_nothing_is_found_where_all_is_well(alive: Runtime, environ: Environ) ->
     found = examined(environ)
     assert found.findings == []
     assert not found.in_danger
-    assert found.unchecked == []
+    assert found.skipped == []
     absent = "postgres-" if environ["DATABASE_URL"].startswith("sqlite") else "sqlite-"
     assert found.checked == [check.code for check in CHECKS if not check.code.startswith(absent)]
 
@@ -152,7 +152,7 @@ def test_every_code_is_provoked_in_this_file() -> None:
 
 def test_every_danger_names_its_promise() -> None:
     for check in CHECKS:
-        assert check.promise in {f"G{number}" for number in range(1, 10)} or check.severity == Severity.ADVICE
+        assert check.guarantee in {f"G{number}" for number in range(1, 10)} or check.severity == Severity.ADVICE
 
 
 @only_sqlite
@@ -184,8 +184,8 @@ def test_redis_out_of_reach_is_found_and_the_database_is_still_examined(
         redis_server.start()
     assert codes(found) == {"redis-unreachable", "dead-letters-open"}
     assert found.in_danger
-    assert {"redis-aof-off", "worker-missing", "redis-look-refused"} <= set(found.unchecked)
-    assert {"schema-behind", "sqlite-locked"} <= set(found.checked)
+    assert {"redis-aof-off", "worker-missing", "redis-inspection-denied"} <= set(found.skipped)
+    assert {"schema-too-old", "sqlite-locked"} <= set(found.checked)
 
 
 @only_sqlite
@@ -208,8 +208,8 @@ def test_an_old_server_is_named_and_its_streams_are_not_asked(
         info.pop("valkey_version", None)
         vars(patient)["_info"] = info | told
         found = examine(patient)
-    assert [each.found for each in found.findings if each.code == "redis-old"] == ([names] if names else [])
-    assert ("worker-missing" in found.unchecked) == (names is not None)
+    assert [each.message for each in found.findings if each.code == "redis-too-old"] == ([names] if names else [])
+    assert ("worker-missing" in found.skipped) == (names is not None)
 
 
 @only_sqlite
@@ -221,7 +221,7 @@ def test_a_cluster_is_found(environ: Environ) -> None:
     finally:
         server.remove()
     assert "redis-cluster" in codes(found)
-    assert "worker-missing" in found.unchecked
+    assert "worker-missing" in found.skipped
 
 
 @only_sqlite
@@ -232,7 +232,7 @@ def test_a_replica_is_told_its_master(alive: Runtime, environ: Environ) -> None:
         found = finding(environ, "redis-replica")
     finally:
         alive.stream.redis.replicaof("NO", "ONE")
-    assert (found.severity, found.promise, found.found) == ("danger", "G7", "role is slave")
+    assert (found.severity, found.guarantee, found.message) == ("danger", "G7", "role is slave")
     assert f"127.0.0.1:{port}" in found.remedy
 
 
@@ -240,7 +240,7 @@ def test_a_replica_is_told_its_master(alive: Runtime, environ: Environ) -> None:
 def test_no_append_only_file_is_a_danger(alive: Runtime, environ: Environ) -> None:
     with configured(alive, appendonly="no"):
         found = finding(environ, "redis-aof-off")
-    assert (found.severity, found.promise, found.found) == ("danger", "G1", "aof_enabled is 0")
+    assert (found.severity, found.guarantee, found.message) == ("danger", "G1", "aof_enabled is 0")
     assert "CONFIG SET appendonly yes" in found.remedy
 
 
@@ -274,15 +274,15 @@ def test_syncing_less_than_always_is_told(
 ) -> None:
     with configured(alive, appendfsync=value):
         found = finding(environ, code)
-    assert (found.severity, found.promise, found.found) == (severity, "G1", f"appendfsync is {value}")
+    assert (found.severity, found.guarantee, found.message) == (severity, "G1", f"appendfsync is {value}")
 
 
 @only_sqlite
 def test_a_policy_that_evicts_is_a_danger(alive: Runtime, environ: Environ) -> None:
     with configured(alive, maxmemory_policy="volatile-lru"):
         found = finding(environ, "redis-may-evict")
-    assert (found.severity, found.promise) == ("danger", "G1")
-    assert found.found == "maxmemory-policy is volatile-lru, maxmemory 0 bytes"
+    assert (found.severity, found.guarantee) == ("danger", "G1")
+    assert found.message == "maxmemory-policy is volatile-lru, maxmemory 0 bytes"
 
 
 @only_sqlite
@@ -295,7 +295,7 @@ def test_evicted_keys_are_told_until_the_counter_is_reset(runtime: Runtime, envi
     assert evicted > 0
     redis.flushall()
     _give_signs_of_life(runtime)
-    assert finding(environ, "redis-evicted").found == f"evicted_keys is {evicted}"
+    assert finding(environ, "redis-evicted").message == f"evicted_keys is {evicted}"
     redis.config_resetstat()
     assert examined(environ).findings == []
 
@@ -310,13 +310,13 @@ def test_memory_that_is_nearly_used_up_is_told(alive: Runtime, environ: Environ)
 @only_sqlite
 def test_a_clock_that_is_off_is_told_and_one_that_refuses_events_is_a_danger(alive: Runtime, environ: Environ) -> None:
     # There is one clock on this machine: ours is given.
-    found = finding(environ, "redis-clock-off", clock=lambda: time.time() + 20)
+    found = finding(environ, "redis-clock-differs", clock=lambda: time.time() + 20)
     assert found.severity == "advice"
-    assert found.found.startswith("Redis's clock is -")
-    assert codes(examined(environ, clock=lambda: time.time() - 1000)) == {"redis-clock-off"}
+    assert found.message.startswith("Redis's clock is -")
+    assert codes(examined(environ, clock=lambda: time.time() - 1000)) == {"redis-clock-differs"}
     behind = examined(environ, clock=lambda: time.time() + 1000)
-    assert codes(behind) == {"redis-clock-off", "redis-clock-refuses"}
-    assert behind.findings[0].code == "redis-clock-refuses"  # dangers stand first
+    assert codes(behind) == {"redis-clock-differs", "redis-clock-slow"}
+    assert behind.findings[0].code == "redis-clock-slow"  # dangers stand first
     assert behind.in_danger
 
 
@@ -324,7 +324,7 @@ def test_a_clock_that_is_off_is_told_and_one_that_refuses_events_is_a_danger(ali
 def test_the_databases_clock_is_compared_too(alive: Runtime, environ: Environ) -> None:
     # There is one clock on this machine: ours is given.
     found = examined(environ, clock=lambda: time.time() + 20)
-    assert codes(found) == {"redis-clock-off", "postgres-clock-off"}
+    assert codes(found) == {"redis-clock-differs", "postgres-clock-differs"}
     assert not found.in_danger
 
 
@@ -340,7 +340,7 @@ def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, envir
     alive.stream.redis.set("events:partitions", 5)
     found = examined(environ)
     assert codes(found) == {"redis-partitions-differ"}
-    assert found.findings[0].found == "key events:partitions is 5, PROJECTOR_PARTITIONS 4"
+    assert found.findings[0].message == "key events:partitions is 5, PROJECTOR_PARTITIONS 4"
     assert "set `PROJECTOR_PARTITIONS=5`" in found.findings[0].remedy
     assert "DEL events:partitions" in found.findings[0].remedy
     alive.stream.redis.delete("events:partitions")
@@ -352,7 +352,7 @@ def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, envir
     ("refused", "unchecked"),
     [
         ("-config", {"redis-fsync-no", "redis-fsync-everysec"}),
-        ("-info", {"redis-old", "redis-aof-off", "redis-may-evict", "redis-evicted", "redis-replica"}),
+        ("-info", {"redis-too-old", "redis-aof-off", "redis-may-evict", "redis-evicted", "redis-replica"}),
     ],
 )
 def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
@@ -365,11 +365,11 @@ def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
         found = examined(environ | {"REDIS_URL": url})
     finally:
         redis.acl_deluser("looker")
-    assert codes(found) == {"redis-look-refused"}
+    assert codes(found) == {"redis-inspection-denied"}
     assert not found.in_danger
-    assert unchecked <= set(found.unchecked)
+    assert unchecked <= set(found.skipped)
     assert "worker-missing" in found.checked
-    assert all(code in found.findings[0].found for code in unchecked)
+    assert all(code in found.findings[0].message for code in unchecked)
     assert "+config|get" in found.findings[0].remedy
 
 
@@ -382,7 +382,7 @@ def test_a_database_out_of_reach_is_found_and_redis_is_still_examined(alive: Run
     with configured(alive, appendonly="no"):
         found = examined(environ | {"DATABASE_URL": url})
     assert codes(found) == {"database-unreachable", "redis-aof-off"}
-    assert {"schema-behind", "postgres-fsync-off", "worker-missing"} <= set(found.unchecked)
+    assert {"schema-too-old", "postgres-fsync-off", "worker-missing"} <= set(found.skipped)
     assert "hush-hush" not in found.model_dump_json()
 
 
@@ -391,14 +391,14 @@ def test_a_file_that_is_no_database_is_told(alive: Runtime, environ: Environ, tm
     file = tmp_path / "letter.db"
     file.write_text("Dear database, " * 500)
     found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "database-unreachable")
-    assert "file is not a database" in found.found
+    assert "file is not a database" in found.message
 
 
 @only_sqlite
 def test_a_database_that_is_not_there_is_told_and_not_made(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "projector.db"
-    found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "schema-behind")
-    assert found.found == f"there is no database at {file}"
+    found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "schema-too-old")
+    assert found.message == f"there is no database at {file}"
     assert not file.parent.exists()
 
 
@@ -409,15 +409,15 @@ def test_missing_migrations_are_a_danger(alive: Runtime, environ: Environ, tmp_p
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE of_somebody_else (x)"))
     assert (
-        finding(environ | {"DATABASE_URL": url}, "schema-behind").found
+        finding(environ | {"DATABASE_URL": url}, "schema-too-old").message
         == f"the schema is missing, needed is {schema.REVISION}"
     )
     upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
     engine.dispose()
-    found = finding(environ | {"DATABASE_URL": url}, "schema-behind")
-    assert (found.found, found.severity) == (f"the schema is 0000, needed is {schema.REVISION}", "danger")
+    found = finding(environ | {"DATABASE_URL": url}, "schema-too-old")
+    assert (found.message, found.severity) == (f"the schema is 0000, needed is {schema.REVISION}", "danger")
     assert "projector migrate" in found.remedy
 
 
@@ -436,14 +436,14 @@ def test_a_database_of_another_application_is_a_danger(alive: Runtime, environ: 
 def test_a_schema_of_a_newer_release_is_told_and_the_rest_is_examined(alive: Runtime, environ: Environ) -> None:
     with alive.writer.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
-    assert finding(environ, "schema-ahead").severity == "advice"
+    assert finding(environ, "schema-newer").severity == "advice"
 
 
 def test_another_number_of_partitions_in_the_database_is_a_danger(alive: Runtime, environ: Environ) -> None:
     found = examined(environ | {"PROJECTOR_PARTITIONS": "5"})
     assert codes(found) == {"database-partitions-differ", "redis-partitions-differ"}
     assert all("set `PROJECTOR_PARTITIONS=4`" in each.remedy for each in found.findings)
-    assert "worker-missing" in found.unchecked
+    assert "worker-missing" in found.skipped
 
 
 def test_open_dead_letters_are_told_and_endanger_nothing(alive: Runtime, environ: Environ) -> None:
@@ -451,7 +451,7 @@ def test_open_dead_letters_are_told_and_endanger_nothing(alive: Runtime, environ
     drain_all(alive)
     found = finding(environ, "dead-letters-open")
     assert found.severity == "advice"
-    assert "1 not_json" in found.found
+    assert "1 not_json" in found.message
 
 
 # PostgreSQL
@@ -460,7 +460,7 @@ def test_open_dead_letters_are_told_and_endanger_nothing(alive: Runtime, environ
 def test_postgresql_that_does_not_sync_is_a_danger(redis_url: str, postgres_url: str, environ: Environ) -> None:
     found = examined(environ | {"DATABASE_URL": postgres_url})
     (danger,) = [each for each in found.findings if each.code == "postgres-fsync-off"]
-    assert (danger.severity, danger.promise, danger.found) == ("danger", "G1", "fsync is off")
+    assert (danger.severity, danger.guarantee, danger.message) == ("danger", "G1", "fsync is off")
 
 
 @only_postgresql
@@ -497,7 +497,7 @@ def test_a_database_that_takes_no_writes_is_a_danger(
 ) -> None:
     durable_server.execute("ALTER DATABASE examined SET default_transaction_read_only = on")
     found = finding(environ, "postgres-read-only")
-    assert (found.severity, found.found) == ("danger", "default_transaction_read_only is on")
+    assert (found.severity, found.message) == ("danger", "default_transaction_read_only is on")
     durable_server.execute(found.remedy.split("`")[1])
     assert examined(environ).findings == []
 
@@ -513,8 +513,8 @@ def test_a_transaction_left_open_is_a_danger_and_its_remedy_ends_it(
         assert examined(environ).findings == []  # it is young
         wait_until(lambda: examined(environ, limits=limits).findings != [], "it is old")
         found = finding(environ, "postgres-transaction-left-open", limits=limits)
-        assert (found.severity, found.promise) == ("danger", "G8")
-        assert "(forgetful)" in found.found
+        assert (found.severity, found.guarantee) == ("danger", "G8")
+        assert "(forgetful)" in found.message
         assert str(forgetful.info.backend_pid) in found.remedy
         durable_server.execute(found.remedy.split("`")[1])
         assert examined(environ, limits=limits).findings == []
@@ -526,7 +526,7 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute(
-            "GRANT SELECT ON projector_schema_version, active_version, checkpoint, dead_letter TO looker"
+            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter TO looker"
         )
     yield durable_url.replace("postgres@", "looker@")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
@@ -553,8 +553,8 @@ def test_what_the_database_refuses_to_tell_is_said_and_the_rest_is_examined(
         connection.execute("REVOKE SELECT ON dead_letter FROM looker")
         connection.execute("GRANT pg_read_all_stats TO looker")
     found = examined(environ | {"DATABASE_URL": looker_url})
-    assert codes(found) == {"database-look-refused"}
-    assert "permission denied for table dead_letter; not checked: dead-letters-open" in found.findings[0].found
+    assert codes(found) == {"database-inspection-denied"}
+    assert "permission denied for table dead_letter; not checked: dead-letters-open" in found.findings[0].message
     assert "postgres-fsync-off" in found.checked
 
 
@@ -571,7 +571,7 @@ def test_a_journal_that_is_not_write_ahead_is_a_danger(
         source.backup(to)
         to.execute("PRAGMA journal_mode = DELETE")
     found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{copy}?vfs=unix-dotfile&uri=true"}, "sqlite-not-wal")
-    assert (found.severity, found.found) == ("danger", "journal_mode is delete")
+    assert (found.severity, found.message) == ("danger", "journal_mode is delete")
 
 
 @only_sqlite
@@ -581,7 +581,7 @@ def test_a_file_that_takes_no_writes_is_a_danger(
     monkeypatch.chdir(tmp_path)
     file = make_url(sqlite_url).database
     found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{file}?mode=ro&uri=true"}, "sqlite-read-only")
-    assert (found.severity, found.found) == ("danger", "attempt to write a readonly database")
+    assert (found.severity, found.message) == ("danger", "attempt to write a readonly database")
     assert str(file) in found.remedy
 
 
@@ -590,7 +590,7 @@ def test_a_write_lock_that_somebody_keeps_is_a_danger(alive: Runtime, environ: E
     with closing(sqlite3.connect(str(make_url(sqlite_url).database), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         found = finding(environ, "sqlite-locked", limits=Limits(lock_wait_s=0.1))
-        assert (found.severity, found.found) == ("danger", "database is locked for 0.1 s")
+        assert (found.severity, found.message) == ("danger", "database is locked for 0.1 s")
         holder.execute("ROLLBACK")
         assert examined(environ).findings == []
 
@@ -619,7 +619,7 @@ def test_a_partition_that_does_not_move_is_a_danger_just_as_status_says(alive: R
     alive.stream.redis.xadd("events:{2}", {"event": b"x"}, id=f"{an_hour_ago_ms}-0")
     found = examined(environ)
     assert codes(found) == {"partition-stalled"}
-    assert found.findings[0].found.startswith("partition 2 is stalled, 1 entries")
+    assert found.findings[0].message.startswith("partition 2 is stalled, 1 entries")
 
 
 @only_sqlite
@@ -634,7 +634,7 @@ def test_a_partition_that_fails_again_and_again_is_a_danger_just_as_status_says(
         drain.run(drainer, Lease(alive.queue.connection, drainer.partition, "mine"), budget_s=0.2)
     found = examined(environ)
     assert codes(found) == {"partition-failing"}
-    assert "failed 3 times in a row: OperationalError" in found.findings[0].found
+    assert "failed 3 times in a row: OperationalError" in found.findings[0].message
     _is_what_status_says(found, alive)
 
 
@@ -643,7 +643,7 @@ def test_an_open_breaker_is_a_danger_just_as_status_says(alive: Runtime, environ
     breaker.publish(alive.stream.redis, "KeyError in tenant")
     found = examined(environ)
     assert codes(found) == {"breaker-open"}
-    assert "KeyError in tenant" in found.findings[0].found
+    assert "KeyError in tenant" in found.findings[0].message
     _is_what_status_says(found, alive)
 
 
@@ -651,7 +651,7 @@ def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
     problems = read_status(runtime).problems()
     assert len(problems) == len(examination.findings) > 0
     for problem in problems:
-        assert any(problem.startswith(each.found) for each in examination.findings), problem
+        assert any(problem.startswith(each.message) for each in examination.findings), problem
     assert examination.in_danger
 
 
@@ -660,8 +660,8 @@ def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
     ("stored", "code", "said"),
     [
         (
-            line(analysis_trend="1 behind"),
-            "rebuild-due",
+            line(analysis_trend="1 incomplete"),
+            "rebuild-pending",
             "analysis_trend to version 1 for 1",
         ),
         (
@@ -678,7 +678,7 @@ def test_what_another_release_has_left_is_told(
         connection.execute(insert(versions.table).values(tenant_id=TENANT, versions=stored))
     found = finding(environ, code)
     assert found.severity == "danger"
-    assert said in found.found
+    assert said in found.message
 
 
 @only_sqlite
@@ -686,7 +686,7 @@ def test_lost_entries_are_told(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 1, *(body(event()) for _ in range(3)))
     assert alive.stream.redis.xtrim("events:{1}", maxlen=0, approximate=False) == 3
     found = finding(environ, "entries-lost")
-    assert (found.severity, found.found) == ("advice", "3 of partition 1")
+    assert (found.severity, found.message) == ("advice", "3 of partition 1")
 
 
 @only_sqlite
@@ -697,8 +697,8 @@ def test_a_stream_that_nobody_trims_is_a_danger(alive: Runtime, environ: Environ
     assert codes(examined(environ)) == {"partition-stalled"}
     drain_all(alive)
     (found,) = [each for each in examined(environ).findings if each.code == "stream-untrimmed"]
-    assert (found.severity, found.promise) == ("danger", "G8")
-    assert found.found == "partition 3 holds 400 projected entries"
+    assert (found.severity, found.guarantee) == ("danger", "G8")
+    assert found.message == "partition 3 holds 400 projected entries"
     last = alive.stream.ends()[3].last
     assert last is not None
     alive.stream.trim(3, last.position, beside=last)
@@ -738,11 +738,11 @@ def test_advice_alone_ends_with_0_and_a_danger_with_1(alive: Runtime, run: Run) 
             told = run("--json")
     assert told.returncode == 1
     answer = json.loads(told.stdout)
-    assert set(answer) == {"findings", "checked", "unchecked"}
+    assert set(answer) == {"findings", "checked", "skipped"}
     (found,) = answer["findings"]
     assert set(found) == {"code", "severity", "promise", "found", "remedy"}
     assert (found["code"], found["severity"], found["promise"]) == ("redis-aof-off", "danger", "G1")
-    assert "schema-behind" in answer["checked"]
+    assert "schema-too-old" in answer["checked"]
 
 
 @only_sqlite

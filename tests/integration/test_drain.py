@@ -61,7 +61,7 @@ def open_reasons(runtime: Runtime) -> list[str]:
 def test_events_are_logged_folded_and_counted_once(runtime: Runtime) -> None:
     append(runtime, event("project.created.v1"), event(), event())
     drain_all(runtime)
-    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "dead_lettered": 0, "lost": 0}
     assert log_size(runtime.reader) == 3
     assert dump(runtime.reader)["analysis_trend"][0][2] == 2
 
@@ -87,7 +87,7 @@ def test_a_repeat_of_an_applied_event_changes_nothing(runtime: Runtime) -> None:
     append(runtime, *reversed(made), *made)
     drain_all(runtime)
     assert dump(runtime.reader) == before
-    assert totals(runtime) == {"read": 600, "applied": 200, "duplicates": 400, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 600, "applied": 200, "duplicates": 400, "dead_lettered": 0, "lost": 0}
 
 
 def test_a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate(runtime: Runtime) -> None:
@@ -96,7 +96,7 @@ def test_a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate(runtime:
     assert Drainer(
         runtime, HOME, pace=Pace(count=16)
     ).step()  # at once: not only after the log's primary key has split the batch
-    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 2, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 2, "dead_lettered": 0, "lost": 0}
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -107,7 +107,7 @@ def test_the_same_identity_with_other_content_is_parked_and_the_first_wins(runti
         drain_all(runtime)
     append(runtime, first | {"data": first["data"] | {"name": "second"}}, first | {"extra": True})
     drain_all(runtime)
-    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "parked": 2, "lost": 0}
+    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "dead_lettered": 2, "lost": 0}
     assert open_reasons(runtime) == ["id_conflict", "id_conflict"]
     assert dump(runtime.reader)["project"][0][8] == "first"
     assert first["id"] in letters(runtime)[0].detail
@@ -132,7 +132,7 @@ def test_letters_of_one_accepted_identity_cost_no_more_the_more_there_are(
     drain_all(runtime)
     assert compared == []
     counted = totals(runtime)
-    assert (counted["applied"], counted["duplicates"], counted["parked"]) == (1, repeats, 51)
+    assert (counted["applied"], counted["duplicates"], counted["dead_lettered"]) == (1, repeats, 51)
     assert {letter.state for letter in letters(runtime)} == {"open"}
 
 
@@ -213,7 +213,7 @@ def test_bad_entries_are_parked_with_their_reason_and_stop_nobody(runtime: Runti
     append_raw(runtime, HOME, body(event()))
     drain_all(runtime)
     assert open_reasons(runtime) == [reason.value for reason in bad]
-    assert totals(runtime) == {"read": 15, "applied": 8, "duplicates": 0, "parked": 7, "lost": 0}
+    assert totals(runtime) == {"read": 15, "applied": 8, "duplicates": 0, "dead_lettered": 7, "lost": 0}
     for letter, raw in zip(letters(runtime), bad.values(), strict=True):
         assert letter.body == raw[:65_536]
         assert letter.body_length == len(raw)
@@ -249,7 +249,7 @@ def test_a_letter_seen_again_raises_its_count(runtime: Runtime) -> None:
     append_raw(runtime, HOME, b"nonsense")
     drain_all(runtime)
     assert sorted(letter.times_seen for letter in letters(runtime)) == [1, 3]
-    assert totals(runtime)["parked"] == 4
+    assert totals(runtime)["dead_lettered"] == 4
 
 
 def test_a_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime) -> None:
@@ -342,7 +342,7 @@ def test_a_transaction_that_fails_at_its_very_end_leaves_nothing_behind(runtime:
     with runtime.writer.begin() as connection:
         connection.exec_driver_sql("DROP INDEX no_second")
     drain_all(runtime)
-    assert totals(runtime) == {"read": 4, "applied": 2, "duplicates": 0, "parked": 2, "lost": 0}
+    assert totals(runtime) == {"read": 4, "applied": 2, "duplicates": 0, "dead_lettered": 2, "lost": 0}
     assert [letter.times_seen for letter in letters(runtime)] == [2]
 
 
@@ -356,7 +356,7 @@ def test_a_drain_that_was_overtaken_goes_on_from_where_the_other_is(runtime: Run
     with pytest.raises(StaleClaimError):
         slow.step()
     assert slow.step()
-    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
@@ -384,7 +384,7 @@ def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
     for thread in threads:
         thread.join()
     assert not errors
-    assert totals(runtime) == {"read": 600, "applied": 600, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 600, "applied": 600, "duplicates": 0, "dead_lettered": 0, "lost": 0}
     assert dump(runtime.reader)["analysis_trend"][0][2] == 600
 
 
@@ -406,7 +406,7 @@ def test_an_event_that_a_fold_fails_on_is_isolated_and_parked_alone(runtime: Run
     assert open_reasons(runtime) == ["fold_failed"]
     assert letters(runtime)[0].event_id == poison["id"]
     assert "projection project failed with KeyError" in letters(runtime)[0].detail
-    assert totals(runtime) == {"read": 81, "applied": 80, "duplicates": 0, "parked": 1, "lost": 0}
+    assert totals(runtime) == {"read": 81, "applied": 80, "duplicates": 0, "dead_lettered": 1, "lost": 0}
 
 
 def test_a_poison_event_at_the_very_start_takes_nobody_with_it(runtime: Runtime) -> None:
@@ -464,10 +464,10 @@ def test_a_release_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Ru
     for _ in range(3):
         for partition in range(4):
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
-    assert totals(runtime) == {"read": 1, "applied": 0, "duplicates": 0, "parked": 1, "lost": 0}
+    assert totals(runtime) == {"read": 1, "applied": 0, "duplicates": 0, "dead_lettered": 1, "lost": 0}
     assert str(breaker.read(runtime.queue.connection)).endswith("projection project failed with KeyError")
     assert any("breaker is open" in problem for problem in read_status(runtime).problems())
-    runtime.queue.connection.delete(*(f"projector:lease:{{{partition}}}" for partition in range(4)))
+    runtime.queue.connection.delete(*(f"projector:drain-lease:{{{partition}}}" for partition in range(4)))
     drain_all(runtime)  # the release is mended
     assert totals(runtime)["applied"] == 59
 
@@ -516,7 +516,7 @@ def test_an_entry_id_beyond_63_bits_stops_nobody(runtime: Runtime) -> None:
         runtime.stream.redis.xadd(key, {"event": raw}, id=id_)
     drain_all(runtime)
     assert checkpoints(runtime)[HOME].position == Position(2**64 - 2, 7)
-    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "parked": 2, "lost": 0}
+    assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "dead_lettered": 2, "lost": 0}
     runtime.stream.redis.xadd(key, {"event": body(event())})
     drain_all(runtime)
     assert totals(runtime)["applied"] == 2
@@ -587,7 +587,7 @@ def test_large_entries_make_the_next_batch_smaller(runtime: Runtime, monkeypatch
     assert drainer.pace.count <= 10
     while not drainer.step():
         assert drainer.pace.count <= 10
-    assert totals(runtime)["parked"] == 40
+    assert totals(runtime)["dead_lettered"] == 40
 
 
 def with_memory_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: int) -> list[int]:
@@ -654,7 +654,7 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
     for _ in range(12):
         drainer = Drainer(world, HOME, pace=Pace(count=1))
         run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.2)
-        runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
+        runtime.stream.redis.delete(f"projector:drain-lease:{{{HOME}}}")
     drain_all(world)
     assert letters(runtime) == []
     assert totals(runtime)["applied"] == 1
@@ -667,7 +667,7 @@ def test_a_database_that_is_away_parks_nothing(runtime: Runtime) -> None:
     for _ in range(3):
         away = Drainer(replace(runtime, writer=nowhere), HOME, same_worker)
         run(away, Lease(runtime.queue.connection, HOME), budget_s=0.5)
-        runtime.stream.redis.delete(f"projector:lease:{{{HOME}}}")
+        runtime.stream.redis.delete(f"projector:drain-lease:{{{HOME}}}")
     run(Drainer(runtime, HOME, same_worker), Lease(runtime.queue.connection, HOME))
     assert letters(runtime) == []
     assert totals(runtime)["applied"] == 1
@@ -716,7 +716,7 @@ def test_what_redis_lost_unread_is_counted_and_the_rest_goes_on(runtime: Runtime
     at = checkpoints(runtime)[HOME]
     assert (at.applied, at.lost, at.position) == (6, 2, Position(NOW_MS + 8, 0))
     end = runtime.stream.ends()[HOME]
-    assert at.added_before + end.added == at.read + at.lost
+    assert at.added_offset + end.added == at.read + at.lost
 
 
 def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
@@ -728,17 +728,17 @@ def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
     assert drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
     assert (read_status(runtime).partitions[HOME].lost, read_status(runtime).partitions[HOME].in_flight) == (5, 0)
     drain_all(runtime)
-    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "parked": 0, "lost": 5}
+    assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "dead_lettered": 0, "lost": 5}
     assert not drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
     append(runtime, event())
     drain_all(runtime)
-    assert totals(runtime) == {"read": 4, "applied": 4, "duplicates": 0, "parked": 0, "lost": 5}
+    assert totals(runtime) == {"read": 4, "applied": 4, "duplicates": 0, "dead_lettered": 0, "lost": 5}
 
 
 def assert_law(runtime: Runtime) -> None:
     """docs/reference/events.md#guarantees, G1."""
     home = read_status(runtime).partitions[HOME]
-    assert home.read == home.applied + home.duplicates + home.parked
+    assert home.read == home.applied + home.duplicates + home.dead_lettered
     assert home.added == home.read + home.in_flight + home.lost
     assert home.in_flight >= 0
 
@@ -844,7 +844,7 @@ def test_of_two_who_settle_a_loss_at_the_same_place_one_is_too_late(runtime: Run
     fast.step()
     with pytest.raises(StaleClaimError, match=r"2 lost, not at .* 0 lost"):
         apply(runtime.writer, PROJECTIONS, prepared)
-    assert totals(runtime) == {"read": 1, "applied": 1, "duplicates": 0, "parked": 0, "lost": 2}
+    assert totals(runtime) == {"read": 1, "applied": 1, "duplicates": 0, "dead_lettered": 0, "lost": 2}
 
 
 def test_a_tail_deleted_unread_is_counted_without_another_entry(runtime: Runtime) -> None:
@@ -907,13 +907,13 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
     class Robbed(Drainer):
         def step(self, *, look_ahead: bool = False) -> bool:
             dry = super().step(look_ahead=look_ahead)
-            runtime.queue.connection.set(f"projector:lease:{{{HOME}}}", "a stranger's")
+            runtime.queue.connection.set(f"projector:drain-lease:{{{HOME}}}", "a stranger's")
             return dry
 
     append(runtime, *(event() for _ in range(10)))
     run(Robbed(runtime, HOME, pace=Pace(count=1)), Lease(runtime.queue.connection, HOME))
     assert totals(runtime)["read"] == 1
-    assert runtime.queue.connection.get(f"projector:lease:{{{HOME}}}") == b"a stranger's"
+    assert runtime.queue.connection.get(f"projector:drain-lease:{{{HOME}}}") == b"a stranger's"
 
 
 def looking_ahead(runtime: Runtime) -> Drainer:
@@ -931,7 +931,7 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
     drainer = looking_ahead(runtime)
     monkeypatch.delattr(Stream, "read_from")
     drainer.step()
-    assert totals(runtime) == {"read": 258, "applied": 258, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 258, "applied": 258, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
@@ -941,7 +941,7 @@ def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile
         drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
@@ -954,7 +954,7 @@ def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
             drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch(runtime: Runtime) -> None:
@@ -964,7 +964,7 @@ def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch
     while not drainer.step(look_ahead=True):
         pass
     assert_all_is_read(runtime)
-    assert totals(runtime) == {"read": 263, "applied": 263, "duplicates": 0, "parked": 0, "lost": 142}
+    assert totals(runtime) == {"read": 263, "applied": 263, "duplicates": 0, "dead_lettered": 0, "lost": 142}
     assert checkpoints(runtime)[HOME].epoch == 1
 
 
@@ -1000,7 +1000,7 @@ def test_an_outage_met_while_reading_ahead_keeps_nobody_from_applying_what_is_at
             drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
         pass
-    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_what_is_read_ahead_is_judged_while_postgresql_is_waited_for(runtime: Runtime) -> None:
@@ -1028,7 +1028,7 @@ def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_
     monkeypatch.setattr(intake, "decode_together", failing_once)
     run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
     assert failed
-    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20))

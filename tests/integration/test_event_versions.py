@@ -88,7 +88,7 @@ def test_the_log_keeps_type_and_bytes_as_received_and_identity_goes_by_them(runt
         log = dump(later.reader, [event_log.table])["event_log"]
         assert {(row[1], row[4], row[7]) for row in log} == {(e["id"], e["type"], body(e)) for e in sent}
         assert len({row[4] for row in log} & {"watchdog.toggled.v1", "watchdog.toggled.v2", "watchdog.toggled.v3"}) == 3
-        assert totals(later) == {"read": 302, "applied": 300, "duplicates": 1, "parked": 1, "lost": 0}
+        assert totals(later) == {"read": 302, "applied": 300, "duplicates": 1, "dead_lettered": 1, "lost": 0}
         assert [letter.reason for letter in letters(later)] == ["id_conflict"]
         assert_proven(later)
 
@@ -139,7 +139,7 @@ def test_old_workers_beside_new_ones_and_newer_producers_lose_nothing(runtime: R
     for first in range(0, len(sent), 40):
         append(runtime, *sent[first : first + 40])
         _take_turns(runtime, old, new)
-    parked, log = totals(runtime)["parked"], dump(runtime.reader, [event_log.table])["event_log"]
+    parked, log = totals(runtime)["dead_lettered"], dump(runtime.reader, [event_log.table])["event_log"]
     assert parked > 5
     assert sum(row[4].endswith((".v2", ".v3")) for row in log) > 5
     with later_release() as projections:
@@ -212,7 +212,7 @@ def test_an_event_that_an_upcaster_fails_on_is_parked_alone_and_replayed_by_the_
         (letter,) = letters(later)
         assert (letter.event_id, letter.reason) == (poison["id"], "fold_failed")
         assert "the upcaster of watchdog.toggled.v1 failed with ValueError" in letter.detail
-        assert totals(later) == {"read": 42, "applied": 41, "duplicates": 0, "parked": 1, "lost": 0}
+        assert totals(later) == {"read": 42, "applied": 41, "duplicates": 0, "dead_lettered": 1, "lost": 0}
         assert_proven(later)
     with later_release() as projections:
         later = with_projections(runtime, *projections)
@@ -248,9 +248,9 @@ def test_an_upcaster_that_fails_for_most_tenants_parks_next_to_nothing(runtime: 
         broken, shared = with_projections(runtime, *projections), Breaker()
         for partition in [*range(4), *range(4)]:
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
-        assert totals(broken) == {"read": 1, "applied": 0, "duplicates": 0, "parked": 1, "lost": 0}
+        assert totals(broken) == {"read": 1, "applied": 0, "duplicates": 0, "dead_lettered": 1, "lost": 0}
         assert "the upcaster of watchdog.toggled.v1 failed" in str(breaker.read(runtime.queue.connection))
-    runtime.queue.connection.delete(*(f"projector:lease:{{{partition}}}" for partition in range(4)))
+    runtime.queue.connection.delete(*(f"projector:drain-lease:{{{partition}}}" for partition in range(4)))
     with later_release() as projections:
         later = with_projections(runtime, *projections)
         drain_all(later)

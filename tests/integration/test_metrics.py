@@ -73,16 +73,16 @@ def test_a_scrape_tells_what_status_tells(runtime: Runtime) -> None:
         assert told("projector_lag_entries", partition=partition) == each.lag_entries
         assert told("projector_entries_applied_total", partition=partition) == each.applied
         assert told("projector_entries_duplicate_total", partition=partition) == each.duplicates
-        assert told("projector_entries_parked_total", partition=partition) == each.parked
+        assert told("projector_entries_dead_lettered_total", partition=partition) == each.dead_lettered
         assert told("projector_entries_lost_total", partition=partition) == each.lost
     home = status.partitions[HOME]
-    assert (home.applied, home.duplicates, home.parked, home.lost, home.lag_entries) == (3, 1, 4, 1, 2)
+    assert (home.applied, home.duplicates, home.dead_lettered, home.lost, home.lag_entries) == (3, 1, 4, 1, 2)
     assert 0 < told("projector_lag_seconds", partition=str(HOME)) <= read_status(runtime).partitions[HOME].lag_s
-    parked = {reason.value: told("projector_parked_total", reason=reason.value) for reason in Reason}
+    parked = {reason.value: told("projector_dead_letters_total", reason=reason.value) for reason in Reason}
     opened = {reason.value: told("projector_dead_letters_open", reason=reason.value) for reason in Reason}
-    assert {reason: count for reason, count in parked.items() if count} == status.dead_letters
-    assert {reason: count for reason, count in opened.items() if count} == status.dead_letters
-    assert status.dead_letters == {"id_conflict": 1, "not_json": 2, "unknown_type": 1}
+    assert {reason: count for reason, count in parked.items() if count} == status.open_dead_letters
+    assert {reason: count for reason, count in opened.items() if count} == status.open_dead_letters
+    assert status.open_dead_letters == {"id_conflict": 1, "not_json": 2, "unknown_type": 1}
     assert told("projector_processes", role="worker", state="alive") == 1
     assert told("projector_processes", role="dispatcher", state="alive") == 1
     assert told("projector_processes", role="dispatcher", state="stalled") == 0
@@ -112,21 +112,21 @@ def test_a_number_falls_into_the_bucket_of_the_first_bound_that_it_does_not_pass
         count_committed(redis, Committed(entries, {}, batch_us=1, commit_us=1))
     counted = read_tally(redis).batch_entries
     found = {bucket: count for bucket, count in zip(BATCH_ENTRIES.buckets, counted.counts, strict=True) if count}
-    assert found == {"1": 1, "5": 1, "8000": 1, "above": 1}
+    assert found == {"1": 1, "5": 1, "8000": 1, "+Inf": 1}
     assert counted.sum == 16_005
 
 
 def test_what_fails_and_who_is_silent_is_told(runtime: Runtime) -> None:
     redis = runtime.queue.connection
-    failure = Failure(fault=Fault.WORLD, error="x", failures=4, next_batch=1, pause_s=1.0)
+    failure = Failure(fault=Fault.EXTERNAL, error="x", consecutive_failures=4, next_batch_entries=1, retry_after_s=1.0)
     note_failure(redis, HOME, failure)
     note_failure(redis, HOME, failure)
     breaker.publish(redis, "KeyError")
     long_ago_ms = runtime.stream.now_ms() - 60_000
-    redis.zadd("projector:dispatchers", {"host.1": long_ago_ms, "host.2": long_ago_ms + 59_000})
+    redis.zadd("projector:dispatcher-heartbeats", {"host.1": long_ago_ms, "host.2": long_ago_ms + 59_000})
     runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"event": body(event())}, id=f"{long_ago_ms}-0")
     told = scrape(runtime)
-    assert told("projector_partition_failures", partition=str(HOME)) == 4
+    assert told("projector_partition_consecutive_failures", partition=str(HOME)) == 4
     assert told("projector_partition_stalled", partition=str(HOME)) == 1
     assert told("projector_partition_stalled", partition=str((HOME + 1) % 4)) == 0
     assert told("projector_batches_failed_total", fault="world") == 2
@@ -173,7 +173,7 @@ def test_while_the_database_is_away_the_rest_is_told_and_what_would_be_half_is_n
     nowhere = create_engine("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", poolclass=QueuePool, pool_size=2)
     told = scrape(replace(runtime, reader=nowhere))
     assert (told("projector_up", server="redis"), told("projector_up", server="database")) == (1, 0)
-    assert told("projector_parked_total", reason="not_json") == 2
+    assert told("projector_dead_letters_total", reason="not_json") == 2
     assert told("projector_processes", role="worker", state="alive") == 0
     assert not families(told) & names(RECORDED, STATUS)
 

@@ -32,7 +32,7 @@ from workers.runtime import Runtime
 from workers.tally import Committed
 
 HOME = partition_of(TENANT, 4)
-RATE_KEY = f"projector:rate:{{{HOME}}}"
+RATE_KEY = f"projector:applied-per-10s:{{{HOME}}}"
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -58,9 +58,11 @@ def test_what_drains_apply_is_a_rate_and_repeats_are_not(runtime: Runtime) -> No
     append(runtime, *made, *made)
     drain_all(runtime)
     found = rate(runtime)
-    assert found.lately == 30
-    assert 0.5 <= found.per_s <= 0.6  # of the last 50 to 60 s
-    assert [each.lately for each in read_overview(runtime).rates] == [30 * (number == HOME) for number in range(4)]
+    assert found.events_last_10_min == 30
+    assert 0.5 <= found.events_per_s <= 0.6  # of the last 50 to 60 s
+    assert [each.events_last_10_min for each in read_overview(runtime).rates] == [
+        30 * (number == HOME) for number in range(4)
+    ]
 
 
 @only_sqlite
@@ -68,11 +70,13 @@ def test_a_rate_falls_to_nothing_and_leaves_the_history_after_ten_minutes(runtim
     note(runtime, 60)
     now_ms = runtime.stream.now_ms()
     soon, later, late = (rate_at(runtime, now_ms + after_s * 1000) for after_s in (20, 120, 590))
-    assert (sum(soon.history[-3:]), soon.lately) == (60, 60)
-    assert 1.0 <= soon.per_s <= 1.2
-    assert (later.per_s, later.lately, sum(later.history)) == (0.0, 60, 60)
+    assert (sum(soon.history[-3:]), soon.events_last_10_min) == (60, 60)
+    assert 1.0 <= soon.events_per_s <= 1.2
+    assert (later.events_per_s, later.events_last_10_min, sum(later.history)) == (0.0, 60, 60)
     assert sum(late.history[:2]) == 60
-    assert rate_at(runtime, now_ms + 3_600_000) == Rate(partition=HOME, per_s=0.0, lately=0, history=[0] * BUCKETS)
+    assert rate_at(runtime, now_ms + 3_600_000) == Rate(
+        partition=HOME, events_per_s=0.0, events_last_10_min=0, history=[0] * BUCKETS
+    )
 
 
 @only_sqlite
@@ -83,7 +87,7 @@ def test_the_history_in_redis_is_bounded_and_expires(runtime: Runtime) -> None:
     note(runtime, 7)
     assert redis.hlen(RATE_KEY) <= BUCKETS + 2
     assert 0 < redis.ttl(RATE_KEY) <= (BUCKETS + 1) * BUCKET_S
-    assert BUCKETS + 5 <= rate(runtime).lately <= BUCKETS + 7
+    assert BUCKETS + 5 <= rate(runtime).events_last_10_min <= BUCKETS + 7
 
 
 @only_sqlite
@@ -91,9 +95,9 @@ def test_buckets_of_a_clock_that_was_set_back_are_not_taken_for_now(runtime: Run
     redis: Any = runtime.queue.connection
     now = bucket(runtime)
     redis.hset(RATE_KEY, mapping={str(each): 1000 for each in range(now - 40, now + 20)} | {"last": now + 19})
-    assert rate(runtime).lately == 0
+    assert rate(runtime).events_last_10_min == 0
     note(runtime, 7)
-    assert (rate(runtime).lately, redis.hlen(RATE_KEY)) == (7, 2)
+    assert (rate(runtime).events_last_10_min, redis.hlen(RATE_KEY)) == (7, 2)
 
 
 @only_sqlite
@@ -110,13 +114,13 @@ def test_a_batch_tells_its_rate_right_behind_its_progress(runtime: Runtime) -> N
     (mine,) = [index for index, (_, name, _) in enumerate(seen) if name == "EVAL"]
     before, now = seen[mine - 1], seen[mine]
     assert (before[0], before[1]) == (now[0], "HINCRBY")  # the tally, on the same connection
-    assert "projector:tally" in before[2]
+    assert "projector:batch-metrics" in before[2]
 
 
 def test_the_tenants_with_most_traffic_are_those_of_the_last_ten_minutes(runtime: Runtime) -> None:
     append(runtime, *(event(tenantid="ten_before") for _ in range(50)))
     drain_all(runtime)
-    for key in runtime.queue.connection.scan_iter("projector:rate:*"):
+    for key in runtime.queue.connection.scan_iter("projector:applied-per-10s:*"):
         runtime.queue.connection.delete(key)
     sent = {f"ten_{number}": 20 - number for number in range(12)}
     append(runtime, *(event(tenantid=tenant) for tenant, count in sent.items() for _ in range(count)))
@@ -124,7 +128,7 @@ def test_the_tenants_with_most_traffic_are_those_of_the_last_ten_minutes(runtime
     found = read_overview(runtime).tenants
     assert found.by_traffic is not None
     assert [each.tenant_id for each in found.by_traffic] == list(sent)[:10]
-    assert [round(each.per_s * 600) for each in found.by_traffic] == list(sent.values())[:10]
+    assert [round(each.events_per_s * 600) for each in found.by_traffic] == list(sent.values())[:10]
     assert [each.partition for each in found.by_traffic] == [partition_of(tenant, 4) for tenant in list(sent)[:10]]
     assert not found.traffic_is_sample
 
@@ -139,7 +143,7 @@ def test_traffic_beyond_what_is_looked_at_is_worked_out_from_the_newest(
     drain_all(runtime)
     found = read_overview(runtime).tenants
     assert found.by_traffic is not None
-    assert {each.tenant_id: round(each.per_s * 600) for each in found.by_traffic} == {neighbour: 100}
+    assert {each.tenant_id: round(each.events_per_s * 600) for each in found.by_traffic} == {neighbour: 100}
     assert found.traffic_is_sample
 
 
@@ -224,7 +228,7 @@ def test_json_is_the_model_and_keeps_its_order(runtime: Runtime, environ: dict[s
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == [*Overview.model_fields, "health", "problems"]
-    assert (found["health"], found["dead_letters"]) == ("failing", {"not_json": 1})
+    assert (found["health"], found["open_dead_letters"]) == ("failing", {"not_json": 1})
     assert [each["tenant_id"] for each in found["tenants"]["by_traffic"]] == [TENANT]
     assert "no worker is alive; start `projector worker`" in found["problems"]
 

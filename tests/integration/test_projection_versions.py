@@ -39,7 +39,7 @@ EVENTS = list(mixed(600, tenants=3, projects=3))
 TENANTS = ["ten_0", "ten_1", "ten_2"]
 ALL_OLD = line(OLD)
 ALL_NEW = line(NEW)
-LEFT_OUT = line(OLD, analysis_trend="1 behind")
+LEFT_OUT = line(OLD, analysis_trend="1 incomplete")
 FIRST = analysis_trend.projection
 WITHOUT_ACTIVITY = tuple(each for each in OLD if each.name != "activity")
 """The projections of the release before there were versions."""
@@ -60,7 +60,7 @@ def new(old: Runtime) -> Runtime:
 
 
 def lines(runtime: Runtime) -> dict[str, str]:
-    return {row[0]: row[1] for row in dump(runtime.reader, [versions.table])["active_version"]}
+    return {row[0]: row[1] for row in dump(runtime.reader, [versions.table])["projection_version"]}
 
 
 def trends(runtime: Runtime) -> Sequence[Row]:
@@ -265,7 +265,9 @@ def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_t
     assert read_status(new).due() == []
     older = with_projections(old, *WITHOUT_ACTIVITY)
     unknown = [each for each in read_status(older).projections if each.version is None]
-    assert [(each.name, each.due, each.newer) for each in unknown] == [("activity", 0, 3)]
+    assert [(each.name, each.rebuild_pending_tenants, each.newer_version_tenants) for each in unknown] == [
+        ("activity", 0, 3)
+    ]
 
 
 def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runtime, new: Runtime) -> None:
@@ -278,9 +280,9 @@ def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runti
         connection.execute(update(activity.table).where(activity.table.c.tenant_id == "ten_1").values(event_id="x"))
     assert verification(new).wrong == {"ten_1"}
     new.queue.connection.delete(verify_jobs.KEY)
-    while read_status(new).verified.at_ms is None:
+    while read_status(new).verification.finished_ms is None:
         verify_jobs.work_here(new)
-    assert read_status(new).verified.wrong_tenants == 1
+    assert read_status(new).verification.mismatched_tenants == 1
     assert repaired(verification(new)).mended == {"ten_1"}
 
 
@@ -315,7 +317,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
         random_.choices(deeds, weights=(8, 4, 4, 1, 2, 1))[0]()
         for tenant_id, stored in lines(old).items():
             at = versions.parse(stored)["analysis_trend"]
-            if not at.is_behind:
+            if not at.is_incomplete:
                 made_by = {1: FIRST, 2: SECOND}[at.version]
                 assert [row for row in trends(old) if row[0] == tenant_id] == refolded(old, made_by, tenant_id)
     assert ran == {"refused", "rebuilt", "not rebuilt"}
@@ -330,7 +332,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
     [
         ("", {}),
         ("a 1", {"a": Standing(1)}),
-        ("a 12 behind, b_c 3", {"a": Standing(12, is_behind=True), "b_c": Standing(3)}),
+        ("a 12 incomplete, b_c 3", {"a": Standing(12, is_incomplete=True), "b_c": Standing(3)}),
         ("a, b 0, c -1, d 1 before, e 2", {"e": Standing(2)}),
     ],
 )
@@ -343,12 +345,12 @@ def test_ten_thousand_other_tenants_cost_status_nothing(runtime: Runtime) -> Non
     with runtime.writer.begin() as connection:
         connection.execute(insert(versions.table), [{"tenant_id": f"t{n}", "versions": ALL_OLD} for n in range(10_000)])
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("ANALYZE active_version")
+            connection.exec_driver_sql("ANALYZE projection_version")
     explain = "EXPLAIN QUERY PLAN" if runtime.reader.dialect.name == "sqlite" else "EXPLAIN"
     with runtime.reader.connect() as connection:
         statement = versions._others(OLD).compile(connection.engine, compile_kwargs={"literal_binds": True})
         plan = " ".join(str(row) for row in connection.exec_driver_sql(f"{explain} {statement}"))
-        assert plan.count("active_version_by_versions") == 2
+        assert plan.count("projection_version_by_versions") == 2
         assert versions.count(connection, OLD) == dict.fromkeys(
             (each.name for each in OLD), versions.Count(due=0, newer=0)
         )

@@ -564,7 +564,7 @@ def test_a_job_gives_way_to_the_drains_behind_it_after_a_while(
 
 def test_a_tenant_that_another_worker_is_in_the_middle_of_is_left_to_it(filled: Runtime) -> None:
     plan(filled)
-    filled.queue.connection.set("projector:rebuilding:ten_1", "another", px=600_000)
+    filled.queue.connection.set("projector:rebuild-lease:ten_1", "another", px=600_000)
     rebuild_jobs.work_here(filled, Asked())
     while rebuild_jobs._under_way:
         rebuild_jobs.work_here(filled, Asked())

@@ -121,7 +121,7 @@ def test_a_sweep_rings_for_a_stream_that_ends_before_its_checkpoint(runtime: Run
     older = f"{appended.position.ms - 1000}-0"
     runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"event": body(event())}, id=older)
     assert Dispatcher(runtime).sweep()[1] == [HOME]
-    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    runtime.queue.connection.delete(f"projector:drain-lease:{{{HOME}}}")
     drain_all(runtime)
     assert totals(runtime)["applied"] == 2
     assert Dispatcher(runtime).sweep()[1] == []
@@ -131,7 +131,7 @@ def test_a_lost_job_is_rung_again_when_its_lease_is_over(runtime: Runtime) -> No
     append(runtime, event())
     Dispatcher(runtime).sweep()
     runtime.queue.connection.delete(runtime.queue.key)
-    runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+    runtime.queue.connection.delete(f"projector:drain-lease:{{{HOME}}}")
     Dispatcher(runtime).sweep()
     assert runtime.queue.count == 1
 
@@ -140,7 +140,7 @@ def test_the_queue_is_bounded_while_nobody_works(runtime: Runtime) -> None:
     append(runtime, event())
     for _ in range(30):
         Dispatcher(runtime).sweep()
-        runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+        runtime.queue.connection.delete(f"projector:drain-lease:{{{HOME}}}")
     assert runtime.queue.count == 2 * 4
 
 
@@ -151,7 +151,7 @@ def test_a_rung_job_drains_and_leaves_nothing_behind(as_process: Runtime) -> Non
     assert totals(as_process)["applied"] == 2
     connection: Any = as_process.queue.connection
     assert connection.keys("rq:job:*") == []
-    assert connection.keys("projector:lease:*") == []
+    assert connection.keys("projector:drain-lease:*") == []
 
 
 def test_a_job_whose_lease_is_anothers_returns_at_once(as_process: Runtime) -> None:
@@ -251,7 +251,7 @@ def test_trimming_stays_a_minute_behind_the_committed_checkpoint(runtime: Runtim
     append(runtime, event())
     drain_all(runtime)
     assert checkpoints(runtime)[HOME].epoch == 0
-    assert totals(runtime) == {"read": 1001, "applied": 1001, "duplicates": 0, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 1001, "applied": 1001, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_nothing_of_another_stream_is_trimmed(runtime: Runtime) -> None:
@@ -289,13 +289,13 @@ def test_what_a_database_that_was_set_back_has_to_read_again_is_not_trimmed(runt
     trimmer.note(checkpoints(runtime))
     assert runtime.stream.redis.xlen(f"events:{{{HOME}}}") < 600
     drain_all(runtime)
-    assert totals(runtime) == {"read": 600, "applied": 300, "duplicates": 300, "parked": 0, "lost": 0}
+    assert totals(runtime) == {"read": 600, "applied": 300, "duplicates": 300, "dead_lettered": 0, "lost": 0}
 
 
 def test_a_sweep_mends_a_hint_that_a_dying_drain_left_behind(runtime: Runtime) -> None:
     (appended,) = append(runtime, event())
     drain_all(runtime)
-    runtime.stream.redis.delete(f"events:{{{HOME}}}:projected", f"events:{{{HOME}}}:read")
+    runtime.stream.redis.delete(f"events:{{{HOME}}}:projected", f"events:{{{HOME}}}:projected-count")
     Dispatcher(runtime).sweep()
     assert runtime.stream.projected([HOME])[HOME] == Progress(appended.position, 1)
     runtime.stream.publish_projected(HOME, Progress(Position(1, 1), 7))
@@ -309,7 +309,7 @@ def test_the_dispatcher_rings_as_soon_as_a_stream_grows(runtime: Runtime, monkey
     own = replace(runtime)
     thread = threading.Thread(target=Dispatcher(own).run, args=(stopping.is_set,))
     thread.start()
-    wait_until(lambda: runtime.queue.connection.exists("projector:dispatchers"), "the dispatcher swept")
+    wait_until(lambda: runtime.queue.connection.exists("projector:dispatcher-heartbeats"), "the dispatcher swept")
     time.sleep(0.2)
     started = time.monotonic()
     append(runtime, event())
@@ -359,11 +359,11 @@ def test_status_tells_the_law_letters_and_who_works(runtime: Runtime) -> None:
     Dispatcher(runtime).sweep()
     found = read_status(runtime)
     home = found.partitions[HOME]
-    assert (home.applied, home.duplicates, home.parked, home.lost) == (3, 1, 1, 0)
-    assert home.read == home.applied + home.duplicates + home.parked == 5
+    assert (home.applied, home.duplicates, home.dead_lettered, home.lost) == (3, 1, 1, 0)
+    assert home.read == home.applied + home.duplicates + home.dead_lettered == 5
     assert home.added == home.read + home.in_flight + home.lost
     assert (home.in_flight, home.lag_s) == (0, 0.0)
-    assert found.dead_letters == {"unknown_type": 1}
+    assert found.open_dead_letters == {"unknown_type": 1}
     assert [each.pid for each in found.dispatchers] == [os.getpid()]
 
 
@@ -376,13 +376,17 @@ def test_status_and_health_tell_why_a_partition_fails_until_it_goes_on(runtime: 
         while away.pace.failed_in_a_row < failures:
             # Shorter than the first pause: one try a run.
             run(away, Lease(runtime.queue.connection, HOME), budget_s=0.2)
-            runtime.queue.connection.delete(f"projector:lease:{{{HOME}}}")
+            runtime.queue.connection.delete(f"projector:drain-lease:{{{HOME}}}")
         failure = read_status(runtime).partitions[HOME].failure
         assert failure is not None
-        assert (failure.fault, failure.failures, failure.next_batch) == (Fault.WORLD, failures, max(1, 64 >> failures))
+        assert (failure.fault, failure.consecutive_failures, failure.next_batch_entries) == (
+            Fault.EXTERNAL,
+            failures,
+            max(1, 64 >> failures),
+        )
         assert failure.error.startswith("OperationalError: connection ")
         assert "secret" not in failure.error
-        pauses.append(failure.pause_s)
+        pauses.append(failure.retry_after_s)
     assert 0.2 <= pauses[0] <= 0.4
     assert 7.5 <= pauses[6] <= 15
     (said,) = [problem for problem in read_status(runtime).problems() if "in a row" in problem]
@@ -460,7 +464,7 @@ def test_far_behind_but_moving_is_not_stalled(runtime: Runtime) -> None:
     home = read_status(runtime).partitions[HOME]
     assert home.lag_s > 500
     assert home.stalled
-    note_batch(runtime.queue.connection, HOME, Committed(entries=1, parked={}, batch_us=2, commit_us=1))
+    note_batch(runtime.queue.connection, HOME, Committed(entries=1, dead_lettered={}, batch_us=2, commit_us=1))
     assert not read_status(runtime).partitions[HOME].stalled
 
 

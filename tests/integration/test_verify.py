@@ -117,7 +117,7 @@ DAMAGE: dict[str, Damage] = {
     "a missing project": Damage(project.table, gone, by_sums=True),
     "a missing tenant": Damage(tenant.table, gone, by_sums=True),
     "an edited slug": Damage(project.table, changed(slug="another"), by_sums=False),
-    "a project that is gone": Damage(project.table, changed(present=False), by_sums=False),
+    "a project that is gone": Damage(project.table, changed(project_exists=False), by_sums=False),
     "an edited member": Damage(project.table, changed(repos='{"r":[true,1,"x"]}', repo_count=1), by_sums=False),
     "a wrong number of members": Damage(tenant.table, changed(support_desk_count=77), by_sums=False),
     "a project nobody created": Damage(
@@ -296,16 +296,16 @@ def wrong(runtime: Runtime, tenant_id: str, *values: int) -> None:
 
 def test_what_a_pass_finds_is_a_problem_until_it_is_mended(filled: Runtime) -> None:
     found = a_pass(filled)
-    assert (found.tenants, found.wrong_tenants, found.logs, found.skipped) == (3, 0, {}, 0)
-    assert found.at_ms is not None
+    assert (found.tenants, found.mismatched_tenants, found.log_errors, found.skipped_tenants) == (3, 0, {}, 0)
+    assert found.finished_ms is not None
     assert read_status(filled).mismatches() == []
     wrong(filled, "ten_1", 4711)
-    assert a_pass(filled).wrong_tenants == 1
+    assert a_pass(filled).mismatched_tenants == 1
     [problem] = read_status(filled).mismatches()
     assert "3 rows of 1 tenants are not what the event log says" in problem
     assert "run `projector verify`" in str(read_status(filled).omissions())
     assert repaired(verification(filled)).mended == {"ten_1"}
-    assert a_pass(filled).wrong_tenants == 0
+    assert a_pass(filled).mismatched_tenants == 0
     assert read_status(filled).mismatches() == []
 
 
@@ -317,7 +317,7 @@ def test_a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest(
     wrong(filled, "ten_2", 4711)
     looks = [a_pass(filled) for _ in range(3)]
     assert [look.tenants for look in looks[:2]] == [1, 1]
-    assert looks[-1].wrong_tenants == 1
+    assert looks[-1].mismatched_tenants == 1
     append(filled, event(tenantid="ten_0"), event(tenantid="ten_1"))
     drain_all(filled)
     assert a_pass(filled).tenants == 3  # those two, and the one that is known to be wrong
@@ -333,7 +333,7 @@ def test_a_pass_gives_way_and_is_gone_on_with(filled: Runtime, monkeypatch: pyte
     monkeypatch.setattr(verify_jobs, "WHILE_S", 0.0)
     verify_jobs.work_here(filled)
     assert filled.queue.count == 1
-    assert verified.read(filled.queue.connection).at_ms is None
+    assert verified.read(filled.queue.connection).finished_ms is None
     assert a_pass(filled).tenants == 3
 
 
@@ -343,9 +343,9 @@ def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) 
         connection.execute(update(project.table).where(project.table.c.tenant_id == "ten_0").values(slug="another"))
     found = verification(filled)
     found.tell(redis)
-    assert a_pass(filled).wrong_tenants == 1  # which has not looked at that
+    assert a_pass(filled).mismatched_tenants == 1  # which has not looked at that
     repaired(found).tell(redis)
-    assert verified.read(redis).wrong_tenants == 0
+    assert verified.read(redis).mismatched_tenants == 0
 
 
 def test_one_job_at_a_time_is_asked_for(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
     assert verified.is_under_way(filled.queue.connection)
     wrong(filled, "ten_2", 4711)
     found = a_pass(filled)
-    assert (found.tenants, found.wrong_tenants) == (3, 1)
+    assert (found.tenants, found.mismatched_tenants) == (3, 1)
 
 
 @pytest.mark.full
@@ -398,20 +398,20 @@ def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, mon
 
 
 def test_a_database_that_was_set_back_is_no_fault_of_its_log(filled: Runtime) -> None:
-    assert a_pass(filled).logs == {}
+    assert a_pass(filled).log_errors == {}
     with filled.writer.begin() as connection:
         connection.execute(delete(event_log.table).where(event_log.table.c.number > 10))
         for each in PROJECTIONS:
             connection.execute(delete(each.table))
         connection.execute(update(checkpoint.table).where(checkpoint.table.c.applied > 10).values(applied=10))
     rebuild_all(filled)
-    assert a_pass(filled).logs == {}
+    assert a_pass(filled).log_errors == {}
 
 
 def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
     with filled.writer.begin() as connection:
         connection.execute(text("DELETE FROM event_log WHERE number = 2"))
-    assert a_pass(filled).logs
+    assert a_pass(filled).log_errors
     assert "is not whole" in str(read_status(filled).mismatches())
 
 
@@ -427,4 +427,4 @@ def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, m
     monkeypatch.setattr(verify_jobs, "STATEMENT_S", 2.0)
     monkeypatch.setattr("workers.verify.mismatches", slow)
     found = a_pass(filled)
-    assert (found.tenants, found.skipped, found.wrong_tenants) == (3, 1, 0)
+    assert (found.tenants, found.skipped_tenants, found.mismatched_tenants) == (3, 1, 0)

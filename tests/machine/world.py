@@ -130,11 +130,11 @@ class World:
 
     def lapse(self, partition: int) -> None:
         """Let the time of the partition's lease pass."""
-        self.redis.delete(f"projector:lease:{{{partition}}}")
+        self.redis.delete(f"projector:drain-lease:{{{partition}}}")
 
     def lose_lease(self, partition: int) -> None:
         self.happened["lease lost"] += 1
-        self.redis.set(f"projector:lease:{{{partition}}}", "another's")
+        self.redis.set(f"projector:drain-lease:{{{partition}}}", "another's")
 
     def death(self) -> None:
         self.happened["death"] += 1
@@ -164,9 +164,9 @@ class World:
             ledger, partition = self.ledger, at.partition
             ledger.advance(partition, at.epoch, at.position)
             counts = ledger.counts[partition]
-            expected = (counts["applied"], counts["duplicates"], counts["parked"])
-            assert (at.applied, at.duplicates, at.parked) == expected
-            assert at.read == at.applied + at.duplicates + at.parked
+            expected = (counts["applied"], counts["duplicates"], counts["dead_lettered"])
+            assert (at.applied, at.duplicates, at.dead_lettered) == expected
+            assert at.read == at.applied + at.duplicates + at.dead_lettered
             in_flight = len(ledger.pending[partition])
             assert end.added + ledger.carried[partition] == at.read + in_flight + ledger.lost[partition]
             assert at.lost <= ledger.lost[partition]

@@ -131,8 +131,8 @@ def _wrong_at_rest(where: Ground, traffic: Traffic) -> list[str]:
     # Of the bad entries one is a good event in another's stream: it counts, once it was replayed.
     expected = traffic.events + 1
     wrong = [] if (applied, lost) == (expected, 0) else [f"{applied:,} of {expected:,} events applied, {lost:,} lost"]
-    if told.wrong_rows or told.logs:
-        wrong.append(f"the verification found {told.wrong_rows} wrong rows, and {told.logs}")
+    if told.mismatched_rows or told.log_errors:
+        wrong.append(f"the verification found {told.mismatched_rows} wrong rows, and {told.log_errors}")
     if max(letter.times_seen for letter in letters(where.runtime)) < PARTITIONS:
         wrong.append("letters were not seen again")
     return wrong

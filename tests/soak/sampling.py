@@ -98,7 +98,7 @@ class Sampler:
         lengths = [redis.xlen(stream_key(partition)) for partition in range(PARTITIONS)]
         yield "entries of all streams", sum(lengths)
         yield from ((f"entries of stream {partition}", length) for partition, length in enumerate(lengths))
-        if at_ms := verified.read(redis).at_ms:
+        if at_ms := verified.read(redis).finished_ms:
             self.passes.add(at_ms)
 
     def _of_keys(self) -> Iterator[tuple[str, float]]:

@@ -70,7 +70,7 @@ def checkpoints(runtime: Runtime) -> list[Checkpoint]:
 
 def totals(runtime: Runtime) -> dict[str, int]:
     """Return the counters of all partitions together."""
-    names = ("read", "applied", "duplicates", "parked", "lost")
+    names = ("read", "applied", "duplicates", "dead_lettered", "lost")
     return {name: sum(getattr(at, name) for at in checkpoints(runtime)) for name in names}
 
 

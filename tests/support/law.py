@@ -45,11 +45,11 @@ def assert_law(runtime: Runtime) -> None:
     ends = runtime.stream.ends()
     told = read_status(runtime).partitions
     for at, end, status in zip(checkpoints(runtime), ends, told, strict=True):
-        assert at.read == at.applied + at.duplicates + at.parked
+        assert at.read == at.applied + at.duplicates + at.dead_lettered
         assert status.added == status.read + status.in_flight + status.lost
         assert (status.read, status.lost, status.in_flight, status.lag_entries) == (at.read, at.lost, 0, 0)
         if end.added:  # a stream that is gone says nothing
-            assert at.added_before + end.added == at.read + at.lost
+            assert at.added_offset + end.added == at.read + at.lost
 
 
 def assert_counted_once(runtime: Runtime, events: Iterable[dict[str, Any]]) -> None:

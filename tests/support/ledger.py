@@ -124,7 +124,7 @@ class Ledger:
             letter = self.letters.setdefault(key, ExpectedLetter(value))
             letter.times_seen += 1
             letter.state = "open"
-            self.counts[partition]["parked"] += 1
+            self.counts[partition]["dead_lettered"] += 1
         self._close_applied(value)
 
     def _close_applied(self, value: Any) -> None:

@@ -96,7 +96,7 @@ class Work:
         """Assert that each event counts once, that no letter came of the fault, and that no checkpoint went back."""
         seen_through = runtime or self.runtime
         counted = assert_all_is_well(seen_through, self.made)
-        assert (counted["duplicates"], counted["parked"]) == (1, len(BAD))
+        assert (counted["duplicates"], counted["dead_lettered"]) == (1, len(BAD))
         assert {at.epoch for at in checkpoints(seen_through)} == {0}
         assert sorted((each.reason, each.times_seen) for each in letters(seen_through)) == [("not_json", 1)] * len(BAD)
 

@@ -38,7 +38,6 @@ from workers.checkup.registry import CHECKS
 from workers.overview import Overview
 from workers.progress import STALLED_AFTER_S
 from workers.settings import RedisSettings
-from workers.told import Told
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -209,7 +208,7 @@ def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
 
 def _row(check: Check) -> str:
     remedy = re.sub(r"\{(\w+)\}", r"<\1>", check.remedy).replace("|", r"\|")
-    return f"| `{check.code}` | {check.severity} | {check.promise or ''} | {check.means} | {remedy} |"
+    return f"| `{check.code}` | {check.severity} | {check.guarantee or ''} | {check.means} | {remedy} |"
 
 
 def test_the_table_of_metrics_is_what_is_scraped() -> None:
@@ -258,21 +257,20 @@ def test_the_page_of_status_tells_the_bounds_that_hold() -> None:
     assert f"`silent` after {STALLED_AFTER_S:.0f} s" in text
 
 
-Member: TypeAlias = tuple[str, Any, Told]
+Member: TypeAlias = tuple[str, Any, str]
 
 
 def _members(model: type[BaseModel], prefix: str = "") -> Iterator[Member]:
-    """Yield every member in the order in which it is printed, those of nested objects behind their own."""
+    """Yield every member in the order in which it is printed, followed by the members of nested objects."""
     for name, field in model.model_fields.items():
-        yield from _members_at(f"{prefix}{name}", field.annotation, field.metadata)
+        yield from _members_at(f"{prefix}{name}", field.annotation, field.description)
     for computed in model.model_computed_fields.values():
-        annotation, *metadata = get_args(computed.return_type)
-        yield from _members_at(f"{prefix}{computed.alias}", annotation, metadata)
+        yield from _members_at(f"{prefix}{computed.alias}", computed.return_type, computed.description)
 
 
-def _members_at(name: str, annotation: Any, metadata: list[Any]) -> Iterator[Member]:
-    (told,) = [each for each in metadata if isinstance(each, Told)]
-    yield name, annotation, told
+def _members_at(name: str, annotation: Any, description: str | None) -> Iterator[Member]:
+    assert description, f"{name} has no description"
+    yield name, annotation, description
     many = (
         "[]" if get_origin(annotation) is list or any(get_origin(each) is list for each in get_args(annotation)) else ""
     )
@@ -289,9 +287,9 @@ def _types_in(annotation: Any) -> Iterator[Any]:
         yield from _types_in(each)
 
 
-def _member_row(name: str, annotation: Any, told: Told) -> str:
+def _member_row(name: str, annotation: Any, description: str) -> str:
     kind = " or ".join(_kind(each) for each in (get_args(annotation) if _is_union(annotation) else [annotation]))
-    return f"| `{name}` | {kind} | {told.unit} | {told.means} |"
+    return f"| `{name}` | {kind} | {description} |"
 
 
 def _is_union(annotation: Any) -> bool:

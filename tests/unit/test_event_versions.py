@@ -140,10 +140,10 @@ def test_what_a_projection_reads_it_reads_in_every_version() -> None:
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
-        (KeyError("secret"), Fault.OURS),
-        (ValueError("secret"), Fault.OURS),
-        (MemoryError(), Fault.WORLD),
-        (JobTimeoutException(), Fault.WORLD),
+        (KeyError("secret"), Fault.INTERNAL),
+        (ValueError("secret"), Fault.INTERNAL),
+        (MemoryError(), Fault.EXTERNAL),
+        (JobTimeoutException(), Fault.EXTERNAL),
     ],
 )
 def test_an_upcaster_that_fails_is_like_a_fold_that_fails(error: Exception, fault: Fault) -> None:

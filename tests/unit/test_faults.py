@@ -37,7 +37,7 @@ def out_of_a_fold(cause: BaseException) -> FoldError:
     ],
 )
 def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> None:
-    assert fault_of(error) is Fault.OURS
+    assert fault_of(error) is Fault.INTERNAL
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> 
     ],
 )
 def test_everything_else_is_the_world_being_away(error: BaseException) -> None:
-    assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.WORLD
+    assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.EXTERNAL
 
 
 def test_a_process_without_memory_should_take_on_less_even_if_a_fold_says_so() -> None:
@@ -93,17 +93,17 @@ def test_of_all_that_postgresql_can_say_only_bad_data_and_broken_constraints_are
     table = {kind.sqlstate: kind for kind in known if kind.sqlstate}
     assert len({sqlstate[:2] for sqlstate in table}) > 35
     for sqlstate, kind in table.items():
-        expected = Fault.OURS if sqlstate[:2] in ("22", "23") else Fault.WORLD
+        expected = Fault.INTERNAL if sqlstate[:2] in ("22", "23") else Fault.EXTERNAL
         assert fault_of(kind()) is fault_of(DBAPIError("s", {}, kind())) is expected, sqlstate
 
 
 def test_a_state_that_nobody_knows_is_told_by_its_class() -> None:
     assert pg.lookup("22012") is pg.DivisionByZero
     for sqlstate, expected in (
-        ("22ZZZ", Fault.OURS),
-        ("23ZZZ", Fault.OURS),
-        ("40ZZZ", Fault.WORLD),
-        ("ZZZZZ", Fault.WORLD),
+        ("22ZZZ", Fault.INTERNAL),
+        ("23ZZZ", Fault.INTERNAL),
+        ("40ZZZ", Fault.EXTERNAL),
+        ("ZZZZZ", Fault.EXTERNAL),
     ):
         assert fault_of(pg.get_base_exception(sqlstate)()) is expected
 

@@ -27,10 +27,10 @@ def project_after(*events: dict[str, Any]) -> project.Project:
 def test_the_latest_of_created_and_deleted_decides_whether_a_project_exists() -> None:
     created, deleted = event("project.created.v1", time=EARLY), event("project.deleted.v1", time=LATE)
     again = event("project.created.v1", time="2026-04-25T12:00:00Z")
-    assert project_after(created).present.value
-    assert not project_after(created, deleted).present.value
-    assert not project_after(deleted, created).present.value
-    assert project_after(deleted, again, created).present.value
+    assert project_after(created).exists.value
+    assert not project_after(created, deleted).exists.value
+    assert not project_after(deleted, created).exists.value
+    assert project_after(deleted, again, created).exists.value
 
 
 def test_equal_times_are_decided_by_the_event_id() -> None:

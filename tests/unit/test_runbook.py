@@ -14,11 +14,12 @@ from api_stub.lookups.coalesce import WAIT_S
 from api_stub.lookups.lookup import Postgresql
 from api_stub.reads import Reads
 from api_stub.routes.registry import READS
-from cli import serve
+from cli import serve, tending
 from cli.main import projector
 from event_stream.envelope import BODY_BYTES_MAX, Reason
 from event_stream.settings import StreamSettings
 from projections import store
+from tests.soak.keys import DOCUMENTING, documented
 from workers import breaker, dispatcher, drain, pace, progress
 from workers.checkup.patient import Limits
 from workers.checkup.registry import CHECKS
@@ -105,6 +106,11 @@ def test_every_code_of_the_doctor_that_is_named_exists() -> None:
     named = {code for code in re.findall(r"`([a-z]+-[a-z-]+)`", PROSE) if code.partition("-")[0] in sides}
     assert len(named) > 8
     assert named <= {check.code for check in CHECKS}
+
+
+def test_the_table_of_redis_keys_lists_every_documented_key_and_no_other() -> None:
+    listed = [key.strip("`") for key, *_ in rows(chapter("Redis keys"))[2:]]
+    assert sorted(listed) == sorted(documented([*DOCUMENTING, tending]))
 
 
 def test_every_log_line_that_is_named_is_logged() -> None:

@@ -16,7 +16,13 @@ from workers.tenants import SHOWN, Tenants, Traffic, Waiting
 from workers.verified import Verified
 
 MILLIONS = 12_345_678
-FAILURE = Failure(fault=Fault.WORLD, error="OperationalError: it is away", failures=7, next_batch=1, pause_s=12.0)
+FAILURE = Failure(
+    fault=Fault.EXTERNAL,
+    error="OperationalError: it is away",
+    consecutive_failures=7,
+    next_batch_entries=1,
+    retry_after_s=12.0,
+)
 
 
 def partition(number: int, failure: Failure | None = None) -> PartitionStatus:
@@ -24,14 +30,14 @@ def partition(number: int, failure: Failure | None = None) -> PartitionStatus:
         partition=number,
         epoch=0,
         position="1795459704364-2",
-        end=None,
+        end_position=None,
         lag_entries=MILLIONS,
         lag_s=3_000.0,
         added=3 * MILLIONS,
         read=2 * MILLIONS,
         applied=MILLIONS,
         duplicates=999_999,
-        parked=12_345,
+        dead_lettered=12_345,
         lost=999,
         in_flight=MILLIONS,
         stalled=True,
@@ -40,20 +46,27 @@ def partition(number: int, failure: Failure | None = None) -> PartitionStatus:
 
 
 def overview(tenant: str = "ten_acme") -> Overview:
-    process = ProcessStatus(name="worker-host.123456.0123abcd", host="h", pid=1, state="busy", idle_s=0.2)
+    process = ProcessStatus(name="worker-host.123456.0123abcd", host="h", pid=1, state="busy", heartbeat_age_s=0.2)
     return Overview(
         partitions=[partition(0), partition(1, FAILURE)],
-        dead_letters={"unknown_type": MILLIONS},
+        open_dead_letters={"unknown_type": MILLIONS},
         queue_length=3,
-        workers=[process, process.model_copy(update={"idle_s": 44.0})],
+        workers=[process, process.model_copy(update={"heartbeat_age_s": 44.0})],
         dispatchers=[process],
-        breaker=None,
-        projections=[ProjectionStatus(name="analysis_trend", version=2, due=MILLIONS, newer=0)],
-        verified=Verified(),
-        at_ms=1_795_459_704_364,
-        rates=[Rate(partition=number, per_s=1234.5, lately=600, history=[10] * 60) for number in range(2)],
+        breaker_open_reason=None,
+        projections=[
+            ProjectionStatus(
+                name="analysis_trend", version=2, rebuild_pending_tenants=MILLIONS, newer_version_tenants=0
+            )
+        ],
+        verification=Verified(),
+        read_at_ms=1_795_459_704_364,
+        rates=[
+            Rate(partition=number, events_per_s=1234.5, events_last_10_min=600, history=[10] * 60)
+            for number in range(2)
+        ],
         tenants=Tenants(
-            by_traffic=[Traffic(tenant_id=tenant, partition=0, per_s=1234.5)] * SHOWN,
+            by_traffic=[Traffic(tenant_id=tenant, partition=0, events_per_s=1234.5)] * SHOWN,
             by_lag=[Waiting(tenant_id=tenant, partition=0, entries=MILLIONS, lag_s=1.0)] * SHOWN,
             traffic_is_sample=True,
             lag_is_sample=True,

@@ -88,15 +88,23 @@ def test_the_legend_knows_documented_keys_and_no_other() -> None:
     legend = Legend([*documented(), *RQ_KEYS])
     known = {
         "events:{3}": "events:{p}",
-        "events:{3}:read": "events:{p}:read",
+        "events:{3}:projected-count": "events:{p}:projected-count",
         "events:partitions": "events:partitions",
-        "projector:lease:{12}": "projector:lease:{p}",
-        "projector:verified:sums": "projector:verified:sums",
+        "projector:drain-lease:{12}": "projector:drain-lease:{p}",
+        "projector:verify:wrong-sums": "projector:verify:wrong-sums",
         "rq:job:0a-1": "rq:job:{job}",
         "rq:wip:projector": "rq:wip:{queue}",
     }
     assert {key: legend.of(key) for key in known} == known
-    for stranger in ("events:3", "events:{3}:other", "events:{x}", "projector:lease", "rq:job", "rq:other:x", "x"):
+    for stranger in (
+        "events:3",
+        "events:{3}:other",
+        "events:{x}",
+        "projector:drain-lease",
+        "rq:job",
+        "rq:other:x",
+        "x",
+    ):
         assert legend.of(stranger) is None
     assert len(documented()) >= 15
     assert max(Counter(documented()).values()) == 1

@@ -42,8 +42,8 @@ class Finding(BaseModel):
 
     code: str
     severity: Severity
-    promise: str | None
-    found: str
+    guarantee: str | None
+    message: str
     remedy: str
 
 
@@ -57,7 +57,7 @@ class Check:
     code: str
     side: Side
     severity: Severity
-    promise: str | None
+    guarantee: str | None
     means: str
     remedy: str
     hides: frozenset[Side]
@@ -69,8 +69,8 @@ class Check:
             Finding(
                 code=self.code,
                 severity=self.severity,
-                promise=self.promise,
-                found=seen.text,
+                guarantee=self.guarantee,
+                message=seen.text,
                 remedy=self.remedy.format(**seen.values),
             )
             for seen in self.look(patient)
@@ -84,14 +84,14 @@ class Checker:
     side: Side
 
     def danger(
-        self, code: str, promise: str, *, means: str, remedy: str, hides: Iterable[Side] = ()
+        self, code: str, guarantee: str, *, means: str, remedy: str, hides: Iterable[Side] = ()
     ) -> Callable[[Look], Check]:
-        """Return what makes a look the check of a danger to `promise`."""
-        return lambda look: Check(code, self.side, Severity.DANGER, promise, means, remedy, frozenset(hides), look)
+        """Return what makes a look the check of a danger to `guarantee`."""
+        return lambda look: Check(code, self.side, Severity.DANGER, guarantee, means, remedy, frozenset(hides), look)
 
-    def advice(self, code: str, promise: str | None = None, *, means: str, remedy: str) -> Callable[[Look], Check]:
+    def advice(self, code: str, guarantee: str | None = None, *, means: str, remedy: str) -> Callable[[Look], Check]:
         """Return what makes a look the check of something less than a danger."""
-        return lambda look: Check(code, self.side, Severity.ADVICE, promise, means, remedy, frozenset(), look)
+        return lambda look: Check(code, self.side, Severity.ADVICE, guarantee, means, remedy, frozenset(), look)
 
 
 def refusals(patient: Patient, *kinds: type[Exception]) -> Iterator[Seen]:

@@ -17,7 +17,7 @@ class Examination(BaseModel):
 
     findings: list[Finding]
     checked: list[str]
-    unchecked: list[str]
+    skipped: list[str]
 
     @property
     def in_danger(self) -> bool:
@@ -29,18 +29,18 @@ def examine(patient: Patient, checks: Sequence[Check] = CHECKS) -> Examination:
     """Make every check that can be made, the dangers first; raises nothing that Redis or the database raise."""
     other_database = Side.POSTGRESQL if patient.sqlite_file else Side.SQLITE
     hidden: set[Side] = set()
-    made = Examination(findings=[], checked=[], unchecked=[])
+    made = Examination(findings=[], checked=[], skipped=[])
     for check in checks:
         if check.side == other_database:
             continue
         if check.side in hidden:
-            made.unchecked.append(check.code)
+            made.skipped.append(check.code)
             continue
         try:
             found = check.findings(patient)
         except (RedisError, SQLAlchemyError, EventStreamError, NotToldError) as error:
             patient.refused[check.code] = error
-            made.unchecked.append(check.code)
+            made.skipped.append(check.code)
             continue
         made.checked.append(check.code)
         made.findings += found

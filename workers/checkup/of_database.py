@@ -49,7 +49,7 @@ def schema_foreign(patient: Patient) -> Iterator[Seen]:
 
 
 @database.danger(
-    "schema-behind",
+    "schema-too-old",
     "G7",
     means="The database lacks migrations that this release needs: its processes refuse to start, and reads get 503.",
     remedy="run `projector migrate`; if there should be a schema already, is this the wrong folder or DATABASE_URL?",
@@ -70,7 +70,7 @@ def _file_is_missing(patient: Patient) -> bool:
 
 
 @database.advice(
-    "schema-ahead",
+    "schema-newer",
     "G3",
     means="A newer release has migrated the database: this one works on, without what the newer one added.",
     remedy="bring every process to the newer release",
@@ -119,7 +119,7 @@ def dead_letters_open(patient: Patient) -> Iterator[Seen]:
 
 
 @database.advice(
-    "database-look-refused",
+    "database-inspection-denied",
     means="The database does not let us look at everything: these checks were not made.",
     remedy="give the user of DATABASE_URL what `projector migrate` would have given it (the tables' owner has it all)",
 )

@@ -103,7 +103,7 @@ def sessions_hidden(patient: Patient) -> Iterator[Seen]:
 
 
 @postgresql.advice(
-    "postgres-clock-off",
+    "postgres-clock-differs",
     means="PostgreSQL's clock and this host's differ by more than 5 s: its logs cannot be laid beside ours.",
     remedy="let both hosts follow the same time servers (chrony, systemd-timesyncd)",
 )

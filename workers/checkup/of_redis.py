@@ -31,7 +31,7 @@ def unreachable(patient: Patient) -> Iterator[Seen]:
 
 
 @redis.danger(
-    "redis-old",
+    "redis-too-old",
     "G1",
     means="The server is older than Redis 7.0 or Valkey 8: it does not count the entries ever added, so a loss"
     " cannot be told, or has never been tried.",
@@ -169,7 +169,7 @@ def nearly_full(patient: Patient) -> Iterator[Seen]:
 
 
 @redis.advice(
-    "redis-clock-off",
+    "redis-clock-differs",
     means="Redis's clock and this host's differ by more than 5 s: positions carry Redis's time, so lags and times"
     " cannot be compared.",
     remedy="let both hosts follow the same time servers (chrony, systemd-timesyncd)",
@@ -182,7 +182,7 @@ def clock_off(patient: Patient) -> Iterator[Seen]:
 
 
 @redis.danger(
-    "redis-clock-refuses",
+    "redis-clock-slow",
     "G7",
     means="Redis's clock is further behind this host's than PROJECTOR_MAX_CLOCK_SKEW_S: events that tell the right time"
     " become dead letters (`time_in_future`).",
@@ -219,7 +219,7 @@ def partitions_differ(patient: Patient) -> Iterator[Seen]:
 
 
 @redis.advice(
-    "redis-look-refused",
+    "redis-inspection-denied",
     "G1",
     means="Redis does not let us look at everything, as managed services and ACLs do: these checks were not made.",
     remedy="allow it: `redis-cli ACL SETUSER <user> +info +config|get`; where that cannot be, look the values up in"

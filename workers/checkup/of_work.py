@@ -62,8 +62,8 @@ def partition_failing(patient: Patient) -> Iterator[Seen]:
 @work.danger(
     "breaker-open",
     "G7",
-    means="Events of at least half of the tenants fail alone: the release is bad, not the events, so nothing is parked"
-    " and the partitions wait.",
+    means="Events of at least half of the tenants fail alone: the release is bad, not the events, so nothing is"
+    " dead-lettered and the partitions wait.",
     remedy="mend or roll back the release",
 )
 def breaker_open(patient: Patient) -> Iterator[Seen]:
@@ -72,7 +72,7 @@ def breaker_open(patient: Patient) -> Iterator[Seen]:
 
 
 @work.danger(
-    "rebuild-due",
+    "rebuild-pending",
     "G3",
     means="Rows of a read model are of another version than this release's, or lack events since another release came"
     " by: they stand still until they are rebuilt.",
