@@ -8,13 +8,13 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-from workers.verification import Verified
 
 from cli.output import table
 from event_stream.envelope import time_text
 from workers.overview import Overview
 from workers.rates import LATELY_S
 from workers.status import FAILURES_MAX, PartitionStatus, ProcessStatus
+from workers.verified import Verified
 
 HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failing": "red"}
 LAG_WARNING_S = 5.0
