@@ -1,6 +1,7 @@
 """`projector migrate`: the schema of this release, and its read models."""
 
 import os
+import random
 import sys
 
 import click
@@ -67,6 +68,7 @@ def _rebuild_outdated(partitions: int, timeout_s: float, processes: int | None, 
     with reader.connect() as connection:
         tenants = versions.outdated_tenants(connection, PROJECTIONS)
         total = count_events(connection, tenants)
+    random.shuffle(tenants)  # so that commands on several hosts meet at few tenants
     report = Report(dry_run=False, tenants_total=len(tenants))
     rebuilder = Rebuilder(writer, reader, partitions, PROJECTIONS, timeout_s)
     here = side_by_side(rebuilder, Rebuilder.rebuild_outdated, tenants, processes or processes_for(total))

@@ -1,10 +1,10 @@
 """`projector rebuild`: read models recomputed from the event log, while everything else goes on."""
 
 import os
+import random
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import click
@@ -20,9 +20,7 @@ from projections import checkpoint, due, event_log, versions
 from projections.due import Asked
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
-from workers.rebuild import Outcome, Rebuilder
-from workers.rebuild_jobs import ask_workers
-from workers.runtime import Runtime
+from workers.rebuild import Rebuilder
 from workers.side_by_side import Work, processes_for, side_by_side
 
 TENANTS_NAMED_MAX = 20
@@ -46,7 +44,6 @@ side_by_side_in = click.option(
 @only_projection
 @only_tenant
 @click.option("--dry-run", is_flag=True, help="Show which rows would change, and change nothing.")
-@click.option("--workers", is_flag=True, help="Let the workers do it, between drains; not here.")
 @click.option("--restart", is_flag=True, help="Begin anew where the same rebuild was begun before and not ended.")
 @click.option("--downgrade", is_flag=True, help="Take back to this release what a newer one has made of read models.")
 @side_by_side_in
@@ -56,7 +53,6 @@ def rebuild(
     projection: str | None,
     tenant: str | None,
     dry_run: bool,
-    workers: bool,
     restart: bool,
     downgrade: bool,
     processes: int | None,
@@ -66,10 +62,9 @@ def rebuild(
     """Recompute read models from the event log.
 
     Producers, workers and readers go on meanwhile: readers see the rows from before or from after, tenant by tenant.
-    Only rows that differ are written. If it ends early, the same command goes on where it stopped.
+    Only rows that differ are written. If it ends early, the same command goes on where it stopped. The same command on
+    several hosts shares the tenants between them.
     """
-    if workers and (dry_run or processes):
-        raise click.UsageError("--dry-run and --processes are done here; leave --workers out.")
     if downgrade and (projection or tenant or dry_run):
         raise click.UsageError("--downgrade is of all read models; leave --projection, --tenant and --dry-run out.")
     environment.load()
@@ -86,13 +81,15 @@ def rebuild(
         tenants = _due(writer, asked, chosen, all_tenants, restart=restart)
     with reader.connect() as connection:
         total = applied if tenants == all_tenants and not tenant else count_events(connection, tenants)
+    if not dry_run:
+        random.shuffle(tenants)  # so that commands on several hosts meet at few tenants
     report = Report(dry_run, len(tenants))
     work: Work = Rebuilder.compare if dry_run else partial(Rebuilder.rebuild_due, asked=asked)
     here = side_by_side(
         Rebuilder(writer, reader, partitions, chosen, timeout), work, tenants, processes or processes_for(total)
     )
     try:
-        with nullcontext(_by_workers(asked, timeout)) if workers else here as done, Watch(report, total) as watch:
+        with here as done, Watch(report, total) as watch:
             for each in done:
                 report.add(each)
                 watch.show()
@@ -148,9 +145,3 @@ def _still_due(reader: Engine, asked: Asked, otherwise: int) -> int:
             return len(due.read(connection, asked))
     except SQLAlchemyError:
         return otherwise
-
-
-def _by_workers(asked: Asked, timeout_s: float) -> Iterator[int | Outcome]:
-    runtime = Runtime.from_environ(os.environ)
-    runtime.check()
-    return ask_workers(runtime, asked, timeout_s)

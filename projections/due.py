@@ -71,12 +71,6 @@ def requested_us(connection: Connection, asked: Asked) -> int | None:
     return oldest
 
 
-def any_but(connection: Connection, asked: Asked, tenants: Collection[str]) -> bool:
-    """Return whether anything is due for any tenant but these."""
-    mine = (table.c.request == asked.name, table.c.tenant_id.not_in(tenants))
-    return connection.scalar(select(table.c.tenant_id).where(*mine).limit(1)) is not None
-
-
 def of_tenant(connection: Connection, tenant_id: str, asked: Asked) -> frozenset[str]:
     """Return the names of the projections that are due for one tenant."""
     mine = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.request == asked.name)

@@ -1,4 +1,4 @@
-"""RQ as a bell: one queue of jobs that say "drain partition p", "rebuild for a while", "verify for a while"; a lease.
+"""RQ as a bell: one queue of jobs that say "drain partition p" or "verify for a while"; a lease.
 
 Keys beside RQ's own:
 
@@ -20,9 +20,8 @@ from workers.errors import WorkersError
 
 QUEUE_NAME = "projector"
 DRAIN = "workers.drain.drain"
-REBUILD = "workers.rebuild_jobs.work_for_a_while"
 VERIFY = "workers.verify_jobs.work_for_a_while"
-ALLOWED = (DRAIN, REBUILD, VERIFY)
+ALLOWED = (DRAIN, VERIFY)
 LEASE_S = 5.0
 LEASE_MAX_S = 60.0  # longer than any pause for which a drain keeps it
 JOB_TIMEOUT_S = 60
@@ -35,7 +34,7 @@ class ForbiddenJobError(WorkersError):
 
 
 class DrainJob(Job):
-    """A job that can do nothing but drain, rebuild and verify: whatever else its hash names is refused or left out.
+    """A job that can do nothing but drain and verify: whatever else its hash names is refused or left out.
 
     RQ imports and calls any path that a job names, even with JSON. So that writing to Redis is not enough to run code,
     the function is taken from an allow-list, and callbacks and webhooks are dropped.
@@ -66,11 +65,6 @@ def ring(queue: Queue, partition: int, token: str) -> None:
     _enqueue(queue, DRAIN, partition, token, description=f"drain partition {partition}")
 
 
-def ask_to_rebuild(queue: Queue, projection: str | None, tenant_id: str | None) -> str:
-    """Enqueue a while of work on a rebuild that is due; returns the job's id. Losing it loses nothing either."""
-    return _enqueue(queue, REBUILD, projection, tenant_id, description="rebuild for a while").id
-
-
 def ask_to_verify(queue: Queue) -> None:
     """Enqueue a while of verifying; losing it loses nothing, as there will be another."""
     _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
@@ -81,11 +75,9 @@ def is_to_verify(job_id: str) -> bool:
     return job_id.startswith(_VERIFY_ID)
 
 
-def _enqueue(
-    queue: Queue, function: str, *arguments: str | int | None, description: str, job_id: str | None = None
-) -> Job:
+def _enqueue(queue: Queue, function: str, *arguments: str | int, description: str, job_id: str | None = None) -> None:
     with queue.connection.pipeline() as pipe:  # without, RQ makes two round trips
-        job = queue.enqueue(
+        queue.enqueue(
             function,
             *arguments,
             job_timeout=JOB_TIMEOUT_S,
@@ -96,7 +88,6 @@ def _enqueue(
             pipeline=pipe,
         )
         pipe.execute()
-    return job
 
 
 def without_lease(redis: Redis, partitions: Sequence[int]) -> list[int]:

@@ -67,6 +67,8 @@ _OTHER_RELEASE = (UnknownProjectionError, OutdatedReleaseError)
 class Rebuilder:
     """Rebuilds tenants, one at a time. Any number may do so at once, also of one tenant.
 
+    The first to finish a tenant replaces its rows; others that fold it stop at their next page of the log.
+
     Each tenant is a generator: after each page of the log it yields the number of events, and in the end its Outcome.
     It may be left alone in between for as long as one likes. An outage is waited for until nothing has gone for
     `timeout_s`; then what it raised is raised.
@@ -115,7 +117,10 @@ class Rebuilder:
                 for events in self._pages(refolding):
                     yield events
                     moved_s, failures = time.monotonic(), 0
+                    if not read_names():
+                        return
                 yield _done(tenant_id, finish(self.writer, refolding))
+                break
             except BaseTimeoutException:
                 raise
             except Exception as error:
@@ -127,8 +132,6 @@ class Rebuilder:
                 failures += 1
                 log.warning("rebuild.outage", error=describe(error), failures=failures)
                 time.sleep(_back_off_s(failures))
-            else:
-                return
 
     def _names_due(self, asked: Asked, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,9 +25,9 @@ from tests.support.rebuilding import differing, outcomes_of, rebuilder, still_du
 from tests.support.servers import wait_until
 from workers.drain import needs_drain
 from workers.runtime import Runtime
-from workers.status import read_workers
 
 HISTORY = list(mixed(4500, tenants=3, projects=4))
+MANY_TENANTS = list(mixed(12_000, tenants=24, projects=2))
 TRAFFIC = list(mixed(1500, tenants=3, projects=4, seed=2))
 
 
@@ -53,6 +54,10 @@ def load_and_damage(runtime: Runtime) -> None:
     """Project the history, and make much of the read models wrong."""
     append(runtime, *HISTORY)
     drain_all(runtime)
+    damage(runtime)
+
+
+def damage(runtime: Runtime) -> None:
     with runtime.writer.begin() as connection:
         connection.execute(delete(activity.table))
         connection.execute(update(analysis_trend.table).values(total=-5))
@@ -91,24 +96,26 @@ def is_drained(runtime: Runtime) -> bool:
     return not any(needs_drain(at, ends[at.partition]) for at in checkpoints(runtime))
 
 
-def test_workers_share_the_work_and_one_that_is_killed_leaves_it_to_the_others(
-    runtime: Runtime, start: Start, database_url: str, redis_url: str
+def test_commands_at_once_share_the_tenants_and_one_that_is_killed_leaves_them_to_the_others(
+    runtime: Runtime, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    load_and_damage(runtime)
-    doomed, _ = start("tests.support.dying_rebuild", "while comparing", "1", "worker"), start("cli", "dispatcher")
-    wait_until(lambda: len(read_workers(runtime)) == 1, "the first worker is there")
-    with traffic(runtime):
-        command = [sys.executable, "-m", "cli", "rebuild", "--workers", "--json"]
-        asking = subprocess.Popen(command, env=environ_of(database_url, redis_url), stdout=subprocess.PIPE)
-        assert doomed.wait(120) == -signal.SIGKILL
-        start("cli", "worker")
-        start("cli", "worker")
-        told, _ = asking.communicate(timeout=300)
-    assert asking.returncode == 0
-    assert json.loads(told)["failed"] == []
+    append(runtime, *MANY_TENANTS)
+    drain_all(runtime)
+    truth = dump(runtime.reader)
+    damage(runtime)
+    command = [sys.executable, "-m", "tests.support.paused_rebuild", str(tmp_path), "--json"]
+    environ = environ_of(database_url, redis_url)
+    doomed, *others = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) for _ in range(3)]
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 3, "each is folding a tenant", 120)
+    doomed.kill()
+    (tmp_path / "go").touch()
+    reports = [json.loads(other.communicate(timeout=300)[0]) for other in others]
+    doomed.communicate()
+    assert [process.returncode for process in (doomed, *others)] == [-signal.SIGKILL, 0, 0]
+    # In the same order nearly all of the 24 tenants would be rebuilt twice.
+    assert 24 <= sum(report["tenants"] for report in reports) <= 36
     assert still_due(runtime) == {}
-    wait_until(lambda: is_drained(runtime), "everything is projected", 120)
-    assert_all_is_well(runtime, [*HISTORY, *TRAFFIC])
+    assert dump(runtime.reader) == truth
 
 
 def test_processes_side_by_side_give_every_tenant_what_one_gives(
@@ -169,12 +176,3 @@ def waiting_for_locks(runtime: Runtime) -> int:
     waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with runtime.reader.connect() as connection:
         return connection.scalar(text(f"SELECT count(*) {waiting}")) or 0
-
-
-def test_without_a_worker_it_says_so(runtime: Runtime, database_url: str, redis_url: str) -> None:
-    append(runtime, *HISTORY[:10])
-    drain_all(runtime)
-    done = carry_out(environ_of(database_url, redis_url), "rebuild", "--workers")
-    assert done.returncode == 1
-    assert "no worker is alive; start `projector worker`, or rebuild without --workers" in done.stderr
-    assert still_due(runtime)

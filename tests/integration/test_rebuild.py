@@ -26,8 +26,7 @@ from tests.support.law import assert_all_is_well
 from tests.support.points import REBUILD_POINTS, ProcessDiedError, on_call, wrapped
 from tests.support.rebuilding import differing, outcomes_of, plan, rebuild_all, rebuilder, still_due
 from tests.support.servers import wait_until
-from workers import rebuild_jobs, side_by_side
-from workers.errors import WorkersError
+from workers import side_by_side
 from workers.rebuild import Rebuilder
 from workers.runtime import Runtime
 
@@ -287,6 +286,14 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
     assert still_due(filled) == {}
 
 
+def test_a_tenant_that_another_process_finishes_meanwhile_is_left_to_it(filled: Runtime) -> None:
+    tenants = plan(filled)
+    slower = rebuilder(filled).rebuild_due(tenants, Asked())
+    assert next(slower) == 50  # a page of the first tenant; most of its log is still unread
+    outcomes_of(rebuilder(filled).rebuild_due(tenants, Asked()))
+    assert list(slower) == []
+
+
 def test_what_one_has_done_another_who_asked_for_it_need_not_do(filled: Runtime) -> None:
     plan(filled)
     plan(filled, Asked(None, "ten_1"))
@@ -540,41 +547,6 @@ def test_what_another_release_asked_for_is_told_and_stays_due(filled: Runtime) -
         (f"UnknownProjectionError: due is {', '.join(others)}, which this release does not have; --restart forgets it")
     ]
     assert len(still_due(filled)["ten_0"]) == len(PROJECTIONS)
-
-
-def test_a_job_gives_way_to_the_drains_behind_it_after_a_while(
-    filled: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = dump(filled.reader)
-    execute(filled, delete(analysis_trend.table))
-    plan(filled)
-    monkeypatch.setattr(rebuild_jobs, "WHILE_S", 0.0)
-    jobs = 0
-    while still_due(filled):
-        rebuild_jobs.work_here(filled, Asked())
-        jobs += 1
-    assert jobs > len(EVENTS) / 50  # a page each
-    rebuild_jobs.work_here(filled, Asked())
-    assert rebuild_jobs._under_way == {}
-    assert dump(filled.reader) == before
-    told = list(rebuild_jobs._told(filled.queue.connection, Asked()))
-    assert sum(each for each in told if isinstance(each, int)) == len(EVENTS)
-    assert differing(outcomes_of(told)) == {"analysis_trend": (9, 0, 0)}
-
-
-def test_a_tenant_that_another_worker_is_in_the_middle_of_is_left_to_it(filled: Runtime) -> None:
-    plan(filled)
-    filled.queue.connection.set("projector:rebuild-lease:ten_1", "another", px=600_000)
-    rebuild_jobs.work_here(filled, Asked())
-    while rebuild_jobs._under_way:
-        rebuild_jobs.work_here(filled, Asked())
-    assert list(still_due(filled)) == ["ten_1"]
-
-
-@pytest.mark.parametrize("arguments", [(1, None), (None, ["t"]), ({}, "t")])
-def test_a_job_with_other_arguments_is_refused(arguments: Any) -> None:
-    with pytest.raises(WorkersError, match="by name"):
-        rebuild_jobs.work_for_a_while(*arguments)
 
 
 def test_memory_holds_no_more_entries_than_are_kept(runtime: Runtime) -> None:

@@ -1035,12 +1035,12 @@ REBUILT = (
         (f"{_REBUILD}memory_holds_no_more_entries_than_are_kept",),
     ),
     Mutant(
-        "a worker does a whole rebuild in one job",
+        "a tenant that another process has rebuilt is folded to its end",
         "5",
-        "workers/rebuild_jobs.py",
-        "            if time.monotonic() > deadline:\n",
-        "            if done is None:\n",
-        (f"{_REBUILD}a_job_gives_way_to_the_drains_behind_it_after_a_while",),
+        "workers/rebuild.py",
+        "                    if not read_names():\n",
+        "                    if not refolding.projections:\n",
+        (f"{_REBUILD}a_tenant_that_another_process_finishes_meanwhile_is_left_to_it",),
     ),
     Mutant(
         "processes that fold go on when whoever asked has ended",

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from event_stream import stream
-from workers import breaker, dispatcher, progress, queue, rates, rebuild_jobs, tally, verified, verify_jobs
+from workers import breaker, dispatcher, progress, queue, rates, tally, verified, verify_jobs
 
-DOCUMENTING = (stream, breaker, dispatcher, progress, queue, rates, rebuild_jobs, tally, verified, verify_jobs)
+DOCUMENTING = (stream, breaker, dispatcher, progress, queue, rates, tally, verified, verify_jobs)
 # RQ documents its keys nowhere; these are all that it makes for a queue like ours.
 RQ_KEYS = (
     "rq:queues",  # the names of the queues
