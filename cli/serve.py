@@ -27,10 +27,10 @@ from api_stub.reads import Reads
 from api_stub.request_metrics import Meter
 from api_stub.settings import ApiSettings
 from cli import environment
-from cli.metrics import Own
 from cli.output import CliError
-from cli.scrape import Scrape
 from event_stream.errors import EventStreamError
+from monitoring.metrics import Own
+from monitoring.scrape import Scrape
 from projections import schema
 from projections.errors import ProjectionsError
 from projections.settings import DatabaseSettings

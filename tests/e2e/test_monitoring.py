@@ -11,7 +11,7 @@ import pytest
 import yaml
 from promql_parser import AggregateExpr, Expr, MatchOp, VectorSelector
 
-from cli import metrics
+from monitoring import metrics
 from tests.support.deployment import Deployment
 from tests.support.events import PROJECT, TENANT, event
 from tests.support.scraping import Scraped

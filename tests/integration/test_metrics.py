@@ -9,11 +9,11 @@ from redis.exceptions import ResponseError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
-from cli import scrape as scraping
-from cli.metrics import MEASURES, OBSERVED, OWN, RECORDED, STATUS, TALLY, Measure
 from event_stream.envelope import Reason
 from event_stream.stream import Stream
 from event_stream.types import partition_of
+from monitoring import scrape as scraping
+from monitoring.metrics import MEASURES, OBSERVED, OWN, RECORDED, STATUS, TALLY, Measure
 from projections.faults import Fault
 from projections.registry import PROJECTIONS
 from projections.store import reader_engine

@@ -274,7 +274,7 @@ def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runti
     append(new, *EVENTS[300:])
     drain_all(new)
     found = verification(new)
-    assert (found.wrong, found.report.failed) == (set(), {})
+    assert (found.wrong, found.failed) == (set(), {})
     with new.writer.begin() as connection:
         connection.execute(update(analysis_trend.table).values(events=-1))
         connection.execute(update(activity.table).where(activity.table.c.tenant_id == "ten_1").values(event_id="x"))

@@ -11,12 +11,10 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from cli.rendering.rebuild_report import Report
-from cli.verify import Verification
 from event_stream.types import partition_of
 from projections import activity, analysis_trend, checkpoint, due, event_log, project, tenant
 from projections.registry import PROJECTIONS
-from projections.store import Row, auditor_engine
+from projections.store import Row
 from projections.sums import fingerprint_of
 from tests.support.driving import append, drain_all, dump, totals
 from tests.support.events import body, event, mixed
@@ -25,7 +23,7 @@ from tests.support.rebuilding import rebuild_all, rebuilder, still_due
 from workers import verified, verify_jobs
 from workers.runtime import Runtime
 from workers.status import read_status
-from workers.verify import Verifier
+from workers.verify_tenants import Verification
 
 pytestmark = pytest.mark.both_databases
 
@@ -44,13 +42,10 @@ def verification(runtime: Runtime, *, folded: bool = True) -> Verification:
     """Return what `projector verify` has found, or `projector verify --quick`."""
     with runtime.reader.connect() as connection:
         tenants = due.tenants_in(connection, runtime.projections)
-    auditor = auditor_engine(runtime.writer.url, 60.0)
-    found = Verification(
-        Verifier(auditor, runtime.projections), rebuilder(runtime), Report(dry_run=True, tenants_total=len(tenants))
-    )
-    for _ in found.look(tenants, tenants if folded else []):
+    found = Verification.on(rebuilder(runtime), set())
+    for _ in found.compare(tenants, tenants if folded else []):
         pass
-    auditor.dispose()
+    found.verifier.auditor.dispose()
     return found
 
 
@@ -171,7 +166,7 @@ def test_there_is_nothing_to_find_where_nothing_was_done(filled: Runtime) -> Non
     drain_all(filled)
     found = verification(filled)
     assert not found.is_wrong
-    assert (len(found.rows), found.report.tenants) == (4, 4)
+    assert [set(means) for means in found.rows.values()] == [{"sums", "rows"}] * 4
 
 
 def log_rows(runtime: Runtime, type_: str, tenant_id: str = "ten_0") -> Sequence[Any]:
@@ -248,7 +243,7 @@ def test_a_log_whose_bytes_and_columns_disagree_is_found_and_nothing_is_rebuilt_
     rewrite(filled, log_rows(filled, "analysis.created.v1")[3], **REWRITTEN[name])
     found = repaired(verification(filled))
     assert found.is_wrong
-    (error,) = found.report.failed.values()
+    (error,) = found.failed.values()
     assert ("not_json" if name == "no event" else "its bytes are not what its columns say") in error
     assert found.mended == set()
     assert dump(filled.reader) == before
@@ -273,7 +268,7 @@ def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
     looks = 0
     while projecting.is_alive() or not looks:
         found = verification(runtime, folded=looks % 2 == 0)
-        assert not found.is_wrong, (found.miscounts, found.logs, found.report.failed)
+        assert not found.is_wrong, (found.miscounts, found.logs, found.failed)
         looks += 1
     projecting.join()
     assert_all_is_well(runtime, EVENTS)
@@ -342,9 +337,9 @@ def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) 
     with filled.writer.begin() as connection:
         connection.execute(update(project.table).where(project.table.c.tenant_id == "ten_0").values(slug="another"))
     found = verification(filled)
-    found.tell(redis)
+    found.publish(redis)
     assert a_pass(filled).mismatched_tenants == 1  # which has not looked at that
-    repaired(found).tell(redis)
+    repaired(found).publish(redis)
     assert verified.read(redis).mismatched_tenants == 0
 
 

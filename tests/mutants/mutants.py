@@ -870,7 +870,7 @@ WATCHED = (
     Mutant(
         "health pays for the tenants that status shows",
         "2.5",
-        "cli/scrape.py",
+        "monitoring/scrape.py",
         "        observed = read_observed(self._runtime)\n",
         "        from workers.overview import read_overview\n\n        read_overview(self._runtime)\n"
         "        observed = read_observed(self._runtime)\n",
@@ -903,7 +903,7 @@ WATCHED = (
     Mutant(
         "a scrape fails with its server",
         "2.5",
-        "cli/scrape.py",
+        "monitoring/scrape.py",
         "(RedisError, SQLAlchemyError, EventStreamError, ProjectionsError, TimeoutError)",
         "(EventStreamError, ProjectionsError, TimeoutError)",
         (f"{_METRICS}while_redis_is_away_the_rest_is_told_and_what_would_be_half_is_not",),
@@ -1096,7 +1096,7 @@ VERIFIED = (
     Mutant(
         "a repair takes from the rows what the log has lost",
         "G9",
-        "cli/verify.py",
+        "workers/verify_tenants.py",
         "            if partition_of(tenant_id, partitions) in damaged:\n",
         "            if not tenant_id:\n",
         (f"{_VERIFY}a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too",),

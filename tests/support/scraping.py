@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api_stub.lookups.lookup import database
 from api_stub.request_metrics import Meter
-from cli.metrics import Own
-from cli.scrape import Scrape
+from monitoring.metrics import Own
+from monitoring.scrape import Scrape
 from workers.runtime import Runtime
 
 

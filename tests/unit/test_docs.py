@@ -22,14 +22,14 @@ from api_stub.routes.stats import Stats
 from api_stub.settings import ApiSettings
 from cli import status
 from cli.main import projector
-from cli.metrics import MEASURES, Measure
-from cli.scrape import HALF_WITHIN_S
 from docs import generate
 from event_stream import Producer, Reason
 from event_stream.decoding import decode
 from event_stream.envelope import BODY_BYTES_MAX, DEPTH_MAX
 from event_stream.settings import Settings, StreamSettings
 from event_stream.types import partition_of
+from monitoring.metrics import MEASURES, Measure
+from monitoring.scrape import HALF_WITHIN_S
 from projections.settings import DatabaseSettings
 from tests.support.events import body
 from workers import rates, tenants

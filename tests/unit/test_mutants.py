@@ -10,7 +10,7 @@ import pytest
 from tests.mutants.mutants import MUTANTS, Mutant
 from tests.mutants.plant import ROOT, DoesNotApplyError, plant
 
-PACKAGES = ("api_stub", "cli", "event_stream", "migrations", "projections", "tests", "workers")
+PACKAGES = ("api_stub", "cli", "event_stream", "migrations", "monitoring", "projections", "tests", "workers")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

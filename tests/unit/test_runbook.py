@@ -114,7 +114,7 @@ def test_the_table_of_redis_keys_lists_every_documented_key_and_no_other() -> No
 
 
 def test_every_log_line_that_is_named_is_logged() -> None:
-    packages = ("cli", "workers", "api_stub", "projections")
+    packages = ("cli", "monitoring", "workers", "api_stub", "projections")
     code = "\n".join(file.read_text() for package in packages for file in (ROOT / package).rglob("*.py"))
     logged = set(re.findall(r'log\.(?:info|warning|error)\(\s*"([a-z_.]+)"', code))
     named = {event for cells in rows(chapter("Log lines")) for event in re.findall(r"`([a-z_]+\.[a-z_]+)`", cells[0])}

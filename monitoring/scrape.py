@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api_stub.lookups.coalesce import Coalescer
 from api_stub.lookups.lookup import in_thread
-from cli.metrics import Own, Reading, collect
 from event_stream.errors import EventStreamError
+from monitoring.metrics import Own, Reading, collect
 from projections.errors import ProjectionsError
 from projections.faults import describe
 from workers.runtime import Runtime
