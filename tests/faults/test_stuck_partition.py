@@ -157,6 +157,7 @@ def of_every_partition(count: int, seed: int) -> list[dict[str, Any]]:
     return [each | {"tenantid": homes[number % PARTITIONS]} for number, each in enumerate(made)]
 
 
+@pytest.mark.fleet
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_partition_whose_claim_is_held_keeps_all_its_entries_is_told_and_drains_once_it_is_free(
     watched: Watched, database_url: str
