@@ -17,8 +17,8 @@ from benchmarks.history import History
 from benchmarks.load import Request
 from benchmarks.mixes import TENANTS
 from benchmarks.place import Place
+from projections.database.engines import writer_engine
 from projections.settings import DatabaseSettings
-from projections.store import writer_engine
 from tests.support.servers import free_port, wait_until
 
 HOURS = 720

@@ -9,8 +9,8 @@ import psycopg
 
 from benchmarks.mixes import TENANTS
 from benchmarks.place import Place, migrate
-from projections import versions
-from projections.registry import PROJECTIONS
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import projection_version
 
 _numbers = count(1)
 
@@ -153,7 +153,7 @@ def _fill_log(connection: psycopg.Connection, history: History) -> None:
     connection.execute(text.encode())
     connection.execute("ALTER TABLE event_log ADD PRIMARY KEY (tenant_id, event_id)")
     connection.execute("CREATE UNIQUE INDEX event_log_by_number ON event_log (partition, number)")
-    line = versions.dump(versions.current(PROJECTIONS))
+    line = projection_version.dump(projection_version.current(PROJECTIONS))
     connection.execute("INSERT INTO projection_version SELECT DISTINCT tenant_id, %s FROM event_log", (line,))
     # As if a stream that is gone had brought them: what is drained now is numbered behind them.
     connection.execute(

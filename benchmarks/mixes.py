@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.events import body, mixed
 
 PARTITIONS = 8

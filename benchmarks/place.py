@@ -17,7 +17,7 @@ from redis import Redis
 from benchmarks import mixes
 from benchmarks.mixes import PARTITIONS, Entry
 from benchmarks.size import Size
-from cli.migrate import migrate_database
+from cli.commands.migrate import migrate_database
 from event_stream.stream import Stream, stream_key
 from projections.settings import DatabaseSettings
 from tests.support.servers import PostgresServer, RedisServer

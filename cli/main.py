@@ -17,20 +17,20 @@ from workers.errors import WorkersError
 
 # Where each command is; its function has its name.
 MODULES = {
-    "api": "cli.serve",
-    "append": "cli.append",
-    "contract": "cli.contract",
-    "dead-letters": "cli.dead_letters",
-    "demo-traffic": "cli.demo",
-    "dispatcher": "cli.processes",
-    "doctor": "cli.doctor",
-    "keys": "cli.keys",
-    "migrate": "cli.migrate",
-    "rebuild": "cli.rebuild",
-    "status": "cli.status",
-    "up": "cli.up",
-    "verify": "cli.verify",
-    "worker": "cli.processes",
+    "api": "cli.commands.api",
+    "append": "cli.commands.append",
+    "contract": "cli.commands.contract",
+    "dead-letters": "cli.commands.dead_letters",
+    "demo-traffic": "cli.local.demo",
+    "dispatcher": "cli.commands.processes",
+    "doctor": "cli.commands.doctor",
+    "keys": "cli.commands.keys",
+    "migrate": "cli.commands.migrate",
+    "rebuild": "cli.commands.rebuild",
+    "status": "cli.commands.status",
+    "up": "cli.commands.up",
+    "verify": "cli.commands.verify",
+    "worker": "cli.commands.processes",
 }
 _ON_PURPOSE = (CliError, EventStreamError, ProjectionsError, WorkersError)
 _OUTAGES = (RedisError, SQLAlchemyError, OSError)

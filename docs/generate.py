@@ -15,9 +15,9 @@ from pydantic.fields import FieldInfo
 
 from api_stub.settings import ApiSettings
 from cli.main import projector
-from event_stream.json_schema import event_schema, example_event
+from event_stream.documents.json_schema import event_schema, example_event
+from event_stream.event_types import TENANT_LEVEL, TYPES
 from event_stream.settings import Settings, StreamSettings
-from event_stream.types import TENANT_LEVEL, TYPES
 from projections.settings import DatabaseSettings
 from workers.settings import RedisSettings
 

@@ -24,7 +24,7 @@ from event_stream.envelope import (
     problem_in,
     time_text,
 )
-from event_stream.types import TENANT_LEVEL, TYPES, Data, Event, event_of, partition_of, version_of
+from event_stream.event_types import TENANT_LEVEL, TYPES, Data, Event, event_of, partition_of, version_of
 
 _TOGETHER = 20  # more are no cheaper, and one that is wrong has so many judged twice
 

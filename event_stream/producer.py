@@ -16,9 +16,9 @@ from redis.exceptions import ReadOnlyError
 from event_stream.decoding import check_clock, decode_all
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.errors import EventStreamError
+from event_stream.event_types import partition_of
 from event_stream.settings import StreamSettings
 from event_stream.stream import Appended, Progress, Stream
-from event_stream.types import partition_of
 
 _PIPELINE_MAX = 1_000
 _LOOK_EVERY_S = 1.0

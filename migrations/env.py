@@ -6,12 +6,12 @@ from alembic import context
 from sqlalchemy import Engine, text
 
 import api_stub.auth.keys
-import projections.due
+import projections.lifecycle.pending_rebuilds
 import projections.schema
-from projections.store import metadata
+from projections.database.columns import metadata
 
 # Imported, so that autogenerate sees their tables.
-_TABLES = (api_stub.auth.keys.table, projections.due.table, *projections.schema.READ_MODELS)
+_TABLES = (api_stub.auth.keys.table, projections.lifecycle.pending_rebuilds.table, *projections.schema.READ_MODELS)
 
 engine: Engine = context.config.attributes["engine"]
 MIGRATION_LOCK = 0x50524F4A  # any number that nobody else on the database uses: "PROJ"

@@ -16,8 +16,8 @@ from api_stub.lookups.coalesce import Coalescer
 from api_stub.lookups.lookup import Database
 from api_stub.request_metrics import BOUNDS_S, Meter
 from event_stream.envelope import Reason
-from workers.status import Observed, PartitionStatus, ProcessStatus, Recorded, Status
-from workers.tally import Histogram, Tally
+from workers.reporting.status import Observed, PartitionStatus, ProcessStatus, Recorded, Status
+from workers.telemetry.batch_metrics import Histogram, Tally
 
 S = TypeVar("S")
 N = TypeVar("N", bound=float)

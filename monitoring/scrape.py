@@ -18,11 +18,11 @@ from api_stub.lookups.coalesce import Coalescer
 from api_stub.lookups.lookup import in_thread
 from event_stream.errors import EventStreamError
 from monitoring.metrics import Own, Reading, collect
+from projections.error_classes import describe
 from projections.errors import ProjectionsError
-from projections.faults import describe
+from workers.reporting.status import Observed, Recorded, Status, complete, read_observed, read_recorded
 from workers.runtime import Runtime
-from workers.status import Observed, Recorded, Status, complete, read_observed, read_recorded
-from workers.tally import Tally, read_tally
+from workers.telemetry.batch_metrics import Tally, read_tally
 
 HALF_WITHIN_S = 4.0  # both halves take less than the 10 s after which Prometheus gives up
 

@@ -2,8 +2,8 @@
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select
 
-from projections import registry
 from projections.errors import ProjectionsError
+from projections.read_models import registry
 
 REVISION = "0001"
 VERSION_TABLE = "projector_schema_version"  # not Alembic's default, which another application may use

@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Engine, delete, select
 
 from event_stream.decoding import decode
-from event_stream.types import Event, Identity
-from projections.projection import Model, Projection, as_folded
-from projections.store import Row
+from event_stream.event_types import Event, Identity
+from projections.database.columns import Row
+from projections.folding.projection import Model, Projection, as_folded
 
 ALL_ORDERS_UP_TO = 5
 SHUFFLES = 100

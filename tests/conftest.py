@@ -13,16 +13,16 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Engine
 
-from cli.migrate import migrate_database
+from cli.commands.migrate import migrate_database
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
+from projections.database.engines import reader_engine, writer_engine
 from projections.settings import DatabaseSettings
-from projections.store import reader_engine, writer_engine
 from tests.support.processes import Start, environ_of, start_module
 from tests.support.servers import PostgresServer, RedisServer, left_over
 from tests.support.tiers import TIERS, is_in
-from workers import verify_jobs
-from workers.queue import drain_queue
+from workers.jobs.queue import drain_queue
+from workers.maintenance import verify_jobs
 from workers.runtime import Runtime, redis_client
 
 PARTITIONS = 4

@@ -15,13 +15,14 @@ from sqlalchemy import Engine
 
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
-from projections import checkpoint, schema
-from projections.projection import Projection
-from projections.registry import PROJECTIONS
+from projections import schema
+from projections.database.engines import reader_engine, writer_engine
+from projections.folding.projection import Projection
+from projections.read_models.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
-from projections.store import reader_engine, writer_engine
+from projections.transaction import checkpoint
 from workers import logs
-from workers.queue import drain_queue
+from workers.jobs.queue import drain_queue
 from workers.settings import RedisSettings
 
 _REDIS_TIMEOUT_S = 5

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Column, Connection, Select, Table, insert, select, update
 
 from api_stub.lookups.lookup import Lookup
-from projections import bulk
-from projections.store import KeyText, Row, metadata
+from projections.database import bulk
+from projections.database.columns import KeyText, Row, metadata
 
 PERMISSIONS = ("config:read", "config:write", "analysis:read", "analysis:create")
 _FORMAT = re.compile(r"ss_(secret|org|pub)_([0-9a-f]{16})_([A-Za-z0-9]{43})", re.ASCII)

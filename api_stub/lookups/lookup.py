@@ -14,9 +14,10 @@ from sqlalchemy.pool import QueuePool
 
 from api_stub import errors
 from api_stub.lookups.coalesce import WAIT_S
-from projections.bulk import bind_keys
-from projections.connection import BoundedAsyncConnection
-from projections.store import Row, psycopg_dialect, reader_options
+from projections.database.bulk import bind_keys
+from projections.database.columns import Row
+from projections.database.connection import BoundedAsyncConnection
+from projections.database.engines import psycopg_dialect, reader_options
 
 K = TypeVar("K", bound=Row)
 V = TypeVar("V")

@@ -16,13 +16,13 @@ from api_stub.lookups.lookup import Lookup
 from api_stub.responses import ResponseModel, Success, json_response
 from api_stub.routes.parameters import PROJECT_HEADER, no_min_position, project_header
 from api_stub.routes.read import NOT_FILLED, Find, NotFilled, OpenApi, Read, found, lack_rows
-from event_stream.types import Severity, SuppressedReason
-from projections.activity import ENTRIES_KEPT
-from projections.activity import table as activity
-from projections.bulk import key_rows
-from projections.project import table as project
-from projections.store import Row
-from projections.versions import table as projection_version
+from event_stream.event_types import Severity, SuppressedReason
+from projections.database.bulk import key_rows
+from projections.database.columns import Row
+from projections.read_models.activity import ENTRIES_KEPT
+from projections.read_models.activity import table as activity
+from projections.read_models.project import table as project
+from projections.transaction.projection_version import table as projection_version
 
 HOUR_US = 3_600_000_000
 HOURS_DEFAULT = 24

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from api_stub import errors
 from api_stub.auth.keys import ApiKey
 from api_stub.lookups.lookup import Lookup
-from projections.store import Row
-from projections.versions import have_rows
+from projections.database.columns import Row
+from projections.transaction.projection_version import have_rows
 
 K = TypeVar("K", bound=Row)
 V = TypeVar("V")

@@ -18,13 +18,13 @@ from api_stub.lookups.lookup import Lookup
 from api_stub.responses import ResponseModel, Success, json_response
 from api_stub.routes.parameters import PROJECT_HEADER, no_min_position, project_header
 from api_stub.routes.read import NOT_FILLED, Find, NotFilled, OpenApi, Read, found, lack_rows
-from projections.analysis_trend import DAY_US, by_day_from_json
-from projections.analysis_trend import table as analysis_trend
-from projections.bulk import key_rows
-from projections.project import table as project
-from projections.store import Row
-from projections.tenant import table as tenant
-from projections.versions import table as projection_version
+from projections.database.bulk import key_rows
+from projections.database.columns import Row
+from projections.read_models.analysis_trend import DAY_US, by_day_from_json
+from projections.read_models.analysis_trend import table as analysis_trend
+from projections.read_models.project import table as project
+from projections.read_models.tenant import table as tenant
+from projections.transaction.projection_version import table as projection_version
 
 WINDOW_DAYS = 30
 _READ_MODELS = ("analysis_trend", "project", "tenant")

@@ -12,10 +12,10 @@ from benchmarks.place import Place
 from benchmarks.row import Contestants, Figures, Goal, Row
 from event_stream import Producer
 from event_stream.entries import FIELD
+from event_stream.event_types import partition_of
 from event_stream.producer import encode
 from event_stream.settings import StreamSettings
 from event_stream.stream import stream_key
-from event_stream.types import partition_of
 
 _AT_ONCE = 1_000
 

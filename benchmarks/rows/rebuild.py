@@ -10,7 +10,7 @@ from benchmarks.draining import drain, timed_drain
 from benchmarks.place import Place
 from benchmarks.row import Contestants, Figures, Goal, Row
 from benchmarks.running import MeasureError, figures_of
-from projections.registry import PROJECTIONS
+from projections.read_models.registry import PROJECTIONS
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Self
 import click
 
 from cli.output import print_json, progress_bar, stdout, table
-from workers.rebuild import SAMPLES_MAX, Outcome, Sample
+from workers.maintenance.rebuild_tenants import SAMPLES_MAX, Outcome, Sample
 
 VALUE_LENGTH_MAX = 60
 LINE_EVERY_S = 5.0

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from cli.output import table
 from event_stream.envelope import time_text
-from workers.overview import Overview
-from workers.rates import LATELY_S
-from workers.status import FAILURES_MAX, PartitionStatus, ProcessStatus
-from workers.verified import Verified
+from workers.maintenance.verify_results import Verified
+from workers.reporting.overview import Overview
+from workers.reporting.status import FAILURES_MAX, PartitionStatus, ProcessStatus
+from workers.telemetry.apply_rates import LATELY_S
 
 HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failing": "red"}
 LAG_WARNING_S = 5.0

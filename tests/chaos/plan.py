@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from event_stream.envelope import time_text
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.events import DAY_US, NOW_US, body, event, mixed
 
 PARTITIONS = 4

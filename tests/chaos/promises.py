@@ -10,13 +10,13 @@ from typing import Any
 
 from event_stream.entries import End
 from event_stream.stream import stream_key
-from projections import event_log
-from projections.checkpoint import Checkpoint
+from projections.transaction import event_log
+from projections.transaction.checkpoint import Checkpoint
 from tests.chaos.plan import PARTITIONS, Sent
 from tests.support.driving import checkpoints, count_equal_answers, dump, letters
 from tests.support.oracle import Oracle
-from workers.drain import Drainer
-from workers.pace import ENTRIES_MAX, Pace
+from workers.drain.batch_size import ENTRIES_MAX, Pace
+from workers.drain.drainer import Drainer
 from workers.runtime import Runtime
 
 # Redis trims whole nodes of a stream: as many entries as one may hold stay, and the checkpoint's own.

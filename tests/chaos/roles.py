@@ -16,10 +16,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-import cli.processes
-import workers.dispatcher
-import workers.pace
-import workers.queue
+import cli.commands.processes
+import workers.dispatch.dispatcher
+import workers.dispatch.trimmer
+import workers.drain.batch_size
+import workers.jobs.queue
 from cli.main import projector
 from event_stream.producer import Prepared, Producer
 from event_stream.settings import StreamSettings
@@ -91,10 +92,10 @@ def _lingering(wrapped: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hurry() -> None:
     """Let the deployment's slow clocks go faster, so that a run of seconds meets what takes minutes elsewhere."""
-    workers.queue.LEASE_S = 0.5
-    workers.pace.BACK_OFF_MAX_S = 0.5
-    workers.dispatcher.IDLE_SWEEP_S = 0.1
-    workers.dispatcher.OUTAGE_PAUSE_S = 0.1
-    workers.dispatcher.TRIM_BEHIND_S = 0.4
-    workers.dispatcher.TRIM_EVERY_S = 0.1
-    cli.processes.RETRY_S = 0.1
+    workers.jobs.lease.LEASE_S = 0.5
+    workers.drain.batch_size.BACK_OFF_MAX_S = 0.5
+    workers.dispatch.dispatcher.IDLE_SWEEP_S = 0.1
+    workers.dispatch.dispatcher.OUTAGE_PAUSE_S = 0.1
+    workers.dispatch.trimmer.TRIM_BEHIND_S = 0.4
+    workers.dispatch.trimmer.TRIM_EVERY_S = 0.1
+    cli.commands.processes.RETRY_S = 0.1

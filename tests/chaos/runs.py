@@ -14,17 +14,17 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli.migrate import migrate_database
+from cli.commands.migrate import migrate_database
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
+from projections.database.engines import reader_engine, writer_engine
 from projections.settings import DatabaseSettings
-from projections.store import reader_engine, writer_engine
 from tests.chaos.plan import PARTITIONS, Plan, traffic
 from tests.chaos.processes import Chaos
 from tests.chaos.promises import RECOVERY, Evidence, broken, is_drained, is_trimmed
 from tests.support.driving import held_open
 from tests.support.servers import PostgresServer, RedisServer
-from workers.queue import drain_queue
+from workers.jobs.queue import drain_queue
 from workers.runtime import Runtime, redis_client
 
 RECOVERY_TIMEOUT_S = 60

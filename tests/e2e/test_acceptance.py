@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import Engine
 
 from event_stream.envelope import time_text
-from event_stream.types import partition_of
-from projections import checkpoint
-from projections.store import reader_engine
+from event_stream.event_types import partition_of
+from projections.database.engines import reader_engine
+from projections.transaction import checkpoint
 from tests.support.deployment import Deployment
 from tests.support.driving import assert_answers_equal, dump
 from tests.support.events import NOW_US, body, event, mixed

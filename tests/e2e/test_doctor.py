@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.deployment import Deployment
 from tests.support.servers import wait_until
-from workers.checkup.registry import CHECKS
+from workers.doctor.registry import CHECKS
 from workers.runtime import redis_client
 
 

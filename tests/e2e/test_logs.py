@@ -22,13 +22,13 @@ from tests.support.events import PROJECT, TENANT, event
 from tests.support.processes import environ_of
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, free_port, wait_until
-from workers import drain
-from workers.dispatcher import Dispatcher
-from workers.queue import Lease
+from workers.dispatch.dispatcher import Dispatcher
+from workers.drain import drainer
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 UNSPEAKABLE = "unspeakable"
-RQ_FLAGS = ("--serializer", "json", "--job-class", "workers.queue.DrainJob")
+RQ_FLAGS = ("--serializer", "json", "--job-class", "workers.jobs.queue.DrainJob")
 
 
 @dataclass
@@ -192,8 +192,8 @@ def test_on_a_terminal_lines_are_for_people(commands: Commands) -> None:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_is_bound_to_a_drain_goes_with_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[dict[str, Any]] = []
-    monkeypatch.setattr(drain, "run", lambda *_: bound.append(get_contextvars()))
+    monkeypatch.setattr(drainer, "run", lambda *_: bound.append(get_contextvars()))
     lease = Lease(runtime.queue.connection, 3)
-    drain.drain_here(runtime, 3, lease)
+    drainer.drain_here(runtime, 3, lease)
     assert bound == [{"drain": lease.token[:12], "partition": 3}]
     assert get_contextvars() == {}

@@ -16,13 +16,13 @@ from api_stub.auth.keys import Kind
 from api_stub.openapi import document
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
-from projections.registry import PROJECTIONS
-from projections.store import reader_engine, writer_engine
+from projections.database.engines import reader_engine, writer_engine
+from projections.read_models.registry import PROJECTIONS
 from tests.support.driving import append, drain_all
 from tests.support.events import PROJECT, TENANT, event
 from tests.support.processes import PATIENT_API
 from tests.support.servers import RedisServer, free_port, wait_until
-from workers.queue import drain_queue
+from workers.jobs.queue import drain_queue
 from workers.runtime import Runtime, redis_client
 
 

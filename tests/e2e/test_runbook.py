@@ -21,12 +21,12 @@ from sqlalchemy import make_url, text
 
 from api_stub.auth import keys
 from api_stub.auth.keys import Kind
-from cli.migrate import migrate_database
+from cli.commands.migrate import migrate_database
 from event_stream import Producer
+from event_stream.event_types import partition_of
 from event_stream.stream import stream_key
-from event_stream.types import partition_of
-from projections import sleepers
-from projections.store import reader_engine
+from projections.database import idle_lock_holders
+from projections.database.engines import reader_engine
 from tests.conftest import sqlalchemy_url
 from tests.support.deployment import PROJECTOR, Deployment
 from tests.support.driving import append, count_equal_answers, drain_all, held_open
@@ -34,11 +34,11 @@ from tests.support.events import NOW_US, TENANT, event
 from tests.support.law import assert_counted_once, assert_law
 from tests.support.oracle import Oracle
 from tests.support.servers import PostgresServer, wait_until
-from workers.checkup.examine import examine
-from workers.checkup.patient import Patient
-from workers.overview import read_overview
+from workers.doctor.context import Patient
+from workers.doctor.runner import examine
+from workers.reporting.overview import read_overview
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
 
 PAGE = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
 PARTITIONS = 4
@@ -145,7 +145,7 @@ def opened(restricted: Restricted) -> Iterator[Runtime]:
 
 
 def test_whoever_waits_for_a_claim_may_end_a_session_of_the_same_role_only(restricted: Restricted) -> None:
-    end_sleepers_now = text(sleepers._END_SLEEPERS.text.replace("10 s", "0 s"))
+    end_sleepers_now = text(idle_lock_holders._END_SLEEPERS.text.replace("10 s", "0 s"))
     with restricted.session("projector") as sleeper, restricted.session("projector_owner") as stranger:
         for partition, session in enumerate((sleeper, stranger)):
             session.execute("BEGIN")

@@ -23,7 +23,7 @@ from cloudevents.core.v1.event import CloudEvent
 from redis.exceptions import RedisError
 from rq import Worker
 
-from cli import demo
+from cli.local import demo
 from event_stream import Producer
 from event_stream.settings import StreamSettings
 from event_stream.stream import Stream
@@ -33,7 +33,7 @@ from tests.support.servers import wait_until
 from workers.runtime import redis_client
 
 # Half of what they are, and still more than a busy machine keeps a process from its signs of life.
-SOON_STALLED = {"cli.tending.STALLED_AFTER_S": 15.0, "cli.tending.START_TIMEOUT_S": 30.0}
+SOON_STALLED = {"cli.local.watchdog.STALLED_AFTER_S": 15.0, "cli.local.watchdog.START_TIMEOUT_S": 30.0}
 
 
 @pytest.fixture

@@ -16,20 +16,20 @@ from rich.console import Console
 
 from api_stub.app import application, operations_routes
 from api_stub.operations import Operations
+from cli.commands.api import projector_health
 from cli.rendering.status_screen import StatusScreen
-from cli.serve import projector_health
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.alerting import firing
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, event
 from tests.support.processes import Start
 from tests.support.scraping import scrape
 from tests.support.servers import wait_until
-from workers.dispatcher import Dispatcher
-from workers.overview import read_overview
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import BEAT_MS, worker
+from workers.reporting.overview import read_overview
+from workers.reporting.status import read_workers
 from workers.runtime import Runtime
-from workers.status import read_workers
-from workers.worker import BEAT_MS, worker
 
 HOME = partition_of(TENANT, 4)
 LONG_S = 60

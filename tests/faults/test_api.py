@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine
 
 from api_stub.lookups import coalesce
-from projections.connection import BoundedAsyncConnection, BoundedConnection
-from projections.store import reader_engine
+from projections.database.connection import BoundedAsyncConnection, BoundedConnection
+from projections.database.engines import reader_engine
 from tests.support.driving import Api, append, drain_all
 from tests.support.events import PROJECT, TENANT, event
 from tests.support.proxy import Proxy

@@ -11,15 +11,15 @@ import httpx
 import pytest
 
 from event_stream.envelope import time_text
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import Api, append, drain_all
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event
 from tests.support.law import assert_all_is_well
 from tests.support.processes import PATIENT_API, Start
 from tests.support.servers import free_port, wait_until
-from workers.drain import Drainer, run
-from workers.pace import Pace
-from workers.queue import Lease
+from workers.drain.batch_size import Pace
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 HOME = partition_of(TENANT, 4)

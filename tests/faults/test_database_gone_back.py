@@ -2,10 +2,10 @@
 
 import pytest
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import append, checkpoints, drain_all
 from tests.support.events import TENANT, event
-from workers.dispatcher import Trimmer
+from workers.dispatch.trimmer import Trimmer
 from workers.runtime import Runtime
 
 HOME = partition_of(TENANT, 4)

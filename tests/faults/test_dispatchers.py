@@ -8,18 +8,18 @@ from typing import Any
 import psutil
 import pytest
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import append, checkpoints, drain_all
 from tests.support.dying_dispatcher import POINTS
 from tests.support.events import TENANT, body, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.servers import wait_until
-from workers import queue as ringing
-from workers.dispatcher import HEARTBEATS_KEY, QUEUED_PER_PARTITION, Dispatcher
+from workers.dispatch.dispatcher import HEARTBEATS_KEY, QUEUED_PER_PARTITION, Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.jobs import queue as ringing
+from workers.reporting.status import read_dispatchers
 from workers.runtime import Runtime
-from workers.status import read_dispatchers
-from workers.worker import worker
 
 # What a dispatcher does to Redis hangs on no database.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -32,7 +32,7 @@ TRIMMING = ("before a trim", "in the middle of trimming")
 @pytest.fixture
 def as_process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     """Let jobs in this process use the test's runtime."""
-    monkeypatch.setattr("workers.drain.process_runtime", lambda: runtime)
+    monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: runtime)
     return runtime
 
 

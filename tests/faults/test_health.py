@@ -11,21 +11,21 @@ import pytest
 from rich.console import Console
 
 from api_stub.operations import Health
+from cli.commands.api import projector_health
 from cli.rendering.status_screen import StatusScreen
-from cli.serve import projector_health
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import append, append_raw, drain_all, totals
 from tests.support.events import TENANT, event
 from tests.support.processes import Start
 from tests.support.proxy import Proxy
 from tests.support.scraping import Scraped, scrape
 from tests.support.servers import RedisServer, free_port, wait_until
-from workers import status
-from workers.dispatcher import Dispatcher
-from workers.overview import read_overview
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.reporting import status
+from workers.reporting.overview import read_overview
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
-from workers.worker import worker
 
 HOME = partition_of(TENANT, 4)
 # An idle worker gives a sign of life every 5 s.

@@ -14,8 +14,8 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from projections.connection import BoundedAsyncConnection, BoundedConnection, meanwhile
-from projections.store import reader_options
+from projections.database.connection import BoundedAsyncConnection, BoundedConnection, meanwhile
+from projections.database.engines import reader_options
 from tests.support.outages import Work
 from tests.support.points import strike
 from tests.support.proxy import Proxy

@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import append, append_raw, checkpoints, drain_all, letters
 from tests.support.events import TENANT, body, event
 from tests.support.law import assert_all_is_well
 from tests.support.points import POINTS
 from tests.support.processes import Start
 from tests.support.servers import wait_until
-from workers.dispatcher import Dispatcher
-from workers.drain import Drainer, run
-from workers.queue import Lease
+from workers.dispatch.dispatcher import Dispatcher
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 Dying: TypeAlias = Callable[..., "subprocess.Popen[bytes]"]

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from sqlalchemy import Connection, delete, select, text, update
 
-from projections import activity, analysis_trend, checkpoint
+from projections.read_models import activity, analysis_trend
+from projections.transaction import checkpoint
 from tests.support.commands import carry_out
 from tests.support.driving import append, checkpoints, drain_all, dump
 from tests.support.events import mixed
@@ -23,7 +24,7 @@ from tests.support.points import REBUILD_POINTS
 from tests.support.processes import Start, environ_of
 from tests.support.rebuilding import differing, outcomes_of, rebuilder, still_due
 from tests.support.servers import wait_until
-from workers.drain import needs_drain
+from workers.drain.drainer import needs_drain
 from workers.runtime import Runtime
 
 HISTORY = list(mixed(4500, tenants=3, projects=4))

@@ -8,17 +8,17 @@ from uuid import uuid4
 import pytest
 from redis.exceptions import RedisError
 
+from event_stream.event_types import partition_of
 from event_stream.stream import stream_key
-from event_stream.types import partition_of
-from projections.faults import Fault
+from projections.error_classes import Fault
 from tests.support.driving import append, checkpoints, drain_all
 from tests.support.events import TENANT, body, event
 from tests.support.law import Witness, assert_counted_once, assert_law
 from tests.support.servers import RedisServer, wait_until
-from workers.dispatcher import Dispatcher
-from workers.drain import Drainer
-from workers.overview import read_overview
-from workers.pace import Pace
+from workers.dispatch.dispatcher import Dispatcher
+from workers.drain.batch_size import Pace
+from workers.drain.drainer import Drainer
+from workers.reporting.overview import read_overview
 from workers.runtime import Runtime
 
 HOME = partition_of(TENANT, 4)

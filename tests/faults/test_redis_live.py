@@ -17,7 +17,7 @@ from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, 
 from event_stream import Producer
 from event_stream.settings import StreamSettings
 from event_stream.stream import Progress
-from projections.checkpoint import Checkpoint
+from projections.transaction.checkpoint import Checkpoint
 from tests.support.deployment import Deployment
 from tests.support.driving import Api, append, assert_answers_equal, checkpoints
 from tests.support.events import mixed
@@ -25,10 +25,10 @@ from tests.support.law import Witness, assert_counted_once, assert_law
 from tests.support.oracle import Oracle
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
-from workers.drain import needs_drain
+from workers.dispatch.rq_worker import WORKER_TTL_S
+from workers.drain.drainer import needs_drain
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
-from workers.worker import WORKER_TTL_S
 
 SETTINGS = StreamSettings(partitions=4)
 SETTLED_WITHIN_S = 120.0

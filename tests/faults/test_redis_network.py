@@ -8,20 +8,21 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from event_stream import Producer
+from event_stream.event_types import partition_of
 from event_stream.settings import StreamSettings
 from event_stream.stream import Progress, Stream, stream_key
-from event_stream.types import partition_of
 from tests.support.driving import append, checkpoints
 from tests.support.events import TENANT, event
 from tests.support.law import Witness, assert_counted_once, assert_law
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
-from workers import queue
-from workers.dispatcher import Dispatcher
-from workers.drain import Drainer, run
-from workers.queue import Lease, drain_queue
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.drain.drainer import Drainer, run
+from workers.jobs import queue
+from workers.jobs.lease import Lease
+from workers.jobs.queue import drain_queue
 from workers.runtime import Runtime, redis_client
-from workers.worker import worker
 
 HOME = partition_of(TENANT, 4)
 SETTINGS = StreamSettings(partitions=4)
@@ -40,7 +41,7 @@ def proxied(runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> 
     """The runtime of processes whose every word to Redis goes through the proxy."""
     clients = [redis_client(url_of(proxy)) for _ in range(2)]
     made = replace(runtime, stream=Stream(clients[0], 4), queue=drain_queue(clients[1]))
-    monkeypatch.setattr("workers.drain.process_runtime", lambda: made)
+    monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: made)
     yield made
     for client in clients:
         client.close()

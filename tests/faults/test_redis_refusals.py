@@ -8,19 +8,19 @@ from rq import Worker
 from sqlalchemy import Engine
 
 from event_stream import Producer
+from event_stream.event_types import partition_of
 from event_stream.settings import StreamSettings
 from event_stream.stream import PARTITIONS_KEY, Stream, stream_key
-from event_stream.types import partition_of
 from tests.support.driving import append, drain_all
 from tests.support.events import TENANT, event
 from tests.support.law import Witness, assert_counted_once, assert_law
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
-from workers.dispatcher import Dispatcher
-from workers.queue import drain_queue
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.jobs.queue import drain_queue
+from workers.reporting.status import read_status
 from workers.runtime import Runtime, redis_client
-from workers.status import read_status
-from workers.worker import worker
 
 HOME = partition_of(TENANT, 4)
 SETTINGS = StreamSettings(partitions=4)
@@ -116,7 +116,7 @@ def test_connections_left_at_a_primary_that_became_a_replica_move_to_the_new_one
     url = f"redis://127.0.0.1:{proxy.port}/0"
     stream, queue = redis_client(url), redis_client(url)
     runtime = Runtime(SETTINGS, Stream(stream, 4), writer, reader, drain_queue(queue))
-    monkeypatch.setattr("workers.drain.process_runtime", lambda: runtime)
+    monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: runtime)
     producer = Producer.from_url(url, SETTINGS)
     events = [event("project.created.v1"), *(event() for _ in range(20))]
     producer.append_many(events)

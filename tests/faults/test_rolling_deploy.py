@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from projections import analysis_trend, versions
+from projections.read_models import analysis_trend
+from projections.transaction import projection_version
 from tests.faults.test_rebuild import HISTORY, TRAFFIC, is_drained, traffic
 from tests.support.driving import append, drain_all, dump, with_projections
 from tests.support.events import event
@@ -15,13 +16,13 @@ from tests.support.law import assert_all_is_well
 from tests.support.processes import Start, environ_of
 from tests.support.releases import NEW, THOUSAND
 from tests.support.servers import wait_until
+from workers.reporting.status import read_status, read_workers
 from workers.runtime import Runtime
-from workers.status import read_status, read_workers
 
 
 def outdated(runtime: Runtime) -> list[str]:
     with runtime.reader.connect() as connection:
-        return versions.outdated_tenants(connection, NEW)
+        return projection_version.outdated_tenants(connection, NEW)
 
 
 def run_to_its_end(environ: dict[str, str], *command: str) -> "subprocess.CompletedProcess[str]":

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.outages import Work
 from tests.support.points import POSTGRESQL_POINTS
 from tests.support.servers import wait_until

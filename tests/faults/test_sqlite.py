@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy import event as sa_event
 from sqlalchemy.exc import DatabaseError
 
-from projections.store import writer_engine
+from projections.database.engines import writer_engine
 from tests.support.driving import held_open
 from tests.support.outages import Work
 from tests.support.points import strike

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy.event import listen
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.machine.drains import Drains
 from tests.machine.parts import PARTITIONS, PROJECTS, PRONE
 from tests.support import points

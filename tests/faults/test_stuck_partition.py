@@ -13,17 +13,17 @@ import psutil
 import psycopg
 import pytest
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import append, checkpoints
 from tests.support.events import TENANT, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.scraping import Scraped
 from tests.support.servers import free_port, wait_until
-from workers import status
-from workers.queue import QUEUE_NAME
+from workers.jobs.queue import QUEUE_NAME
+from workers.reporting import status
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
 
 PARTITIONS = 4
 HOME = partition_of(TENANT, PARTITIONS)
@@ -32,11 +32,11 @@ NODE = 100  # Redis trims whole nodes of a stream
 # A minute of waiting in a few seconds: when entries are trimmed, when a partition counts as stalled, when to try again.
 STALLED_AFTER_S = 3.0
 CONSTANTS = {
-    "workers.dispatcher.TRIM_BEHIND_S": 0.5,
-    "workers.dispatcher.TRIM_EVERY_S": 0.1,
-    "workers.progress.STALLED_AFTER_S": STALLED_AFTER_S,
-    "workers.status.STALLED_AFTER_S": STALLED_AFTER_S,
-    "workers.pace.BACK_OFF_MAX_S": 1.0,
+    "workers.dispatch.trimmer.TRIM_BEHIND_S": 0.5,
+    "workers.dispatch.trimmer.TRIM_EVERY_S": 0.1,
+    "workers.telemetry.progress.STALLED_AFTER_S": STALLED_AFTER_S,
+    "workers.reporting.status.STALLED_AFTER_S": STALLED_AFTER_S,
+    "workers.drain.batch_size.BACK_OFF_MAX_S": 1.0,
 }
 ROUNDS, EACH = 3, 600
 # In one stream 60 MB, which would be twice that, and more, in the memory of whoever held them all. A batch is at most

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cli import supervisor as supervising
-from cli import tending
-from cli.supervisor import Child, Supervisor
+from cli.local import supervisor as supervising
+from cli.local import watchdog
+from cli.local.supervisor import Child, Supervisor
 from tests.support.servers import RedisServer, wait_until
-from workers.progress import STALLED_AFTER_S
+from workers.dispatch.rq_worker import worker
+from workers.reporting.status import read_workers
 from workers.runtime import Runtime
-from workers.status import read_workers
-from workers.worker import worker
+from workers.telemetry.progress import STALLED_AFTER_S
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -78,22 +78,22 @@ def test_nobody_is_killed_for_a_silence_that_is_redis_own(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tending, "START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(watchdog, "START_TIMEOUT_S", 0.0)
     now = [0.0]
-    ear = tending.Ear(runtime.queue.connection, clock=lambda: now[0])
+    ear = watchdog.Ear(runtime.queue.connection, clock=lambda: now[0])
     supervisor.add(child := Child("dispatcher", SLEEPER, {}))
     before = redis_server.refusals("OOM")
     redis_server.ask("CONFIG", "SET", "maxmemory", "1")
     try:
-        tending.kill_stalled(supervisor, runtime, ear)
+        watchdog.kill_stalled(supervisor, runtime, ear)
         assert redis_server.refusals("OOM") == before + 1
     finally:
         redis_server.ask("CONFIG", "SET", "maxmemory", "0")
     now[0] = STALLED_AFTER_S  # Redis takes signs of life again; those of before were not heard
-    tending.kill_stalled(supervisor, runtime, ear)
+    watchdog.kill_stalled(supervisor, runtime, ear)
     assert "process.stalled" not in "".join(capfd.readouterr())
     now[0] += 1
-    tending.kill_stalled(supervisor, runtime, ear)
+    watchdog.kill_stalled(supervisor, runtime, ear)
     wait_until(lambda: child.pid is None, "it is killed")
 
 
@@ -110,12 +110,12 @@ def test_nobody_is_killed_for_the_silence_of_one_who_had_the_same_number_before(
         working.register_birth()  # type: ignore[no-untyped-call]
         if beat is not None:
             runtime.queue.connection.hset(working.key, "last_heartbeat", beat)
-    tending.kill_stalled(supervisor, runtime, tending.Ear(runtime.queue.connection))
+    watchdog.kill_stalled(supervisor, runtime, watchdog.Ear(runtime.queue.connection))
     assert sorted(each.heartbeat_age_s > 3000 for each in read_workers(runtime) if each.pid == child.pid) == [
         False,
         True,
     ]
     assert "process.stalled" not in "".join(capfd.readouterr())
     runtime.queue.connection.delete(f"rq:worker:worker.{child.pid}.a")
-    tending.kill_stalled(supervisor, runtime, tending.Ear(runtime.queue.connection))
+    watchdog.kill_stalled(supervisor, runtime, watchdog.Ear(runtime.queue.connection))
     wait_until(lambda: child.pid is None, "it is killed when it is silent itself")

@@ -10,16 +10,16 @@ import pytest
 
 from event_stream import Producer
 from event_stream.envelope import time_text
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import Api, append, checkpoints, drain_all, letters, totals
 from tests.support.events import DAY_US, NOW_US, PROJECT, TENANT, body, event, mixed
 from tests.support.law import assert_all_is_well, assert_reads_equal
 from tests.support.processes import Start
 from tests.support.servers import wait_until
-from workers.dispatcher import Dispatcher
-from workers.queue import Lease
+from workers.dispatch.dispatcher import Dispatcher
+from workers.jobs.lease import Lease
+from workers.reporting.status import read_status, read_workers
 from workers.runtime import Runtime
-from workers.status import read_status, read_workers
 
 HOME = partition_of(TENANT, 4)
 SECOND_US = 1_000_000

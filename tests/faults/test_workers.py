@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from rq.worker_registration import clean_worker_registry
 
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import append, append_raw, checkpoints, letters, totals
 from tests.support.events import TENANT, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.processes import Start
 from tests.support.servers import wait_until
+from workers.reporting.status import read_workers
 from workers.runtime import Runtime
-from workers.status import read_workers
 
 HOME = partition_of(TENANT, 4)
 LARGE = b"x" * (6 * 1024 * 1024)

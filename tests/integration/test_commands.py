@@ -19,10 +19,11 @@ from sqlalchemy import text, update
 
 from api_stub.openapi import document
 from cli.main import MODULES, projector
-from event_stream.asyncapi import asyncapi_document
-from event_stream.json_schema import events_schema
-from projections import schema, versions
-from projections.store import reader_engine, writer_engine
+from event_stream.documents.asyncapi import asyncapi_document
+from event_stream.documents.json_schema import events_schema
+from projections import schema
+from projections.database.engines import reader_engine, writer_engine
+from projections.transaction import projection_version
 from tests.support.commands import carry_out
 from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
 from tests.support.events import PROJECT, TENANT, body, event, mixed
@@ -80,7 +81,7 @@ def test_every_command_has_help(command: list[str]) -> None:
 def test_every_command_imports_what_it_needs_and_a_worker_no_more(module: str) -> None:
     code = f"import sys, {module}; print({{'uvicorn', 'starlette', 'alembic'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert module != "cli.processes" or done.stdout == "set()\n"
+    assert module != "cli.commands.processes" or done.stdout == "set()\n"
 
 
 def test_wrong_usage_ends_with_2(run: Run) -> None:
@@ -337,7 +338,7 @@ def test_a_worker_busy_with_a_backlog_ends_within_five_seconds(runtime: Runtime,
     for _ in range(500):
         append_raw(runtime, home, *made)  # 200 events, again and again: a backlog of 100,000 entries
     start("cli", "dispatcher")
-    worker = start("tests.support.hurried", "worker", json.dumps({"workers.pace.ENTRIES_MAX": 100}))
+    worker = start("tests.support.hurried", "worker", json.dumps({"workers.drain.batch_size.ENTRIES_MAX": 100}))
     wait_until(lambda: runtime.stream.projected([home])[home].entries > 1000, "it is busy")
     started = time.monotonic()
     worker.send_signal(signal.SIGTERM)
@@ -494,10 +495,10 @@ def test_going_back_to_an_older_release_takes_a_word(runtime: Runtime, run: Run,
     assert "of all read models" in run("rebuild", "--downgrade", "--tenant", "ten_0", expect=2)
     run("rebuild", "--downgrade", "--restart")
     assert dump(runtime.reader) == damaged
-    assert newer not in str(dump(runtime.reader, [versions.table]))
+    assert newer not in str(dump(runtime.reader, [projection_version.table]))
 
 
 def set_versions(runtime: Runtime, line: str, tenant_id: str) -> None:
     with runtime.writer.begin() as connection:
-        mine = versions.table.c.tenant_id == tenant_id
-        assert connection.execute(update(versions.table).where(mine).values(versions=line)).rowcount == 1
+        mine = projection_version.table.c.tenant_id == tenant_id
+        assert connection.execute(update(projection_version.table).where(mine).values(versions=line)).rowcount == 1

@@ -20,28 +20,30 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, insert, make_url, text
 
-from cli.migrate import migrate_database
-from event_stream.types import partition_of
+from cli.commands.migrate import migrate_database
+from event_stream.event_types import partition_of
 from migrations import upgrade
-from projections import schema, versions
-from projections.store import writer_engine
+from projections import schema
+from projections.database.engines import writer_engine
+from projections.transaction import projection_version
 from tests.conftest import PARTITIONS, sqlalchemy_url
 from tests.support.commands import Done, carry_out
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, body, event
 from tests.support.releases import line
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
-from workers import breaker, drain
-from workers.checkup.check import Finding, Severity
-from workers.checkup.examine import Examination, examine
-from workers.checkup.patient import Limits, Patient
-from workers.checkup.registry import CHECKS
-from workers.dispatcher import Dispatcher
-from workers.drain import Drainer
-from workers.queue import Lease
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.doctor.check import Finding, Severity
+from workers.doctor.context import Limits, Patient
+from workers.doctor.registry import CHECKS
+from workers.doctor.runner import Examination, examine
+from workers.drain import circuit_breaker
+from workers.drain.drainer import Drainer
+from workers.drain.drainer import run as run_drain
+from workers.jobs.lease import Lease
+from workers.reporting.status import read_status
 from workers.runtime import Runtime, redis_client
-from workers.status import read_status
-from workers.worker import worker
 
 Environ = dict[str, str]
 
@@ -628,10 +630,10 @@ def test_a_partition_that_fails_again_and_again_is_a_danger_just_as_status_says(
 ) -> None:
     append(alive, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    drainer = Drainer(replace(alive, writer=nowhere), partition_of(TENANT, alive.stream.partitions))
-    while drainer.pace.failed_in_a_row < 3:
+    failing = Drainer(replace(alive, writer=nowhere), partition_of(TENANT, alive.stream.partitions))
+    while failing.pace.failed_in_a_row < 3:
         assert "partition-failing" not in codes(examined(environ))
-        drain.run(drainer, Lease(alive.queue.connection, drainer.partition, "mine"), budget_s=0.2)
+        run_drain(failing, Lease(alive.queue.connection, failing.partition, "mine"), budget_s=0.2)
     found = examined(environ)
     assert codes(found) == {"partition-failing"}
     assert "failed 3 times in a row: OperationalError" in found.findings[0].message
@@ -640,7 +642,7 @@ def test_a_partition_that_fails_again_and_again_is_a_danger_just_as_status_says(
 
 @only_sqlite
 def test_an_open_breaker_is_a_danger_just_as_status_says(alive: Runtime, environ: Environ) -> None:
-    breaker.publish(alive.stream.redis, "KeyError in tenant")
+    circuit_breaker.publish(alive.stream.redis, "KeyError in tenant")
     found = examined(environ)
     assert codes(found) == {"breaker-open"}
     assert "KeyError in tenant" in found.findings[0].message
@@ -675,7 +677,7 @@ def test_what_another_release_has_left_is_told(
     alive: Runtime, environ: Environ, stored: str, code: str, said: str
 ) -> None:
     with alive.writer.begin() as connection:
-        connection.execute(insert(versions.table).values(tenant_id=TENANT, versions=stored))
+        connection.execute(insert(projection_version.table).values(tenant_id=TENANT, versions=stored))
     found = finding(environ, code)
     assert found.severity == "danger"
     assert said in found.message

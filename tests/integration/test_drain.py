@@ -17,14 +17,15 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from event_stream.decoding import Arrival, decode_together
 from event_stream.entries import START, End, Entry, Position, Reading
 from event_stream.envelope import Reason, equal_json, time_text
+from event_stream.event_types import Event, WatchdogToggled, partition_of
 from event_stream.stream import Stream
-from event_stream.types import Event, WatchdogToggled, partition_of
-from projections import checkpoint, dead_letters, event_log, project
-from projections.apply import apply
-from projections.checkpoint import Checkpoint, StaleClaimError
-from projections.projection import FoldError, project_key
-from projections.registry import PROJECTIONS
-from projections.store import writer_engine
+from projections.database.engines import writer_engine
+from projections.folding.projection import FoldError, project_key
+from projections.read_models import project
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import checkpoint, dead_letters, event_log
+from projections.transaction.apply import apply
+from projections.transaction.checkpoint import Checkpoint, StaleClaimError
 from tests.support.driving import (
     READ_MODELS,
     append,
@@ -40,13 +41,13 @@ from tests.support.driving import (
 )
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
 from tests.support.servers import wait_until
-from workers import breaker, drain, intake, pace
-from workers.breaker import Breaker
-from workers.drain import Drainer, run
-from workers.pace import Pace
-from workers.queue import Lease
+from workers.drain import batch_reader, batch_size, circuit_breaker, drainer
+from workers.drain.batch_size import Pace
+from workers.drain.circuit_breaker import Breaker
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
 
 pytestmark = pytest.mark.both_databases
 
@@ -127,7 +128,7 @@ def test_letters_of_one_accepted_identity_cost_no_more_the_more_there_are(
         compared.append(one)
         return equal_json(one, other)
 
-    monkeypatch.setattr("projections.dead_letters.equal_json", compare)
+    monkeypatch.setattr("projections.transaction.dead_letters.equal_json", compare)
     append(runtime, first | {"source": "/last"} | bad, *[first] * repeats)
     drain_all(runtime)
     assert compared == []
@@ -265,7 +266,7 @@ def test_a_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runt
 
 def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     append(runtime, *mixed(150))
-    monkeypatch.setattr(pace, "ENTRIES_MAX", 7)
+    monkeypatch.setattr(batch_size, "ENTRIES_MAX", 7)
     for partition in range(4):
         run(
             Drainer(runtime, partition, pace=Pace(count=1)),
@@ -465,7 +466,7 @@ def test_a_release_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Ru
         for partition in range(4):
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
     assert totals(runtime) == {"read": 1, "applied": 0, "duplicates": 0, "dead_lettered": 1, "lost": 0}
-    assert str(breaker.read(runtime.queue.connection)).endswith("projection project failed with KeyError")
+    assert str(circuit_breaker.read(runtime.queue.connection)).endswith("projection project failed with KeyError")
     assert any("breaker is open" in problem for problem in read_status(runtime).problems())
     runtime.queue.connection.delete(*(f"projector:drain-lease:{{{partition}}}" for partition in range(4)))
     drain_all(runtime)  # the release is mended
@@ -580,7 +581,7 @@ def test_an_empty_field_keeps_its_empty_bytes(runtime: Runtime) -> None:
 
 
 def test_large_entries_make_the_next_batch_smaller(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "BYTES_MAX", 200_000)
+    monkeypatch.setattr(batch_size, "BYTES_MAX", 200_000)
     append_raw(runtime, HOME, *[b"x" * 20_000] * 40)
     drainer = Drainer(runtime, HOME)
     drainer.step()
@@ -623,21 +624,21 @@ def test_an_entry_that_does_not_fit_alone_is_waited_for(runtime: Runtime, monkey
 
 
 def test_the_steps_down_to_an_entry_that_does_not_fit_make_its_first_wait_no_longer() -> None:
-    short = Pace(count=pace.ENTRIES_MAX)
+    short = Pace(count=batch_size.ENTRIES_MAX)
     while short.take_on_less():
-        assert short.failed_in_a_row <= pace.NARROWING_STEPS_MAX
+        assert short.failed_in_a_row <= batch_size.NARROWING_STEPS_MAX
     assert short.count == 1
-    assert short.back_off_s() <= pace.BACK_OFF_FIRST_S
+    assert short.back_off_s() <= batch_size.BACK_OFF_FIRST_S
 
 
 def test_after_a_while_memory_is_believed_to_be_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [0.0]
-    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(batch_size, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     short, done = Pace(count=16), Reading([], End(None, 0, 0))
     assert short.take_on_less()
     assert (short.count, short.count_after(done)) == (8, 8)
-    now_s[0] = pace.MEMORY_SHORT_S
-    assert short.count_after(done) == 8 * 8 * pace.FASTER
+    now_s[0] = batch_size.MEMORY_SHORT_S
+    assert short.count_after(done) == 8 * 8 * batch_size.FASTER
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("disk"), ConnectionError(), TimeoutError()])
@@ -725,11 +726,11 @@ def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
     drain_all(runtime)
     append(runtime, *(event() for _ in range(5)))
     runtime.stream.redis.xtrim(key, maxlen=0, approximate=False)
-    assert drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
     assert (read_status(runtime).partitions[HOME].lost, read_status(runtime).partitions[HOME].in_flight) == (5, 0)
     drain_all(runtime)
     assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "dead_lettered": 0, "lost": 5}
-    assert not drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert not drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
     append(runtime, event())
     drain_all(runtime)
     assert totals(runtime) == {"read": 4, "applied": 4, "duplicates": 0, "dead_lettered": 0, "lost": 5}
@@ -748,7 +749,7 @@ def assert_all_is_read(runtime: Runtime) -> None:
     home = read_status(runtime).partitions[HOME]
     assert home.in_flight == 0
     assert runtime.stream.redis.xrange(f"events:{{{HOME}}}", min=f"({home.position}") == []
-    assert not drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert not drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
 
 
 class Stranger:
@@ -825,7 +826,7 @@ def test_another_stream_that_is_empty_rings_for_nobody(runtime: Runtime) -> None
     runtime.stream.redis.xdel(key, str(append(runtime, event())[0].position))
     drain_all(runtime)
     at = checkpoints(runtime)[HOME]
-    assert not drain.needs_drain(at, runtime.stream.ends()[HOME])
+    assert not drainer.needs_drain(at, runtime.stream.ends()[HOME])
     append(runtime, event())
     drain_all(runtime)
     assert totals(runtime)["applied"] == 6
@@ -853,11 +854,11 @@ def test_a_tail_deleted_unread_is_counted_without_another_entry(runtime: Runtime
     drain_all(runtime)
     gone: Any = runtime.stream.redis.xadd(key, {"event": body(event())})
     runtime.stream.redis.xdel(key, gone)
-    assert drain.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
     drain_all(runtime)
     at = checkpoints(runtime)[HOME]
     assert (at.applied, at.lost, str(at.position).encode()) == (3, 1, ids[-1])
-    assert not drain.needs_drain(at, runtime.stream.ends()[HOME])
+    assert not drainer.needs_drain(at, runtime.stream.ends()[HOME])
 
 
 def test_draining_an_empty_stream_changes_nothing(runtime: Runtime) -> None:
@@ -1025,7 +1026,7 @@ def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_
             raise RuntimeError("a bug of ours")
         return decode_together(together, arrival)
 
-    monkeypatch.setattr(intake, "decode_together", failing_once)
+    monkeypatch.setattr(batch_reader, "decode_together", failing_once)
     run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
     assert failed
     assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "dead_lettered": 0, "lost": 0}
@@ -1039,8 +1040,8 @@ def test_batch_sizes_stay_within_their_bounds(sizes: list[int]) -> None:
     entries = [Entry(b"%d-0" % number, [b"event", shared[:size]]) for number, size in enumerate(sizes)]
     for _ in range(12):
         pace_.speed_up(pace_.count_after(Reading(entries, End(None, 0, 0))))
-        assert 1 <= pace_.count <= pace.ENTRIES_MAX
-    assert pace_.count * sum(sizes) // len(sizes) <= pace.BYTES_MAX or pace_.count == 1
+        assert 1 <= pace_.count <= batch_size.ENTRIES_MAX
+    assert pace_.count * sum(sizes) // len(sizes) <= batch_size.BYTES_MAX or pace_.count == 1
 
 
 def test_a_writer_holds_sqlites_lock_from_the_start_of_its_transaction(sqlite_url: str) -> None:

@@ -10,26 +10,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from event_stream.decoding import decode
-from event_stream.types import partition_of
-from event_stream.versions import upcast
-from projections import event_log, project
-from projections.dead_letter_desk import Selection
-from projections.dead_letters import APPLIED, OPEN
-from projections.projection import Model, Rollup
-from projections.registry import PROJECTIONS
-from projections.store import Row
-from projections.verify import log_fault, mismatches
+from event_stream.event_types import partition_of
+from event_stream.upcasting import upcast
+from projections.database.columns import Row
+from projections.folding.projection import Model, Rollup
+from projections.lifecycle.dead_letter_admin import Selection
+from projections.lifecycle.verify import log_fault, mismatches
+from projections.read_models import project
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import event_log
+from projections.transaction.dead_letters import APPLIED, OPEN
 from tests.support.driving import append, drain_all, dump, letters, totals, with_projections
 from tests.support.events import TENANT, body, event, mixed
 from tests.support.later_release import WatchdogToggledV3, later_release, native
 from tests.support.law import assert_all_is_well
 from tests.support.rebuilding import differing, rebuild_all
-from workers import breaker
-from workers.breaker import Breaker
-from workers.drain import Drainer, run
-from workers.pace import Pace
-from workers.queue import Lease
-from workers.replay import replay
+from workers.drain import circuit_breaker
+from workers.drain.batch_size import Pace
+from workers.drain.circuit_breaker import Breaker
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
+from workers.maintenance.replay import replay
 from workers.runtime import Runtime
 
 HOME = partition_of(TENANT, 4)
@@ -249,7 +250,7 @@ def test_an_upcaster_that_fails_for_most_tenants_parks_next_to_nothing(runtime: 
         for partition in [*range(4), *range(4)]:
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
         assert totals(broken) == {"read": 1, "applied": 0, "duplicates": 0, "dead_lettered": 1, "lost": 0}
-        assert "the upcaster of watchdog.toggled.v1 failed" in str(breaker.read(runtime.queue.connection))
+        assert "the upcaster of watchdog.toggled.v1 failed" in str(circuit_breaker.read(runtime.queue.connection))
     runtime.queue.connection.delete(*(f"projector:drain-lease:{{{partition}}}" for partition in range(4)))
     with later_release() as projections:
         later = with_projections(runtime, *projections)

@@ -10,27 +10,27 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
 from event_stream.envelope import Reason
+from event_stream.event_types import partition_of
 from event_stream.stream import Stream
-from event_stream.types import partition_of
 from monitoring import scrape as scraping
 from monitoring.metrics import MEASURES, OBSERVED, OWN, RECORDED, STATUS, TALLY, Measure
-from projections.faults import Fault
-from projections.registry import PROJECTIONS
-from projections.store import reader_engine
+from projections.database.engines import reader_engine
+from projections.error_classes import Fault
+from projections.read_models.registry import PROJECTIONS
 from tests.support.driving import append, append_raw, drain_all, totals
 from tests.support.events import PROJECT, TENANT, body, event
 from tests.support.proxy import Proxy
 from tests.support.scraping import Scraped, scrape
 from tests.support.servers import PostgresServer, RedisServer
-from workers import breaker
-from workers.dispatcher import Dispatcher
-from workers.drain import Drainer
-from workers.progress import STALLED_AFTER_S, Failure, note_failure
-from workers.queue import drain_queue, ring
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.drain import circuit_breaker
+from workers.drain.drainer import Drainer
+from workers.jobs.queue import drain_queue, ring
+from workers.reporting.status import read_status
 from workers.runtime import Runtime, redis_client
-from workers.status import read_status
-from workers.tally import BATCH_ENTRIES, KEY, Committed, Tally, count_committed, read_tally
-from workers.worker import worker
+from workers.telemetry.batch_metrics import BATCH_ENTRIES, KEY, Committed, Tally, count_committed, read_tally
+from workers.telemetry.progress import STALLED_AFTER_S, Failure, note_failure
 
 HOME = partition_of(TENANT, 4)
 
@@ -121,7 +121,7 @@ def test_what_fails_and_who_is_silent_is_told(runtime: Runtime) -> None:
     failure = Failure(fault=Fault.EXTERNAL, error="x", consecutive_failures=4, next_batch_entries=1, retry_after_s=1.0)
     note_failure(redis, HOME, failure)
     note_failure(redis, HOME, failure)
-    breaker.publish(redis, "KeyError")
+    circuit_breaker.publish(redis, "KeyError")
     long_ago_ms = runtime.stream.now_ms() - 60_000
     redis.zadd("projector:dispatcher-heartbeats", {"host.1": long_ago_ms, "host.2": long_ago_ms + 59_000})
     runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"event": body(event())}, id=f"{long_ago_ms}-0")

@@ -18,12 +18,13 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from cli.migrate import migrate_database
+from cli.commands.migrate import migrate_database
 from event_stream.stream import PartitionsMismatchError
 from migrations import config, upgrade
 from projections import schema
+from projections.database.columns import metadata
+from projections.database.engines import writer_engine
 from projections.schema import ForeignSchemaError, SchemaTooOldError
-from projections.store import metadata, writer_engine
 from tests.conftest import sqlalchemy_url
 from tests.support.commands import carry_out
 from tests.support.servers import PostgresServer

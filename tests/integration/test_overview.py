@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
+from cli.commands.status import picture
 from cli.rendering.status_screen import StatusScreen
-from cli.status import picture
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.commands import carry_out
 from tests.support.driving import append, append_raw, drain_all
 from tests.support.events import TENANT, event
@@ -23,13 +23,13 @@ from tests.support.processes import environ_of
 from tests.support.proxy import Proxy
 from tests.support.scraping import scrape
 from tests.support.servers import RedisServer, wait_until
-from workers import tenants as reading
-from workers.drain import Drainer
-from workers.overview import Overview, read_overview
-from workers.progress import note_batch
-from workers.rates import BUCKET_S, BUCKETS, Rate, read_rates
+from workers.drain.drainer import Drainer
+from workers.reporting import tenants as reading
+from workers.reporting.overview import Overview, read_overview
 from workers.runtime import Runtime
-from workers.tally import Committed
+from workers.telemetry.apply_rates import BUCKET_S, BUCKETS, Rate, read_rates
+from workers.telemetry.batch_metrics import Committed
+from workers.telemetry.progress import note_batch
 
 HOME = partition_of(TENANT, 4)
 RATE_KEY = f"projector:applied-per-10s:{{{HOME}}}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from event_stream import Producer, WaitTimeoutError
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.support.driving import drain_all, log_size, totals
 from workers.runtime import Runtime
 

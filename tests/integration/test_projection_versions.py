@@ -7,11 +7,12 @@ import anyio
 import pytest
 from sqlalchemy import insert, update
 
-from event_stream.types import partition_of
-from projections import activity, analysis_trend, event_log, versions
-from projections.projection import Model, Projection
-from projections.store import Row
-from projections.versions import OutdatedReleaseError, Standing
+from event_stream.event_types import partition_of
+from projections.database.columns import Row
+from projections.folding.projection import Model, Projection
+from projections.read_models import activity, analysis_trend
+from projections.transaction import event_log, projection_version
+from projections.transaction.projection_version import OutdatedReleaseError, Standing
 from tests.integration.test_verify import repaired, verification
 from tests.support.driving import (
     Api,
@@ -28,12 +29,13 @@ from tests.support.law import assert_all_is_well, assert_law
 from tests.support.oracle import Oracle
 from tests.support.rebuilding import differing, outcomes_of, rebuild_all, rebuilder
 from tests.support.releases import NEW, OLD, SECOND, THOUSAND, line
-from workers import verify_jobs
-from workers.drain import Drainer, run
-from workers.queue import Lease, ring
+from workers.dispatch.rq_worker import worker
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
+from workers.jobs.queue import ring
+from workers.maintenance import verify_jobs
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
-from workers.worker import worker
 
 EVENTS = list(mixed(600, tenants=3, projects=3))
 TENANTS = ["ten_0", "ten_1", "ten_2"]
@@ -60,7 +62,7 @@ def new(old: Runtime) -> Runtime:
 
 
 def lines(runtime: Runtime) -> dict[str, str]:
-    return {row[0]: row[1] for row in dump(runtime.reader, [versions.table])["projection_version"]}
+    return {row[0]: row[1] for row in dump(runtime.reader, [projection_version.table])["projection_version"]}
 
 
 def trends(runtime: Runtime) -> Sequence[Row]:
@@ -79,11 +81,11 @@ def refolded(runtime: Runtime, projection: Projection, tenant_id: str) -> list[R
 def migrate(runtime: Runtime) -> None:
     """Do what `projector migrate --rebuild` does, to its end."""
     with runtime.reader.connect() as connection:
-        tenants = versions.outdated_tenants(connection, runtime.projections)
+        tenants = projection_version.outdated_tenants(connection, runtime.projections)
     outcomes = outcomes_of(rebuilder(runtime).rebuild_outdated(tenants))
     assert {outcome.tenant_id: outcome.error for outcome in outcomes} == dict.fromkeys(tenants)
     with runtime.reader.connect() as connection:
-        assert versions.outdated_tenants(connection, runtime.projections) == []
+        assert projection_version.outdated_tenants(connection, runtime.projections) == []
 
 
 def test_a_tenant_begins_with_the_versions_of_the_release_that_meets_it_first(old: Runtime, new: Runtime) -> None:
@@ -148,7 +150,7 @@ def test_an_older_worker_ends_at_such_a_job_and_a_new_one_does_not_start(
 ) -> None:
     migrate(new)
     append(old, event(tenantid="ten_1"))
-    monkeypatch.setattr("workers.drain.process_runtime", lambda: old)
+    monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: old)
     for _ in range(2):
         ring(old.queue, partition_of("ten_1", 4), "token")
     outdated = worker(old)
@@ -156,9 +158,9 @@ def test_an_older_worker_ends_at_such_a_job_and_a_new_one_does_not_start(
     assert "run the newer release, or go back to this one by `projector rebuild --downgrade`" in str(outdated.outdated)
     assert old.queue.count == 1  # it takes no other job
     with old.reader.connect() as connection:
-        versions.check(connection, NEW)
+        projection_version.check(connection, NEW)
         with pytest.raises(OutdatedReleaseError):
-            versions.check(connection, OLD)
+            projection_version.check(connection, OLD)
 
 
 def test_a_rollback_before_the_rebuild_loses_nothing(old: Runtime, new: Runtime) -> None:
@@ -178,12 +180,12 @@ def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: R
     append(new, *EVENTS[300:])
     drain_all(new)
     with old.reader.connect() as connection:
-        assert versions.outdated_tenants(connection, OLD) == TENANTS
+        assert projection_version.outdated_tenants(connection, OLD) == TENANTS
     refused = outcomes_of(rebuilder(old).rebuild_outdated(TENANTS))
     assert {str(outcome.error)[:51] for outcome in refused} == {"OutdatedReleaseError: read model analysis_trend is "}
     assert lines(old) == dict.fromkeys(TENANTS, ALL_NEW)
 
-    versions.step_back(old.writer, OLD, 4)
+    projection_version.step_back(old.writer, OLD, 4)
     assert lines(old) == dict.fromkeys(TENANTS, LEFT_OUT)
     assert count_equal_answers(old, Oracle(EVENTS)) > 0
     migrate(old)
@@ -193,7 +195,7 @@ def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: R
 
 def test_going_back_forgets_what_only_the_newer_release_has(old: Runtime) -> None:
     older = with_projections(old, *WITHOUT_ACTIVITY)
-    versions.step_back(old.writer, older.projections, 4)
+    projection_version.step_back(old.writer, older.projections, 4)
     assert lines(old) == dict.fromkeys(TENANTS, line(WITHOUT_ACTIVITY))
     append(older, *EVENTS[300:])
     drain_all(older)
@@ -240,7 +242,9 @@ def test_a_projection_that_is_new_answers_503_until_its_tenant_has_it(runtime: R
 
 def test_a_line_that_somebody_damaged_is_due_to_be_rebuilt(old: Runtime) -> None:
     with old.writer.begin() as connection:
-        connection.execute(update(versions.table).values(versions="activity 1, analysis_trend, project x, tenant 0"))
+        connection.execute(
+            update(projection_version.table).values(versions="activity 1, analysis_trend, project x, tenant 0")
+        )
     append(old, *EVENTS[300:])
     drain_all(old)
     assert set(lines(old).values()) == {"activity 1"}
@@ -257,7 +261,7 @@ def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_t
     assert f"{due}; run `projector migrate --rebuild`" in read_status(new).obstacles()
     assert read_status(new).outdated() == []
     with new.reader.connect() as connection:
-        (first, *others) = versions.outdated_tenants(connection, NEW)
+        (first, *others) = projection_version.outdated_tenants(connection, NEW)
     outcomes_of(rebuilder(new).rebuild_outdated([first]))
     assert read_status(new).due() == [due.replace("3", "2")]
     assert read_status(old).outdated() == ["analysis_trend is of a newer release for 1 tenants"]
@@ -311,12 +315,12 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
         lambda: drain(new),
         lambda: rebuild_some(old),
         lambda: rebuild_some(new),
-        lambda: versions.step_back(old.writer, OLD, 4),
+        lambda: projection_version.step_back(old.writer, OLD, 4),
     ]
     for _ in range(60):
         random_.choices(deeds, weights=(8, 4, 4, 1, 2, 1))[0]()
         for tenant_id, stored in lines(old).items():
-            at = versions.parse(stored)["analysis_trend"]
+            at = projection_version.parse(stored)["analysis_trend"]
             if not at.is_incomplete:
                 made_by = {1: FIRST, 2: SECOND}[at.version]
                 assert [row for row in trends(old) if row[0] == tenant_id] == refolded(old, made_by, tenant_id)
@@ -336,21 +340,23 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
         ("a, b 0, c -1, d 1 before, e 2", {"e": Standing(2)}),
     ],
 )
-def test_a_line_says_what_it_can_be_read_to_say(text: str, standings: versions.Standings) -> None:
-    assert versions.parse(text) == standings
-    assert versions.parse(versions.dump(standings)) == standings
+def test_a_line_says_what_it_can_be_read_to_say(text: str, standings: projection_version.Standings) -> None:
+    assert projection_version.parse(text) == standings
+    assert projection_version.parse(projection_version.dump(standings)) == standings
 
 
 def test_ten_thousand_other_tenants_cost_status_nothing(runtime: Runtime) -> None:
     with runtime.writer.begin() as connection:
-        connection.execute(insert(versions.table), [{"tenant_id": f"t{n}", "versions": ALL_OLD} for n in range(10_000)])
+        connection.execute(
+            insert(projection_version.table), [{"tenant_id": f"t{n}", "versions": ALL_OLD} for n in range(10_000)]
+        )
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("ANALYZE projection_version")
     explain = "EXPLAIN QUERY PLAN" if runtime.reader.dialect.name == "sqlite" else "EXPLAIN"
     with runtime.reader.connect() as connection:
-        statement = versions._others(OLD).compile(connection.engine, compile_kwargs={"literal_binds": True})
+        statement = projection_version._others(OLD).compile(connection.engine, compile_kwargs={"literal_binds": True})
         plan = " ".join(str(row) for row in connection.exec_driver_sql(f"{explain} {statement}"))
         assert plan.count("projection_version_by_versions") == 2
-        assert versions.count(connection, OLD) == dict.fromkeys(
-            (each.name for each in OLD), versions.Count(due=0, newer=0)
+        assert projection_version.count(connection, OLD) == dict.fromkeys(
+            (each.name for each in OLD), projection_version.Count(due=0, newer=0)
         )

@@ -13,12 +13,12 @@ from sqlalchemy import Engine
 
 from event_stream.decoding import decode
 from event_stream.envelope import time_text
-from event_stream.types import TYPES, Event
-from event_stream.versions import types_of
-from projections import activity
-from projections.projection import Projection
-from projections.registry import PROJECTIONS
-from projections.store import writer_engine
+from event_stream.event_types import TYPES, Event
+from event_stream.upcasting import types_of
+from projections.database.engines import writer_engine
+from projections.folding.projection import Projection
+from projections.read_models import activity
+from projections.read_models.registry import PROJECTIONS
 from projections.testing import given as given_events
 from tests.support.events import NOW_US, body, event, mixed
 

@@ -12,22 +12,25 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, delete, insert, text, update
 from sqlalchemy.exc import OperationalError
 
-from event_stream.types import AnalysisCreated, Event, partition_of
-from projections import activity, analysis_trend, checkpoint, due, event_log, project, rebuild, sums, tenant
-from projections.due import Asked
-from projections.event_log import Place
-from projections.projection import Key, Projection, Rollup
-from projections.rebuild import LogReplacedError, Refolding
-from projections.registry import PROJECTIONS
-from projections.store import KeyText, Row
+from event_stream.event_types import AnalysisCreated, Event, partition_of
+from projections.database.columns import KeyText, Row
+from projections.folding import row_checksum
+from projections.folding.projection import Key, Projection, Rollup
+from projections.lifecycle import pending_rebuilds, rebuild
+from projections.lifecycle.pending_rebuilds import Asked
+from projections.lifecycle.rebuild import LogReplacedError, Refolding
+from projections.read_models import activity, analysis_trend, project, tenant
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import checkpoint, event_log
+from projections.transaction.event_log import Place
 from tests.support.driving import Api, append, drain_all, dump, with_projections
 from tests.support.events import NOW_US, TENANT, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.points import REBUILD_POINTS, ProcessDiedError, on_call, wrapped
 from tests.support.rebuilding import differing, outcomes_of, plan, rebuild_all, rebuilder, still_due
 from tests.support.servers import wait_until
-from workers import side_by_side
-from workers.rebuild import Rebuilder
+from workers.maintenance import parallel
+from workers.maintenance.rebuild_tenants import Rebuilder
 from workers.runtime import Runtime
 
 HOME = partition_of(TENANT, 4)
@@ -40,8 +43,8 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild, "EVENTS_AT_ONCE", 50)
     monkeypatch.setattr(rebuild, "FOLDED_AT_ONCE", 120)
     monkeypatch.setattr(rebuild, "ROWS_AT_ONCE", 20)
-    monkeypatch.setattr("projections.pages.ROWS_AT_ONCE", 20)
-    monkeypatch.setattr("projections.event_log._COUNTED_AT_ONCE", 50)
+    monkeypatch.setattr("projections.database.paging.ROWS_AT_ONCE", 20)
+    monkeypatch.setattr("projections.transaction.event_log._COUNTED_AT_ONCE", 50)
 
 
 @pytest.fixture
@@ -202,7 +205,7 @@ def test_what_is_applied_after_the_last_look_is_folded_under_the_claim(
         late.clear()
         return rebuild.replace(*arguments)
 
-    monkeypatch.setattr("workers.rebuild.replace", replace)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants.replace", replace)
     made = [*EVENTS, *late]
     rebuild_all(filled)
     assert_all_is_well(filled, made)
@@ -213,7 +216,7 @@ def test_a_drain_waits_for_the_claim_and_then_applies(filled: Runtime, monkeypat
     late = [event(tenantid="ten_1") for _ in range(30)]
     append(filled, *late)
     waiting = threading.Thread(target=drain_all, args=(filled,))
-    settle = due.settle
+    settle = pending_rebuilds.settle
 
     def settle_slowly(connection: Connection, tenant_id: str, names: Any) -> None:
         if tenant_id == "ten_1" and not waiting.ident:
@@ -222,7 +225,7 @@ def test_a_drain_waits_for_the_claim_and_then_applies(filled: Runtime, monkeypat
                 wait_until(lambda: _waits_for_a_lock(connection), "the drain waits for the claim")
         settle(connection, tenant_id, names)
 
-    monkeypatch.setattr(due, "settle", settle_slowly)
+    monkeypatch.setattr(pending_rebuilds, "settle", settle_slowly)
     rebuild_all(filled)
     waiting.join()
     drain_all(filled)
@@ -357,9 +360,9 @@ def test_an_outage_is_waited_for_wherever_it_comes(
 
         return call
 
-    monkeypatch.setattr("workers.rebuild._back_off_s", lambda _failures: 0.0)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
     monkeypatch.setattr(event_log, "read_history", failing("read", event_log.read_history, 3))
-    monkeypatch.setattr(due, "settle", failing("settle", due.settle, 2))
+    monkeypatch.setattr(pending_rebuilds, "settle", failing("settle", pending_rebuilds.settle, 2))
     feed = changed(activity.projection, entry=failing("entry", activity.entry, 70))
     chosen: list[Projection] = (
         [analysis_trend.projection, feed]
@@ -399,8 +402,8 @@ def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
         return rebuild.replace(*arguments)
 
     monkeypatch.setattr(owner, name, fail_once)
-    monkeypatch.setattr("workers.rebuild.replace", replace)
-    monkeypatch.setattr("workers.rebuild._back_off_s", lambda _failures: 0.0)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants.replace", replace)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
     rebuild_all(filled, timeout_s=600.0)
     assert calls[0] > at
     assert_all_is_well(filled, made)
@@ -425,7 +428,7 @@ def test_an_outage_that_lasts_is_told_and_leaves_the_rest_due(filled: Runtime, m
         raise OperationalError("x", {}, Exception("gone"))
 
     monkeypatch.setattr(checkpoint, "claim_as_it_is", gone)
-    monkeypatch.setattr("workers.rebuild._back_off_s", lambda _failures: 0.0)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
     with pytest.raises(OperationalError):
         rebuild_all(filled)
     assert len(still_due(filled)) == 3
@@ -506,7 +509,7 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
         MetaData(),
         Column("tenant_id", KeyText, primary_key=True),
         Column("total", BigInteger, nullable=False),
-        *sums.columns(),
+        *row_checksum.columns(),
     )
 
     def key(event: Event) -> Key:
@@ -615,7 +618,7 @@ def test_processes_side_by_side_inherit_no_connection(filled: Runtime, monkeypat
         yield
 
     plan(filled)
-    monkeypatch.setattr(side_by_side, "_helper", helper)
+    monkeypatch.setattr(parallel, "_helper", helper)
     assert here.reader.pool.checkedin() > 0  # type: ignore[attr-defined]
-    with side_by_side.side_by_side(here, Rebuilder.compare, ["ten_0", "ten_1"], processes=2):
+    with parallel.side_by_side(here, Rebuilder.compare, ["ten_0", "ten_1"], processes=2):
         assert held == [0, 0, 0, 0]

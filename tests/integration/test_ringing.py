@@ -20,39 +20,41 @@ from sqlalchemy import create_engine
 
 from cli.rendering.status_screen import StatusScreen
 from event_stream.entries import Position
+from event_stream.event_types import partition_of
 from event_stream.stream import Progress
-from event_stream.types import partition_of
-from projections import checkpoint
-from projections.faults import Fault
+from projections.error_classes import Fault
+from projections.transaction import checkpoint
 from tests.support.driving import append, append_raw, checkpoints, drain_all, totals
 from tests.support.events import TENANT, body, event
 from tests.support.servers import wait_until
-from workers import dispatcher as dispatching
-from workers import verify_jobs
-from workers import worker as working_worker
-from workers.dispatcher import Dispatcher, Trimmer
-from workers.drain import Drainer, run
-from workers.overview import read_overview
-from workers.pace import Pace
-from workers.progress import note_batch
-from workers.queue import DRAIN, DrainJob, Lease, is_to_verify, ring
+from workers.dispatch import dispatcher as dispatching
+from workers.dispatch import rq_worker as working_worker
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.dispatch.trimmer import Trimmer
+from workers.drain.batch_size import Pace
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
+from workers.jobs.queue import DRAIN, DrainJob, is_to_verify, ring
+from workers.maintenance import verify_jobs
+from workers.reporting.overview import read_overview
+from workers.reporting.status import read_status
 from workers.runtime import Runtime, process_runtime
-from workers.status import read_status
-from workers.tally import Committed
-from workers.worker import worker
+from workers.telemetry.batch_metrics import Committed
+from workers.telemetry.progress import note_batch
 
 HOME = partition_of(TENANT, 4)
 # As SECURITY.md gives them.
 DOCUMENTED_FLAGS = (
-    *("--serializer", "json", "--job-class", "workers.queue.DrainJob"),
-    *("--worker-class", "workers.worker.DrainWorker", "--worker-ttl", "20"),
+    *("--serializer", "json", "--job-class", "workers.jobs.queue.DrainJob"),
+    *("--worker-class", "workers.dispatch.rq_worker.DrainWorker", "--worker-ttl", "20"),
 )
 
 
 @pytest.fixture
 def as_process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     """Let jobs in this process use the test's runtime."""
-    monkeypatch.setattr("workers.drain.process_runtime", lambda: runtime)
+    monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: runtime)
     return runtime
 
 
@@ -433,7 +435,7 @@ def test_rqs_own_info_makes_sense_of_our_queue(runtime: Runtime, redis_url: str)
 def test_a_forking_rq_worker_drains_too(runtime: Runtime, database_url: str, redis_url: str) -> None:
     append(runtime, event())
     Dispatcher(runtime).sweep()
-    flags = ["--serializer", "json", "--job-class", "workers.queue.DrainJob"]
+    flags = ["--serializer", "json", "--job-class", "workers.jobs.queue.DrainJob"]
     rq = str(Path(sys.executable).parent / "rq")
     environ = environ_of(runtime, database_url, redis_url)
     subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)

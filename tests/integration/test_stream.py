@@ -25,9 +25,9 @@ from event_stream import (
 )
 from event_stream.entries import START, End
 from event_stream.envelope import time_text
+from event_stream.event_types import partition_of
 from event_stream.settings import StreamSettings
 from event_stream.stream import OldServerError, Progress, Stream, _end
-from event_stream.types import partition_of
 from tests.support.events import NOW_US, TENANT, body, event
 from tests.support.servers import RedisServer
 from workers.runtime import redis_client

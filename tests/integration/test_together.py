@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import Connection, bindparam, select, text, update
 from sqlalchemy.exc import DataError, OperationalError
 
-from projections import checkpoint
-from projections.checkpoint import Checkpoint
-from projections.together import Question, ask, tell, together
+from projections.database.pipeline import Question, ask, tell, together
+from projections.transaction import checkpoint
+from projections.transaction.checkpoint import Checkpoint
 from tests.support.servers import wait_until
 from workers.runtime import Runtime
 

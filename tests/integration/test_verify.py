@@ -11,19 +11,21 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from event_stream.types import partition_of
-from projections import activity, analysis_trend, checkpoint, due, event_log, project, tenant
-from projections.registry import PROJECTIONS
-from projections.store import Row
-from projections.sums import fingerprint_of
+from event_stream.event_types import partition_of
+from projections.database.columns import Row
+from projections.database.fingerprint import fingerprint_of
+from projections.lifecycle import pending_rebuilds
+from projections.read_models import activity, analysis_trend, project, tenant
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import checkpoint, event_log
 from tests.support.driving import append, drain_all, dump, totals
 from tests.support.events import body, event, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.rebuilding import rebuild_all, rebuilder, still_due
-from workers import verified, verify_jobs
+from workers.maintenance import verify_jobs, verify_results
+from workers.maintenance.verify_tenants import Verification
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
-from workers.verify_tenants import Verification
 
 pytestmark = pytest.mark.both_databases
 
@@ -41,7 +43,7 @@ def filled(runtime: Runtime) -> Runtime:
 def verification(runtime: Runtime, *, folded: bool = True) -> Verification:
     """Return what `projector verify` has found, or `projector verify --quick`."""
     with runtime.reader.connect() as connection:
-        tenants = due.tenants_in(connection, runtime.projections)
+        tenants = pending_rebuilds.tenants_in(connection, runtime.projections)
     found = Verification.on(rebuilder(runtime), set())
     for _ in found.compare(tenants, tenants if folded else []):
         pass
@@ -274,12 +276,12 @@ def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
     assert_all_is_well(runtime, EVENTS)
 
 
-def a_pass(runtime: Runtime) -> verified.Verified:
+def a_pass(runtime: Runtime) -> verify_results.Verified:
     """Let jobs verify until a pass is over, and return what is told."""
     verify_jobs.work_here(runtime)
-    while verified.is_under_way(runtime.queue.connection):
+    while verify_results.is_under_way(runtime.queue.connection):
         verify_jobs.work_here(runtime)
-    return verified.read(runtime.queue.connection)
+    return verify_results.read(runtime.queue.connection)
 
 
 def wrong(runtime: Runtime, tenant_id: str, *values: int) -> None:
@@ -328,7 +330,7 @@ def test_a_pass_gives_way_and_is_gone_on_with(filled: Runtime, monkeypatch: pyte
     monkeypatch.setattr(verify_jobs, "WHILE_S", 0.0)
     verify_jobs.work_here(filled)
     assert filled.queue.count == 1
-    assert verified.read(filled.queue.connection).finished_ms is None
+    assert verify_results.read(filled.queue.connection).finished_ms is None
     assert a_pass(filled).tenants == 3
 
 
@@ -340,7 +342,7 @@ def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) 
     found.publish(redis)
     assert a_pass(filled).mismatched_tenants == 1  # which has not looked at that
     repaired(found).publish(redis)
-    assert verified.read(redis).mismatched_tenants == 0
+    assert verify_results.read(redis).mismatched_tenants == 0
 
 
 def test_one_job_at_a_time_is_asked_for(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,9 +367,9 @@ def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
         raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("workers.verify.mismatches", away)
+        patch.setattr("workers.maintenance.verify_checksums.mismatches", away)
         verify_jobs.work_here(filled)
-    assert verified.is_under_way(filled.queue.connection)
+    assert verify_results.is_under_way(filled.queue.connection)
     wrong(filled, "ten_2", 4711)
     found = a_pass(filled)
     assert (found.tenants, found.mismatched_tenants) == (3, 1)
@@ -383,7 +385,7 @@ def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, mon
         return []
 
     monkeypatch.setattr(verify_jobs, "STATEMENT_S", 60.0)
-    monkeypatch.setattr("workers.verify.mismatches", slow)
+    monkeypatch.setattr("workers.maintenance.verify_checksums.mismatches", slow)
     for _ in range(3):
         with pytest.raises(JobTimeoutException), UnixSignalDeathPenalty(3, JobTimeoutException):  # type: ignore[no-untyped-call]
             verify_jobs.work_here(filled)
@@ -420,6 +422,6 @@ def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, m
         return []
 
     monkeypatch.setattr(verify_jobs, "STATEMENT_S", 2.0)
-    monkeypatch.setattr("workers.verify.mismatches", slow)
+    monkeypatch.setattr("workers.maintenance.verify_checksums.mismatches", slow)
     found = a_pass(filled)
     assert (found.tenants, found.skipped_tenants, found.mismatched_tenants) == (3, 1, 0)

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from event_stream.event_types import TYPES, partition_of
 from event_stream.stream import stream_key
-from event_stream.types import TYPES, partition_of
-from projections import dead_letter_desk
-from projections.dead_letter_desk import Selection
+from projections.lifecycle import dead_letter_admin
+from projections.lifecycle.dead_letter_admin import Selection
 from tests.machine import truths
 from tests.machine.parts import (
     BAD,
@@ -32,9 +32,9 @@ from tests.machine.world import World
 from tests.support.driving import letters
 from tests.support.events import NOW_US, body
 from tests.support.points import ProcessDiedError, at_point
-from workers.dispatcher import TRIM_BEHIND_S, TRIM_EVERY_S
-from workers.queue import Lease
-from workers.replay import replay
+from workers.dispatch.trimmer import TRIM_BEHIND_S, TRIM_EVERY_S
+from workers.jobs.lease import Lease
+from workers.maintenance.replay import replay
 from workers.runtime import Runtime
 
 facts = st.fixed_dictionaries(
@@ -167,7 +167,7 @@ class Drains(RuleBasedStateMachine):
     @rule(reason=st.sampled_from(REASONS))
     def discard(self, reason: str) -> None:
         with self.world.runtime.writer.begin() as connection:
-            discarded = dead_letter_desk.discard(connection, Selection(reason=reason))
+            discarded = dead_letter_admin.discard(connection, Selection(reason=reason))
         assert discarded == self.world.ledger.discard(reason)
 
     @rule()

@@ -8,15 +8,15 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Table
 
 from event_stream.envelope import time_text
-from event_stream.types import TYPES, Event
-from projections.projection import FoldError, Model
+from event_stream.event_types import TYPES, Event
+from projections.folding.projection import FoldError, Model
 from tests.support.driving import checkpoints
 from tests.support.events import DATA, NOW_US, body
 from tests.support.points import at_point
-from workers.breaker import Breaker
-from workers.drain import Drainer, run
-from workers.pace import Pace
-from workers.queue import Lease
+from workers.drain.batch_size import Pace
+from workers.drain.circuit_breaker import Breaker
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 PARTITIONS = 4

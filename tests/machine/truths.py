@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from projections import event_log
+from projections.transaction import event_log
 from tests.machine.parts import PARTITIONS, TENANTS
 from tests.machine.world import World
 from tests.support.driving import Api, assert_answers_equal, dump, letters

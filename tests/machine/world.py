@@ -7,20 +7,20 @@ from typing import Any
 
 from event_stream.entries import START, Position
 from event_stream.envelope import time_text
+from event_stream.event_types import partition_of
 from event_stream.stream import stream_key
-from event_stream.types import partition_of
-from projections import checkpoint
-from projections.checkpoint import Checkpoint
-from projections.registry import PROJECTIONS
-from projections.store import metadata
+from projections.database.columns import metadata
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import checkpoint
+from projections.transaction.checkpoint import Checkpoint
 from tests.machine.parts import BUDGET_S, DAY_US, PARTITIONS, POISON, WORKERS, Poisoned, Worker, Zombie, varied
 from tests.support.driving import checkpoints
 from tests.support.events import NOW_US, body, event
 from tests.support.ledger import Ledger, Told
 from tests.support.points import ProcessDiedError
-from workers.dispatcher import Dispatcher
-from workers.drain import run
-from workers.queue import Lease
+from workers.dispatch.dispatcher import Dispatcher
+from workers.drain.drainer import run
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 

@@ -43,7 +43,7 @@ NOTHING_LOST = (
     Mutant(
         "the checkpoint moves in a transaction of its own",
         "G1",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "    checkpoint.advance(connection, after)\n",
         "    connection.commit()\n    checkpoint.advance(connection, after)\n    connection.commit()\n",
         (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind",),
@@ -51,7 +51,7 @@ NOTHING_LOST = (
     Mutant(
         "letters are parked in a transaction of their own",
         "G1",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "    dead_letters.park(connection, letters)\n",
         "    with connection.engine.begin() as other:\n        dead_letters.park(other, letters)\n",
         (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind[postgresql]",),
@@ -59,7 +59,7 @@ NOTHING_LOST = (
     Mutant(
         "what was read ahead is applied wherever the checkpoint is",
         "G1",
-        "workers/intake.py",
+        "workers/drain/batch_reader.py",
         "ahead is not None and ahead.place == _place_of(expected) and",
         "ahead is not None and",
         (f"{_DRAIN}what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails",),
@@ -67,7 +67,7 @@ NOTHING_LOST = (
     Mutant(
         "a worker short of memory grows its batches again after each that fits",
         "G8",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "most = self.fitting if time.monotonic() < self.fitting_until_s else ENTRIES_MAX",
         "most = ENTRIES_MAX",
         (f"{_DRAIN}where_memory_stays_short_a_batch_is_halved_until_it_fits_and_the_next_are_no_larger",),
@@ -75,7 +75,7 @@ NOTHING_LOST = (
     Mutant(
         "an entry for which there is no memory is tried again and again without a pause",
         "G8",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "is_less = self.count > 1",
         "is_less = True",
         (f"{_DRAIN}an_entry_that_does_not_fit_alone_is_waited_for",),
@@ -83,7 +83,7 @@ NOTHING_LOST = (
     Mutant(
         "a worker that was killed for its memory holds two batches at once from its first entry on",
         "G8",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "self.count > ENTRIES_FIRST and not self.failed_in_a_row",
         "True",
         (f"{_DRAIN}nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory",),
@@ -91,7 +91,7 @@ NOTHING_LOST = (
     Mutant(
         "the hint is published before the commit",
         "G1",
-        "workers/drain.py",
+        "workers/drain/drainer.py",
         "        with meanwhile(self.intake.go_on):\n",
         "        if batch.reading.entries:\n"
         "            early = Progress(batch.reading.entries[-1].position, expected.entries_added())\n"
@@ -102,7 +102,7 @@ NOTHING_LOST = (
     Mutant(
         "duplicates are not counted",
         "G1",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         "duplicates=self.duplicates + duplicates",
         "duplicates=self.duplicates",
         (f"{_DRAIN}a_repeat_of_an_applied_event_changes_nothing",),
@@ -110,7 +110,7 @@ NOTHING_LOST = (
     Mutant(
         "what Redis lost is not counted at a stream's end",
         "G1",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         "lost = self.lost + max(0, added - self.read - self.lost, self._seen_unread())",
         "lost = self.lost + max(0, self._seen_unread())",
         (f"{_DRAIN}a_stream_emptied_unread_is_counted_at_once",),
@@ -118,7 +118,7 @@ NOTHING_LOST = (
     Mutant(
         "what was seen is not remembered",
         "G1",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "        at = at.seeing(reading.end)\n",
         "        pass\n",
         (f"{_DRAIN}what_was_seen_and_is_gone_is_counted_whatever_happened_to_the_stream",),
@@ -126,7 +126,7 @@ NOTHING_LOST = (
     Mutant(
         "what was seen is remembered anew before it is passed",
         "G1",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "if passes_seen or at.has_seen(reading.other):",
         "if True:",
         (f"{_DRAIN}what_was_seen_and_is_gone_is_counted_whatever_happened_to_the_stream",),
@@ -134,7 +134,7 @@ NOTHING_LOST = (
     Mutant(
         "trimmed to the stream's end",
         "G1",
-        "workers/dispatcher.py",
+        "workers/dispatch/trimmer.py",
         "before=min(then.position, current.position))",
         "before=self.runtime.stream.ends()[then.partition].position or then.position)",
         (f"{_RINGING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
@@ -142,7 +142,7 @@ NOTHING_LOST = (
     Mutant(
         "trimmed to where the checkpoint is, not where it was",
         "G1",
-        "workers/dispatcher.py",
+        "workers/dispatch/trimmer.py",
         "before=min(then.position, current.position))",
         "before=current.position)",
         (f"{_RINGING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
@@ -150,7 +150,7 @@ NOTHING_LOST = (
     Mutant(
         "trimmed past a database that was set back",
         "G1",
-        "workers/dispatcher.py",
+        "workers/dispatch/trimmer.py",
         "before=min(then.position, current.position))",
         "before=then.position)",
         (f"{_GONE_BACK}entries_that_it_must_read_again_are_not_trimmed_however_long_it_takes",),
@@ -166,7 +166,7 @@ NOTHING_LOST = (
     Mutant(
         "trimmed after six seconds, not sixty",
         "G1",
-        "workers/dispatcher.py",
+        "workers/dispatch/trimmer.py",
         "TRIM_BEHIND_S = 60.0",
         "TRIM_BEHIND_S = 6.0",
         (f"{_RINGING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
@@ -174,7 +174,7 @@ NOTHING_LOST = (
     Mutant(
         "another stream is trimmed by the old one's checkpoint",
         "G1",
-        "workers/dispatcher.py",
+        "workers/dispatch/trimmer.py",
         "if before > START and at.is_at(entries):",
         "if before > START and entries:",
         (f"{_RINGING}nothing_of_another_stream_is_trimmed",),
@@ -182,7 +182,7 @@ NOTHING_LOST = (
     Mutant(
         "the first entry's digest is not compared",
         "G1",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         "entries[0].position == self.position and entries[0].digest() == self.position_digest",
         "entries[0].position == self.position",
         (f"{_DRAIN}a_stream_restored_older_is_noticed_even_when_its_ids_overtake",),
@@ -214,7 +214,7 @@ NOTHING_LOST = (
     Mutant(
         "an outage is taken for poison",
         "G1",
-        "projections/faults.py",
+        "projections/error_classes.py",
         "return Fault.INTERNAL if isinstance(original, _OURS) else Fault.EXTERNAL",
         "return Fault.INTERNAL if isinstance(error, DBAPIError) else Fault.EXTERNAL",
         (f"{_DRAIN}a_database_that_is_away_parks_nothing",),
@@ -222,7 +222,7 @@ NOTHING_LOST = (
     Mutant(
         "a full disk under a fold is taken for poison",
         "G1",
-        "projections/faults.py",
+        "projections/error_classes.py",
         "_OF_THE_WORLD = (MemoryError, OSError)",
         "_OF_THE_WORLD = (MemoryError,)",
         (f"{_DRAIN}the_worlds_errors_park_nothing_even_out_of_a_fold",),
@@ -230,7 +230,7 @@ NOTHING_LOST = (
     Mutant(
         "a job's time limit within a fold is taken for poison",
         "G1",
-        "projections/faults.py",
+        "projections/error_classes.py",
         "isinstance(cause, _OF_THE_WORLD + interruptions)",
         "isinstance(cause, _OF_THE_WORLD)",
         (f"{_FAULTS}everything_else_is_the_world_being_away",),
@@ -241,7 +241,7 @@ EXACTLY_ONCE = (
     Mutant(
         "the claim locks nothing",
         "G2",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         ".order_by(table.c.partition).with_for_update()",
         ".order_by(table.c.partition)",
         (f"{_DRAIN}a_claim_is_held_until_the_transaction_ends",),
@@ -249,7 +249,7 @@ EXACTLY_ONCE = (
     Mutant(
         "SQLite's lock is taken with the first write",
         "G2",
-        "projections/store.py",
+        "projections/database/engines.py",
         "BEGIN IMMEDIATE",
         "BEGIN",
         (f"{_DRAIN}a_writer_holds_sqlites_lock_from_the_start_of_its_transaction",),
@@ -257,7 +257,7 @@ EXACTLY_ONCE = (
     Mutant(
         "the claim does not compare the position",
         "G2",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         "if current != expected:",
         "if current.epoch != expected.epoch:",
         (f"{_DRAIN}the_checkpoint_is_compared_under_the_lock",),
@@ -265,7 +265,7 @@ EXACTLY_ONCE = (
     Mutant(
         "the claim does not compare the epoch",
         "G2",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         "if current != expected:",
         "if current.position != expected.position:",
         (f"{_DRAIN}the_same_position_of_another_epoch_is_another_place",),
@@ -273,7 +273,7 @@ EXACTLY_ONCE = (
     Mutant(
         "the claim does not compare the counters",
         "G1",
-        "projections/checkpoint.py",
+        "projections/transaction/checkpoint.py",
         "if current != expected:",
         "if (current.epoch, current.position) != (expected.epoch, expected.position):",
         (f"{_DRAIN}of_two_who_settle_a_loss_at_the_same_place_one_is_too_late",),
@@ -281,7 +281,7 @@ EXACTLY_ONCE = (
     Mutant(
         "everything is taken as new",
         "G2",
-        "projections/event_log.py",
+        "projections/transaction/event_log.py",
         "body = known.get(identity)",
         "body = None",
         (f"{_DRAIN}a_repeat_of_an_applied_event_changes_nothing",),
@@ -289,7 +289,7 @@ EXACTLY_ONCE = (
     Mutant(
         "repeats within a batch are taken as new",
         "G2",
-        "projections/event_log.py",
+        "projections/transaction/event_log.py",
         "            known[identity] = event.body\n",
         "",
         (f"{_DRAIN}a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate",),
@@ -313,7 +313,7 @@ EXACTLY_ONCE = (
     Mutant(
         "numbers in the log have gaps",
         "G2",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "last_number=batch.start.applied",
         "last_number=batch.start.read",
         (f"{_DRAIN}the_log_is_numbered_densely_per_partition",),
@@ -324,7 +324,7 @@ CONVERGENT = (
     Mutant(
         "equal times are decided by who comes first",
         "G3",
-        "projections/facts.py",
+        "projections/folding/lww.py",
         "if stamp > self.stamp else self",
         "if stamp[0] > self.stamp[0] else self",
         (f"{_FOLDS}equal_times_are_decided_by_the_event_id",),
@@ -332,7 +332,7 @@ CONVERGENT = (
     Mutant(
         "the last to arrive wins",
         "G3",
-        "projections/facts.py",
+        "projections/folding/lww.py",
         "return Fact(value, stamp) if stamp > self.stamp else self",
         "return Fact(value, stamp)",
         (f"{_FOLDS}the_latest_of_created_and_deleted_decides_whether_a_project_exists",),
@@ -340,7 +340,7 @@ CONVERGENT = (
     Mutant(
         "who was removed is forgotten, and revived by a late event",
         "G3",
-        "projections/facts.py",
+        "projections/folding/lww.py",
         "else Members({**self.by_id, member: after})",
         "else Members({id_: fact for id_, fact in {**self.by_id, member: after}.items() if fact.value})",
         (f"{_FOLDS}memberships_count_distinct_present_ids",),
@@ -348,7 +348,7 @@ CONVERGENT = (
     Mutant(
         "day buckets are pruned by the clock",
         "G3",
-        "projections/analysis_trend.py",
+        "projections/read_models/analysis_trend.py",
         "oldest = max(by_day) - DAYS_KEPT + 1",
         'oldest = int(__import__("time").time()) // 86_400 - DAYS_KEPT + 1',
         (f"{_FOLDS}day_buckets_keep_what_is_near_the_newest_day_and_the_total_keeps_all",),
@@ -356,7 +356,7 @@ CONVERGENT = (
     Mutant(
         "an upsert keeps the row that was there",
         "G3",
-        "projections/bulk.py",
+        "projections/database/bulk.py",
         'return f"ON CONFLICT ({primary_key}) DO UPDATE SET {changes}"',
         'return f"ON CONFLICT ({primary_key}) DO NOTHING" if changes else ""',
         (f"{_CONTRACT}a_thousand_mixed_events_shuffled_give_the_same_bytes",),
@@ -364,7 +364,7 @@ CONVERGENT = (
     Mutant(
         "the future begins when a worker looks",
         "G3",
-        "workers/intake.py",
+        "workers/drain/batch_reader.py",
         "at_ms=entry.position.ms",
         'at_ms=int(__import__("time").time() * 1000)',
         (f"{_DRAIN}what_is_the_future_is_decided_by_the_entrys_own_id_not_by_who_reads_it_when",),
@@ -447,7 +447,7 @@ ISOLATION = (
     Mutant(
         "one project's flood pushes out the others' activity",
         "G5",
-        "projections/bulk.py",
+        "projections/database/bulk.py",
         "delete(table).where(*of_group, tuple_(",
         "delete(table).where(tuple_(",
         (f"{_CONTRACT}activity_never_holds_more_than_its_newest_hundred",),
@@ -455,7 +455,7 @@ ISOLATION = (
     Mutant(
         "one tenant's poison opens the breaker for all",
         "G5",
-        "workers/breaker.py",
+        "workers/drain/circuit_breaker.py",
         "return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)",
         "return 2 * len(self.failed_at) >= len(seen) > 0",
         (f"{_DRAIN}one_tenants_poison_cannot_open_the_breaker",),
@@ -487,7 +487,7 @@ ISOLATION = (
     Mutant(
         "a job may call anything",
         "G5",
-        "workers/queue.py",
+        "workers/jobs/queue.py",
         "if self.func_name not in ALLOWED or self.instance is not None:",
         "if self.instance is not None:",
         (f"{_RINGING}a_job_of_somebody_else_runs_nothing_and_the_worker_lives",),
@@ -495,7 +495,7 @@ ISOLATION = (
     Mutant(
         "jobs are pickled",
         "G5",
-        "workers/queue.py",
+        "workers/jobs/queue.py",
         "return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)",
         "return Queue(QUEUE_NAME, connection=redis, job_class=DrainJob)",
         (f"{_RINGING}a_job_of_somebody_else_runs_nothing_and_the_worker_lives",),
@@ -506,7 +506,7 @@ CONSTANT_READS = (
     Mutant(
         "a reader may scan whole tables",
         "G6",
-        "projections/store.py",
+        "projections/database/engines.py",
         '    "enable_seqscan": "off",\n',
         "",
         (f"{_READS}the_plans_touch_rows_through_keys_only",),
@@ -533,7 +533,7 @@ RECOVERS = (
     Mutant(
         "a lease never expires",
         "G7",
-        "workers/queue.py",
+        "workers/jobs/lease.py",
         "timeout=LEASE_S, thread_local=False",
         "timeout=None, thread_local=False",
         (f"{_RINGING}a_lease_is_kept_and_freed_by_its_token_only",),
@@ -541,7 +541,7 @@ RECOVERS = (
     Mutant(
         "who sleeps over a claim keeps it",
         "G7",
-        "projections/store.py",
+        "projections/database/engines.py",
         '    "idle_in_transaction_session_timeout": "10s",\n',
         "",
         (f"{_DRAIN}no_session_may_hold_a_claim_or_wait_for_one_for_long",),
@@ -549,7 +549,7 @@ RECOVERS = (
     Mutant(
         "a connection that the server has closed is used again",
         "G7",
-        "projections/store.py",
+        "projections/database/engines.py",
         "    if connection.is_hung_up:\n",
         "    if connection.closed:\n",
         ("tests/integration/test_together.py::test_a_connection_that_the_server_has_closed_is_not_used_again",),
@@ -557,7 +557,7 @@ RECOVERS = (
     Mutant(
         "a drain that was overtaken goes on from where it was",
         "G7",
-        "workers/drain.py",
+        "workers/drain/drainer.py",
         "        self.at = self.tried = None  # what follows may fail, and then only the database knows\n",
         "        self.at, self.tried = expected, None\n",
         (f"{_DRAIN}a_drain_that_was_overtaken_goes_on_from_where_the_other_is",),
@@ -565,7 +565,7 @@ RECOVERS = (
     Mutant(
         "the breaker never opens",
         "G7",
-        "workers/breaker.py",
+        "workers/drain/circuit_breaker.py",
         "return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)",
         "return len(self.failed_at) > len(seen)",
         (f"{_DRAIN}a_release_that_fails_for_most_tenants_parks_next_to_nothing",),
@@ -573,7 +573,7 @@ RECOVERS = (
     Mutant(
         "suspicion passes to the next event",
         "G7",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "return self.suspect[0] == epoch and first <= self.suspect[1] <= last",
         "return True",
         (f"{_DRAIN}suspicion_never_passes_to_the_next_event",),
@@ -581,7 +581,7 @@ RECOVERS = (
     Mutant(
         "a stream that was set back is not rung for",
         "G7",
-        "workers/drain.py",
+        "workers/drain/drainer.py",
         "(end.position is not None and end.position != at.position)",
         "(end.position is not None and end.position > at.position)",
         (f"{_RINGING}a_sweep_rings_for_a_stream_that_ends_before_its_checkpoint",),
@@ -597,7 +597,7 @@ RECOVERS = (
     Mutant(
         "a drain does not look again once its lease is freed",
         "G7",
-        "workers/drain.py",
+        "workers/drain/drainer.py",
         "            if not drainer.has_more():\n                return\n",
         "            return\n",
         (f"{_DRAIN}what_arrives_while_the_lease_is_freed_is_drained_too",),
@@ -605,7 +605,7 @@ RECOVERS = (
     Mutant(
         "hints that were left behind are not mended",
         "G7",
-        "workers/dispatcher.py",
+        "workers/dispatch/dispatcher.py",
         "        self._mend_hints(hints, checkpoints, ends)\n",
         "",
         (f"{_RINGING}a_sweep_mends_a_hint_that_a_dying_drain_left_behind",),
@@ -613,7 +613,7 @@ RECOVERS = (
     Mutant(
         "a letter never closes",
         "1.4",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))",
         "pass",
         (f"{_DRAIN}a_letter_closes_in_the_transaction_that_applies_its_event",),
@@ -621,7 +621,7 @@ RECOVERS = (
     Mutant(
         "who parks a stray event does not claim its home",
         "1.4",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "checkpoint.claim(connection, batch.expected, batch.homes, questions)",
         "checkpoint.claim(connection, batch.expected, (), questions)",
         (f"{_DRAIN}a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter",),
@@ -629,7 +629,7 @@ RECOVERS = (
     Mutant(
         "a letter is replayed to where it came from",
         "1.4",
-        "workers/replay.py",
+        "workers/maintenance/replay.py",
         "return partition_of(letter.tenant_id, runtime.stream.partitions)",
         "return letter.partition",
         (f"{_COMMANDS}a_replayed_letter_closes_in_the_transaction_that_applies_its_event",),
@@ -640,7 +640,7 @@ BOUNDED = (
     Mutant(
         "the queue grows while nobody works",
         "G8",
-        "workers/dispatcher.py",
+        "workers/dispatch/dispatcher.py",
         "if self.room > 0 and lease.take():",
         "if lease.take():",
         (f"{_RINGING}the_queue_is_bounded_while_nobody_works",),
@@ -648,7 +648,7 @@ BOUNDED = (
     Mutant(
         "finished jobs stay in Redis",
         "G8",
-        "workers/queue.py",
+        "workers/jobs/queue.py",
         "        result_ttl=0,\n",
         "",
         (f"{_RINGING}a_rung_job_drains_and_leaves_nothing_behind",),
@@ -656,7 +656,7 @@ BOUNDED = (
     Mutant(
         "a stranger frees a lease",
         "G8",
-        "workers/queue.py",
+        "workers/jobs/lease.py",
         "            self._lock.release()\n",
         "            self._lock.redis.delete(self._lock.name)\n",
         (f"{_RINGING}a_lease_is_kept_and_freed_by_its_token_only",),
@@ -664,7 +664,7 @@ BOUNDED = (
     Mutant(
         "the lease is looked at once a drain",
         "G8",
-        "workers/drain.py",
+        "workers/drain/drainer.py",
         "    while time.monotonic() < deadline and lease.enter():\n",
         "    entered = lease.enter()\n    while entered and time.monotonic() < deadline:\n",
         (f"{_DRAIN}a_drain_that_loses_its_lease_stops_before_the_next_batch",),
@@ -672,7 +672,7 @@ BOUNDED = (
     Mutant(
         "a worker killed for its memory begins with as much again",
         "G7",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "ENTRIES_FIRST = 1",
         "ENTRIES_FIRST = 16",
         ("tests/faults/test_workers.py::test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_less",),
@@ -680,7 +680,7 @@ BOUNDED = (
     Mutant(
         "a silent PostgreSQL is waited for for ever",
         "G7",
-        "projections/connection.py",
+        "projections/database/connection.py",
         "return super().wait(gen, interval, self.answer_within_s)",
         "return super().wait(gen, interval, None)",
         ("tests/faults/test_postgresql_wire.py::test_a_statement_that_is_never_answered_is_given_up",),
@@ -688,7 +688,7 @@ BOUNDED = (
     Mutant(
         "a batch may hold any number of bytes",
         "G8",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "return min(self.count**2 * FASTER, in_budget, most)",
         "return min(self.count**2 * FASTER, most)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
@@ -696,7 +696,7 @@ BOUNDED = (
     Mutant(
         "a letter is kept whole, however large",
         "G8",
-        "projections/dead_letters.py",
+        "projections/transaction/dead_letters.py",
         "last.body[:BODY_BYTES_MAX]",
         "last.body",
         (f"{_DRAIN}bad_entries_are_parked_with_their_reason_and_stop_nobody",),
@@ -704,7 +704,7 @@ BOUNDED = (
     Mutant(
         "old activity is never removed",
         "G8",
-        "projections/bulk.py",
+        "projections/database/bulk.py",
         ".offset(keep - 1).limit(1).lateral(",
         ".offset(keep * 1000).limit(1).lateral(",
         (f"{_CONTRACT}activity_never_holds_more_than_its_newest_hundred",),
@@ -720,7 +720,7 @@ BOUNDED = (
     Mutant(
         "streams are never trimmed",
         "G8",
-        "workers/dispatcher.py",
+        "workers/dispatch/trimmer.py",
         "        if before > START and at.is_at(entries):\n",
         "        if before < START and at.is_at(entries):\n",
         (f"{_SOAK}everything_but_the_event_log_stays_bounded_under_traffic",),
@@ -728,7 +728,7 @@ BOUNDED = (
     Mutant(
         "each batch leaves a key behind",
         "G8",
-        "workers/progress.py",
+        "workers/telemetry/progress.py",
         "    pipe.delete(_failure_key(partition))\n",
         "    pipe.delete(_failure_key(partition))\n    pipe.set(f'projector:batch:{batch.batch_us}', 1)\n",
         (f"{_SOAK}everything_but_the_event_log_stays_bounded_under_traffic",),
@@ -747,7 +747,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "other content under a known identity is a duplicate",
         "1.4",
-        "projections/event_log.py",
+        "projections/transaction/event_log.py",
         "elif equal_json(body, event.body):",
         "elif body:",
         (f"{_DRAIN}the_same_identity_with_other_content_is_parked_and_the_first_wins",),
@@ -803,7 +803,7 @@ EVENTS_AND_ANSWERS = (
     Mutant(
         "activity keeps ninety-nine",
         "2.3",
-        "projections/activity.py",
+        "projections/read_models/activity.py",
         "ENTRIES_KEPT = 100",
         "ENTRIES_KEPT = 99",
         (f"{_READS}at_most_a_hundred_entries_newest_first_ties_by_id_descending",),
@@ -822,7 +822,7 @@ WATCHED = (
     Mutant(
         "health looks at the lag alone",
         "2.5",
-        "workers/status.py",
+        "workers/reporting/status.py",
         '            *(f"{found}; start `projector worker`" for found in self.undrained()),\n',
         "",
         (f"{_HEALTH}health_fails_while_loops_are_dead_though_nothing_waits",),
@@ -830,7 +830,7 @@ WATCHED = (
     Mutant(
         "what was parked or lost is no problem",
         "2.5",
-        "workers/status.py",
+        "workers/reporting/status.py",
         "return [*self.obstacles(), *self.omissions()]",
         "return self.obstacles()",
         (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
@@ -838,7 +838,7 @@ WATCHED = (
     Mutant(
         "a silent worker is no problem while another works",
         "2.5",
-        "workers/status.py",
+        "workers/reporting/status.py",
         "            if 0 < silent < known\n",
         "            if 0 > silent\n",
         ("tests/faults/test_alike.py::test_status_health_and_alerts_say_it_alike",),
@@ -846,7 +846,7 @@ WATCHED = (
     Mutant(
         "a worker's silence is told by the clocks of two hosts",
         "2.5",
-        "workers/status.py",
+        "workers/reporting/status.py",
         "    if beat is not None:\n        return max(0.0, (now_ms - int(beat)) / 1000)\n",
         "",
         ("tests/faults/test_time.py::test_wrong_clocks_of_workers_and_dispatcher_change_no_judgement_and_no_answer",),
@@ -854,7 +854,7 @@ WATCHED = (
     Mutant(
         "what was counted before the clock was set back is counted again",
         "3",
-        "workers/rates.py",
+        "workers/telemetry/apply_rates.py",
         "if last and last > bucket then redis.call('DEL', KEYS[1]) end\n",
         "",
         (f"{_OVERVIEW}buckets_of_a_clock_that_was_set_back_are_not_taken_for_now",),
@@ -862,7 +862,7 @@ WATCHED = (
     Mutant(
         "the history of rates grows for ever",
         "G8",
-        "workers/rates.py",
+        "workers/telemetry/apply_rates.py",
         "redis.call('HDEL', KEYS[1], name)",
         "local kept = name",
         (f"{_OVERVIEW}the_history_in_redis_is_bounded_and_expires",),
@@ -872,14 +872,14 @@ WATCHED = (
         "2.5",
         "monitoring/scrape.py",
         "        observed = read_observed(self._runtime)\n",
-        "        from workers.overview import read_overview\n\n        read_overview(self._runtime)\n"
+        "        from workers.reporting.overview import read_overview\n\n        read_overview(self._runtime)\n"
         "        observed = read_observed(self._runtime)\n",
         (f"{_OVERVIEW}health_and_metrics_do_not_pay_for_rates_and_tenants",),
     ),
     Mutant(
         "one dead letter fails the health of all",
         "2.5",
-        "cli/serve.py",
+        "cli/commands/api.py",
         "return Health(found.obstacles(), found.omissions())",
         "return Health(found.problems())",
         (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
@@ -887,7 +887,7 @@ WATCHED = (
     Mutant(
         "batches are not counted",
         "2.5",
-        "workers/progress.py",
+        "workers/telemetry/progress.py",
         "    count_committed(pipe, batch)\n",
         "",
         (f"{_METRICS}every_batch_is_counted_by_its_size_and_its_times",),
@@ -895,7 +895,7 @@ WATCHED = (
     Mutant(
         "what only the transaction can find out is parked for no reason",
         "2.5",
-        "workers/tally.py",
+        "workers/telemetry/batch_metrics.py",
         "dead_lettered[Reason.ID_CONFLICT.value] += after.dead_lettered - batch.start.dead_lettered - len(batch.letters)",
         "dead_lettered[Reason.ID_CONFLICT.value] += 0",
         (f"{_METRICS}a_scrape_tells_what_status_tells",),
@@ -919,7 +919,7 @@ WATCHED = (
     Mutant(
         "nothing tells the lines of one drain from another's",
         "2.5",
-        "workers/drain.py",
+        "workers/drain/drainer.py",
         "with bound_contextvars(drain=lease.token[:12], partition=partition):",
         "with bound_contextvars(partition=partition):",
         ("tests/e2e/test_logs.py::test_what_is_bound_to_a_drain_goes_with_it",),
@@ -930,7 +930,7 @@ REBUILT = (
     Mutant(
         "what came since the first fold is not folded",
         "G3",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "        _, is_whole = refolding.step(connection)\n",
         "        is_whole = True\n",
         (f"{_REBUILD}what_is_applied_after_the_last_look_is_folded_under_the_claim",),
@@ -938,7 +938,7 @@ REBUILT = (
     Mutant(
         "a rebuild claims nothing",
         "G2",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "            checkpoint.claim_as_it_is(connection, refolding.partition)\n",
         "            checkpoint.read(connection, refolding.partition)\n",
         (f"{_REBUILD}a_drain_waits_for_the_claim_and_then_applies[postgresql]",),
@@ -946,7 +946,7 @@ REBUILT = (
     Mutant(
         "a rebuild removes what other tenants have",
         "G5",
-        "projections/pages.py",
+        "projections/database/paging.py",
         "here = [tenant == after[0], *conditions]",
         "here = [tenant >= after[0], *conditions]",
         (f"{_REBUILD}a_selection_leaves_all_other_tenants_and_read_models_as_they_are",),
@@ -954,13 +954,13 @@ REBUILT = (
     Mutant(
         "what is due is settled before it is done",
         "G7",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "    with _claimed(engine, refolding) as connection:\n"
         "        claimed_s = time.monotonic()\n"
         "        differences = _differences(connection, refolding)\n"
         "        for difference",
         "    with engine.begin() as early:\n"
-        "        due.settle(early, refolding.tenant_id, [projection.name for projection in refolding.projections])\n"
+        "        pending_rebuilds.settle(early, refolding.tenant_id, [projection.name for projection in refolding.projections])\n"
         "    with _claimed(engine, refolding) as connection:\n"
         "        claimed_s = time.monotonic()\n"
         "        differences = _differences(connection, refolding)\n"
@@ -970,7 +970,7 @@ REBUILT = (
     Mutant(
         "a tenant is emptied, and filled in another transaction",
         "G4",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "    missing, changed = iter(",
         "    connection.execute(table.delete())\n    connection.commit()\n    missing, changed = iter(",
         (
@@ -981,7 +981,7 @@ REBUILT = (
     Mutant(
         "rows that should not be there stay",
         "G3",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "    delete_rows(connection, table, [row[:width] for row in difference.extra])\n",
         "",
         (f"{_REBUILD}whatever_was_done_to_a_row_the_log_gives_it_back_byte_for_byte",),
@@ -989,7 +989,7 @@ REBUILT = (
     Mutant(
         "a log that lost its last commits is taken for the one that was folded",
         "G3",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "page[0].place != until",
         "page[0].number != until.number",
         (f"{_REBUILD}a_log_that_lost_its_last_commits_is_folded_anew",),
@@ -997,7 +997,7 @@ REBUILT = (
     Mutant(
         "after an outage in a fold it goes on with what is half folded",
         "G2",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "        self.spoilt = True\n        for projection",
         "        for projection",
         (f"{_REBUILD}an_outage_is_waited_for_wherever_it_comes",),
@@ -1005,7 +1005,7 @@ REBUILT = (
     Mutant(
         "a page that fails to be decoded is taken for read",
         "G2",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "        self._decode(page)\n        if page:\n            self._after_id = page[-1].event_id\n",
         "        if page:\n            self._after_id = page[-1].event_id\n        self._decode(page)\n",
         (f"{_REBUILD}what_fails_for_a_moment_is_neither_lost_nor_doubled",),
@@ -1013,7 +1013,7 @@ REBUILT = (
     Mutant(
         "a page of the tail is decoded again after its fold failed",
         "G2",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "            self._until = new[-1].place\n        self._fold()\n",
         "            self._fold()\n            self._until = new[-1].place\n",
         (f"{_REBUILD}what_fails_for_a_moment_is_neither_lost_nor_doubled",),
@@ -1021,7 +1021,7 @@ REBUILT = (
     Mutant(
         "a rebuild keeps all events of a tenant in memory",
         "G8",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "if not self._in_history or self._is_enough():",
         "if not self._in_history:",
         (f"{_REBUILD}no_more_events_are_in_memory_than_are_folded_at_once",),
@@ -1029,7 +1029,7 @@ REBUILT = (
     Mutant(
         "a rebuild keeps all entries in memory",
         "G8",
-        "projections/projection.py",
+        "projections/folding/projection.py",
         "model[group] = self._newest(model.get(group, []) + rows)",
         "model[group] = model.get(group, []) + rows",
         (f"{_REBUILD}memory_holds_no_more_entries_than_are_kept",),
@@ -1037,7 +1037,7 @@ REBUILT = (
     Mutant(
         "a tenant that another process has rebuilt is folded to its end",
         "5",
-        "workers/rebuild.py",
+        "workers/maintenance/rebuild_tenants.py",
         "                    if not read_names():\n",
         "                    if not refolding.projections:\n",
         (f"{_REBUILD}a_tenant_that_another_process_finishes_meanwhile_is_left_to_it",),
@@ -1045,7 +1045,7 @@ REBUILT = (
     Mutant(
         "processes that fold go on when whoever asked has ended",
         "5",
-        "workers/side_by_side.py",
+        "workers/maintenance/parallel.py",
         "    Thread(target=_end_with_who_asked, daemon=True).start()\n",
         "",
         ("tests/faults/test_rebuild.py::test_processes_side_by_side_end_with_whoever_asked[9-postgresql]",),
@@ -1053,7 +1053,7 @@ REBUILT = (
     Mutant(
         "processes that fold inherit the connections of the one that asked",
         "5",
-        "workers/side_by_side.py",
+        "workers/maintenance/parallel.py",
         "    rebuilder.writer.dispose()\n    rebuilder.reader.dispose()\n",
         "",
         (f"{_REBUILD}processes_side_by_side_inherit_no_connection",),
@@ -1061,7 +1061,7 @@ REBUILT = (
     Mutant(
         "a comparison mends what it finds",
         "3",
-        "workers/rebuild.py",
+        "workers/maintenance/rebuild_tenants.py",
         "self._finish(compare, tenant_id, self._names)",
         "self._finish(replace, tenant_id, self._names)",
         (f"{_REBUILD}a_comparison_tells_what_differs_and_changes_nothing",),
@@ -1072,7 +1072,7 @@ VERIFIED = (
     Mutant(
         "which events are in a row does not matter, only how many",
         "G9",
-        "projections/sums.py",
+        "projections/folding/row_checksum.py",
         "self.fingerprint + sum(added))",
         "self.fingerprint)",
         (f"{_VERIFY}there_is_nothing_to_find_where_nothing_was_done",),
@@ -1080,7 +1080,7 @@ VERIFIED = (
     Mutant(
         "rows that the log does not know are not looked for",
         "G9",
-        "projections/verify.py",
+        "projections/lifecycle/verify.py",
         "    only_stored = select(stored).except_(select(logged)).subquery()\n",
         "    only_stored = select(stored).where(literal(1) == 2).subquery()\n",
         (f"{_VERIFY}whatever_is_done_to_a_row_is_found_and_mended",),
@@ -1088,7 +1088,7 @@ VERIFIED = (
     Mutant(
         "a log is whole if its newest event is there",
         "G9",
-        "projections/verify.py",
+        "projections/lifecycle/verify.py",
         "    if expected == held + since == last:\n",
         "    if expected == last:\n",
         (f"{_VERIFY}a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too",),
@@ -1096,7 +1096,7 @@ VERIFIED = (
     Mutant(
         "a repair takes from the rows what the log has lost",
         "G9",
-        "workers/verify_tenants.py",
+        "workers/maintenance/verify_tenants.py",
         "            if partition_of(tenant_id, partitions) in damaged:\n",
         "            if not tenant_id:\n",
         (f"{_VERIFY}a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too",),
@@ -1104,7 +1104,7 @@ VERIFIED = (
     Mutant(
         "the bytes of another tenant's event are folded",
         "G5",
-        "projections/event_log.py",
+        "projections/transaction/event_log.py",
         "        if attributes != (self.tenant_id, self.event_id, self.type, self.project_id, self.time_us):\n",
         "        if event is None:\n",
         (f"{_VERIFY}a_log_whose_bytes_and_columns_disagree_is_found_and_nothing_is_rebuilt_from_it",),
@@ -1112,7 +1112,7 @@ VERIFIED = (
     Mutant(
         "a pass looks at what has changed only",
         "G9",
-        "workers/verify_jobs.py",
+        "workers/maintenance/verify_jobs.py",
         "*changed, *at_rest})",
         "*changed})",
         (f"{_VERIFY}a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest",),
@@ -1120,7 +1120,7 @@ VERIFIED = (
     Mutant(
         "what a pass found stays when it is mended",
         "G9",
-        "workers/verified.py",
+        "workers/maintenance/verify_results.py",
         '            client.hdel(f"{WRONG_KEY}{means}", tenant_id)\n',
         "            client.hlen(KEY)\n",
         (f"{_VERIFY}what_a_pass_finds_is_a_problem_until_it_is_mended",),
@@ -1131,7 +1131,7 @@ OF_ONE_VERSION = (
     Mutant(
         "rows of an older version are folded on",
         "G3",
-        "projections/versions.py",
+        "projections/transaction/projection_version.py",
         "if standings.get(each.name) == Standing(each.version))",
         "if each.name in standings)",
         (f"{_OF_ONE_VERSION}a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild",),
@@ -1139,7 +1139,7 @@ OF_ONE_VERSION = (
     Mutant(
         "nobody notes that rows lack events",
         "G3",
-        "projections/versions.py",
+        "projections/transaction/projection_version.py",
         "at if name in live else at._replace(is_incomplete=True)",
         "at",
         (f"{_OF_ONE_VERSION}a_rollback_before_the_rebuild_loses_nothing",),
@@ -1147,7 +1147,7 @@ OF_ONE_VERSION = (
     Mutant(
         "an older release folds into rows of a newer one",
         "G3",
-        "projections/versions.py",
+        "projections/transaction/projection_version.py",
         "        if at.version > known.get(name, 0):\n            raise",
         "        if at.version > known.get(name, 0) + 9:\n            raise",
         (f"{_OF_ONE_VERSION}an_older_worker_rolls_back_and_says_so_and_the_newer_goes_on",),
@@ -1155,8 +1155,8 @@ OF_ONE_VERSION = (
     Mutant(
         "a rebuild does not say of which version its rows are",
         "3",
-        "projections/rebuild.py",
-        "        versions.fill(connection, refolding.tenant_id, refolding.projections)\n",
+        "projections/lifecycle/rebuild.py",
+        "        projection_version.fill(connection, refolding.tenant_id, refolding.projections)\n",
         "",
         (f"{_OF_ONE_VERSION}a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild",),
     ),
@@ -1171,8 +1171,8 @@ OF_ONE_VERSION = (
     Mutant(
         "verification calls rows wrong that are due",
         "G9",
-        "projections/verify.py",
-        "        if line is not None and not versions.live_in(versions.parse(line), [projection]):\n"
+        "projections/lifecycle/verify.py",
+        "        if line is not None and not projection_version.live_in(projection_version.parse(line), [projection]):\n"
         "            return []\n",
         "",
         (f"{_OF_ONE_VERSION}verification_leaves_out_what_is_due_and_still_finds_the_rest",),
@@ -1183,7 +1183,7 @@ VERSIONS = (
     Mutant(
         "an event of an older version is folded as it came",
         "G3",
-        "projections/apply.py",
+        "projections/transaction/apply.py",
         "as_folded(accepted.new)",
         "accepted.new",
         (f"{_VERSIONS}rows_do_not_tell_in_which_version_an_event_was_written",),
@@ -1191,7 +1191,7 @@ VERSIONS = (
     Mutant(
         "a rebuild folds events of an older version as they came",
         "G3",
-        "projections/rebuild.py",
+        "projections/lifecycle/rebuild.py",
         "events = as_folded(self._unfolded)",
         "events = self._unfolded",
         (f"{_VERSIONS}an_upgrade_changes_no_row_and_goes_on",),
@@ -1199,7 +1199,7 @@ VERSIONS = (
     Mutant(
         "a projection is said to read the newest version of a type only",
         "G9",
-        "event_stream/versions.py",
+        "event_stream/upcasting.py",
         "if TYPES[_newest(type_)] in kinds",
         "if TYPES[type_] in kinds",
         (f"{_VERSIONS}rows_do_not_tell_in_which_version_an_event_was_written",),
@@ -1207,7 +1207,7 @@ VERSIONS = (
     Mutant(
         "an upcaster may lead to what no fold reads",
         "G1",
-        "event_stream/versions.py",
+        "event_stream/upcasting.py",
         "if type(data) is not TYPES[type_]:",
         "if data is event.body:",
         (
@@ -1217,7 +1217,7 @@ VERSIONS = (
     Mutant(
         "an upcaster that fails is taken for an outage",
         "G5",
-        "projections/projection.py",
+        "projections/folding/projection.py",
         'raise FoldError(f"the upcaster of {event.type}", event, error) from error',
         "raise",
         ("tests/unit/test_event_versions.py::test_an_upcaster_that_fails_is_like_a_fold_that_fails",),
@@ -1225,7 +1225,7 @@ VERSIONS = (
     Mutant(
         "the event that a fold failed on is looked for as it was received",
         "G5",
-        "workers/pace.py",
+        "workers/drain/batch_size.py",
         "[event.identity for event in batch.events].index(error.event.identity)",
         "batch.events.index(error.event)",
         (f"{_VERSIONS}a_fold_that_fails_on_an_old_event_in_the_middle_of_a_batch_is_told_which_it_was",),

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from api_stub.auth import keys
 from api_stub.auth.keys import Kind
-from cli.migrate import migrate_database
+from cli.commands.migrate import migrate_database
 from projections.settings import DatabaseSettings
 from tests.soak.plan import PARTITIONS, WORKERS, Plan
 from tests.support.driving import held_open

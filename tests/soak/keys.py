@@ -5,9 +5,23 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from event_stream import stream
-from workers import breaker, dispatcher, progress, queue, rates, tally, verified, verify_jobs
+from workers.dispatch import dispatcher
+from workers.drain import circuit_breaker
+from workers.jobs import queue
+from workers.maintenance import verify_jobs, verify_results
+from workers.telemetry import apply_rates, batch_metrics, progress
 
-DOCUMENTING = (stream, breaker, dispatcher, progress, queue, rates, tally, verified, verify_jobs)
+DOCUMENTING = (
+    stream,
+    circuit_breaker,
+    dispatcher,
+    progress,
+    queue,
+    apply_rates,
+    batch_metrics,
+    verify_results,
+    verify_jobs,
+)
 # RQ documents its keys nowhere; these are all that it makes for a queue like ours.
 RQ_KEYS = (
     "rq:queues",  # the names of the queues

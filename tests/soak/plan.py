@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from workers import dispatcher
+from workers.dispatch import dispatcher, trimmer
 
 PARTITIONS = 4
 WORKERS = 2
-VERIFY_S = 300.0  # as `workers.verify_jobs.EVERY_S`, in real time
+VERIFY_S = 300.0  # as `workers.maintenance.verify_jobs.EVERY_S`, in real time
 SCRAPE_S = 15.0
 REPLAY_S = 60.0
 
@@ -27,8 +27,8 @@ class Plan:
     events_per_s: float = 60.0
     reads_per_s: float = 10.0
     sample_s: float = 3.0
-    trim_behind_s: float = dispatcher.TRIM_BEHIND_S
-    trim_every_s: float = dispatcher.TRIM_EVERY_S
+    trim_behind_s: float = trimmer.TRIM_BEHIND_S
+    trim_every_s: float = trimmer.TRIM_EVERY_S
     # How much a process may grow from the second quarter to the last: what its allocator keeps in reserve.
     memory_mib: float = 4.0
 
@@ -51,10 +51,10 @@ class Plan:
     def constants(self) -> dict[str, float]:
         """The product's constants that are not as they are in real time."""
         return {
-            "workers.dispatcher.TRIM_BEHIND_S": self.trim_behind_s,
-            "workers.dispatcher.TRIM_EVERY_S": self.trim_every_s,
-            "workers.dispatcher.LOOK_FOR_VERIFIED_S": min(dispatcher.LOOK_FOR_VERIFIED_S, self.verify_s),
-            "workers.verify_jobs.EVERY_S": self.verify_s,
+            "workers.dispatch.trimmer.TRIM_BEHIND_S": self.trim_behind_s,
+            "workers.dispatch.trimmer.TRIM_EVERY_S": self.trim_every_s,
+            "workers.dispatch.dispatcher.LOOK_FOR_VERIFIED_S": min(dispatcher.LOOK_FOR_VERIFIED_S, self.verify_s),
+            "workers.maintenance.verify_jobs.EVERY_S": self.verify_s,
         }
 
 

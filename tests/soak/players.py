@@ -11,11 +11,11 @@ from threading import Event, Thread
 import httpx
 
 from event_stream.stream import Stream
-from projections.dead_letter_desk import Selection
+from projections.lifecycle.dead_letter_admin import Selection
 from tests.soak.ground import Ground
 from tests.soak.plan import PARTITIONS, REPLAY_S, SCRAPE_S, Plan
 from tests.soak.traffic import Traffic
-from workers.replay import replay
+from workers.maintenance.replay import replay
 
 APPENDS_PER_S = 10
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.output import table
-from projections.registry import PROJECTIONS
+from projections.read_models.registry import PROJECTIONS
 from tests.soak.run import Judged, Soak
 
 HOT_TABLES = (*(projection.table.name for projection in PROJECTIONS), "checkpoint")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from projections.dead_letter_desk import Selection
+from projections.lifecycle.dead_letter_admin import Selection
 from tests.soak.ground import Ground, ground
 from tests.soak.judge import SAMPLES_MIN, Finding, Rule
 from tests.soak.plan import PARTITIONS, Plan
@@ -15,9 +15,9 @@ from tests.soak.traffic import Traffic
 from tests.support.driving import checkpoints, letters
 from tests.support.law import assert_law
 from tests.support.servers import wait_until
-from workers import verified
-from workers.drain import needs_drain
-from workers.replay import replay
+from workers.drain.drainer import needs_drain
+from workers.maintenance import verify_results
+from workers.maintenance.replay import replay
 
 CHUNK = 1_000
 DRAINED_TIMEOUT_S = 120
@@ -126,7 +126,7 @@ def _wrong_at_rest(where: Ground, traffic: Traffic) -> list[str]:
     """Return what is wrong when all is drained: what the law, and the workers' own verification, say."""
     assert_law(where.runtime)
     found = checkpoints(where.runtime)
-    told = verified.read(where.runtime.queue.connection)
+    told = verify_results.read(where.runtime.queue.connection)
     applied, lost = sum(at.applied for at in found), sum(at.lost for at in found)
     # Of the bad entries one is a good event in another's stream: it counts, once it was replayed.
     expected = traffic.events + 1

@@ -19,12 +19,12 @@ from rq.registry import (
 )
 
 from event_stream.stream import stream_key
-from projections.store import metadata
+from projections.database.columns import metadata
 from tests.soak.ground import DATABASE, OWN_NAME, Ground
 from tests.soak.keys import RQ_KEYS, Legend, documented
 from tests.soak.plan import PARTITIONS
-from workers import verified
-from workers.queue import QUEUE_NAME
+from workers.jobs.queue import QUEUE_NAME
+from workers.maintenance import verify_results
 
 MIB = 2**20
 LATE_MAX_S = 60.0
@@ -98,7 +98,7 @@ class Sampler:
         lengths = [redis.xlen(stream_key(partition)) for partition in range(PARTITIONS)]
         yield "entries of all streams", sum(lengths)
         yield from ((f"entries of stream {partition}", length) for partition, length in enumerate(lengths))
-        if at_ms := verified.read(redis).finished_ms:
+        if at_ms := verify_results.read(redis).finished_ms:
             self.passes.add(at_ms)
 
     def _of_keys(self) -> Iterator[tuple[str, float]]:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from event_stream.envelope import time_text
-from event_stream.types import partition_of
+from event_stream.event_types import partition_of
 from tests.chaos.plan import bad
 from tests.soak.plan import PARTITIONS, Plan
 from tests.support.events import body, mixed

@@ -18,17 +18,18 @@ from api_stub.auth.keys import Kind
 from api_stub.lookups.lookup import database
 from api_stub.operations import Health, Operations
 from api_stub.reads import Reads
+from event_stream.event_types import partition_of
 from event_stream.stream import Appended
-from event_stream.types import partition_of
-from projections import checkpoint, dead_letter_desk, event_log
-from projections.checkpoint import Checkpoint
-from projections.dead_letter_desk import Selection, Stored
-from projections.projection import Projection
-from projections.registry import PROJECTIONS
+from projections.folding.projection import Projection
+from projections.lifecycle import dead_letter_admin
+from projections.lifecycle.dead_letter_admin import Selection, Stored
+from projections.read_models.registry import PROJECTIONS
+from projections.transaction import checkpoint, event_log
+from projections.transaction.checkpoint import Checkpoint
 from tests.support.events import NOW_US, body
 from tests.support.oracle import Oracle
-from workers.drain import Drainer, run
-from workers.queue import Lease
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 READ_MODELS = tuple(projection.table for projection in PROJECTIONS)
@@ -77,7 +78,7 @@ def totals(runtime: Runtime) -> dict[str, int]:
 def letters(runtime: Runtime) -> list[Stored]:
     """Return all letters, oldest position first."""
     with runtime.reader.connect() as connection:
-        found = dead_letter_desk.latest(connection, Selection(closed_too=True), limit=100_000)
+        found = dead_letter_admin.latest(connection, Selection(closed_too=True), limit=100_000)
     return sorted(found, key=lambda letter: (letter.partition, letter.position))
 
 

@@ -11,8 +11,8 @@ import sys
 from event_stream.stream import Stream
 from tests.support.dying_drain import arm
 from tests.support.points import Point
-from workers import dispatcher
-from workers.dispatcher import Dispatcher
+from workers.dispatch import dispatcher, trimmer
+from workers.dispatch.dispatcher import Dispatcher
 from workers.runtime import Runtime
 
 POINTS: dict[str, Point] = {
@@ -29,7 +29,7 @@ POINTS: dict[str, Point] = {
 def main() -> None:
     point, number, call = sys.argv[1], signal.Signals(int(sys.argv[2])), int(sys.argv[3])
     arm(POINTS[point], number, call)
-    dispatcher.TRIM_BEHIND_S, dispatcher.TRIM_EVERY_S = 0.2, 0.1
+    trimmer.TRIM_BEHIND_S, trimmer.TRIM_EVERY_S = 0.2, 0.1
     Dispatcher(Runtime.from_environ(os.environ)).run(stopped=lambda: False)
 
 

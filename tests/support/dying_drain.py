@@ -4,10 +4,10 @@ import os
 import signal
 import sys
 
-from projections import store
+from projections.database import engines
 from tests.support.points import POINTS, POSTGRESQL_POINTS, Point, on_call, wrapped
-from workers.drain import Drainer, run
-from workers.queue import Lease
+from workers.drain.drainer import Drainer, run
+from workers.jobs.lease import Lease
 from workers.runtime import Runtime
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     )
     arm((POINTS | POSTGRESQL_POINTS)[point], number, call)
     if "CLAIMS_SLEEP_AT_MOST" in os.environ:  # less than in earnest, so that a test need not wait so long
-        store._POSTGRESQL_SESSION["idle_in_transaction_session_timeout"] = os.environ["CLAIMS_SLEEP_AT_MOST"]
+        engines._POSTGRESQL_SESSION["idle_in_transaction_session_timeout"] = os.environ["CLAIMS_SLEEP_AT_MOST"]
     runtime = Runtime.from_environ(os.environ)
     run(Drainer(runtime, partition), Lease(runtime.queue.connection, partition), budget_s=60)
 

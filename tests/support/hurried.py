@@ -2,7 +2,7 @@
 
 Options of the command may follow.
 
-Of a constant the whole name is given, such as `workers.dispatcher.TRIM_BEHIND_S`; what is not named stays as it is.
+Of a constant the whole name is given, such as `workers.dispatch.trimmer.TRIM_BEHIND_S`; what is not named stays as it is.
 """
 
 import json

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
-from event_stream import decoding, versions
-from event_stream.types import (
+from event_stream import decoding, upcasting
+from event_stream.event_types import (
     TYPES,
     Data,
     Event,
@@ -25,8 +25,8 @@ from event_stream.types import (
     WatchdogEvaluated,
     WatchdogToggled,
 )
-from projections.projection import Feed, Projection, Rollup
-from projections.registry import PROJECTIONS
+from projections.folding.projection import Feed, Projection, Rollup
+from projections.read_models.registry import PROJECTIONS
 
 Outcome: TypeAlias = Literal["passed", "fired", "silent"] | SuppressedReason
 
@@ -95,7 +95,7 @@ def later_release(
         for type_, kind in LATER_TYPES.items():
             patch.setitem(TYPES, type_, kind)
         for type_, upcaster in {**LATER_UPCASTERS, **upcasters}.items():
-            patch.setitem(versions.UPCASTERS, type_, upcaster)
+            patch.setitem(upcasting.UPCASTERS, type_, upcaster)
         patch.setattr(decoding, "_VALIDATOR", _validator())
         yield tuple(_later(each) for each in PROJECTIONS)
 

@@ -7,9 +7,9 @@ from event_stream.entries import Position
 from tests.support.driving import checkpoints, count_equal_answers, drain_all, dump, letters, log_size, totals
 from tests.support.events import NOW_US
 from tests.support.oracle import Oracle
-from workers.drain import Drainer, needs_drain
+from workers.drain.drainer import Drainer, needs_drain
+from workers.reporting.status import read_status
 from workers.runtime import Runtime
-from workers.status import read_status
 
 
 class Witness:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from event_stream.entries import START, Position
-from projections.checkpoint import Checkpoint
+from projections.transaction.checkpoint import Checkpoint
 from tests.support.oracle import Oracle
 
 Identity: TypeAlias = tuple[str, str]

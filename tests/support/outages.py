@@ -16,17 +16,18 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 from structlog.testing import capture_logs
 
-from event_stream.types import partition_of
-from projections.checkpoint import Checkpoint
+from event_stream.event_types import partition_of
+from projections.transaction.checkpoint import Checkpoint
 from tests.support.driving import append, append_raw, checkpoints, letters
 from tests.support.events import body, mixed
 from tests.support.law import assert_all_is_well
 from tests.support.servers import wait_until
-from workers import dispatcher, drain
-from workers.dispatcher import Dispatcher
-from workers.drain import needs_drain
+from workers.dispatch import dispatcher
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import worker
+from workers.drain import drainer
+from workers.drain.drainer import needs_drain
 from workers.runtime import Runtime
-from workers.worker import worker
 
 EVENTS = 600  # so that the third batch of a partition is one of many
 BAD = (b"nonsense", b"other nonsense")
@@ -122,7 +123,7 @@ def _dispatching(runtime: Runtime) -> Iterator[None]:
 def _in_this_process(runtime: Runtime) -> Iterator[None]:
     """Let jobs use the test's runtime, with the memory of a process that has just begun."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drain, "process_runtime", lambda: runtime)
-        drain._pace_of.cache_clear()
-        drain._process_breaker.cache_clear()
+        patch.setattr(drainer, "process_runtime", lambda: runtime)
+        drainer._pace_of.cache_clear()
+        drainer._process_breaker.cache_clear()
         yield

@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from event_stream.stream import Stream
-from projections import checkpoint, dead_letters, due, event_log, rebuild
-from workers.intake import Intake
-from workers.queue import Lease
+from projections.lifecycle import pending_rebuilds, rebuild
+from projections.transaction import checkpoint, dead_letters, event_log
+from workers.drain.batch_reader import Intake
+from workers.jobs.lease import Lease
 
 Point: TypeAlias = tuple[Any, str, str]
 Act: TypeAlias = Callable[[], None]
@@ -40,8 +41,8 @@ REBUILD_POINTS: dict[str, Point] = {
     "after the claim": (checkpoint, "claim_as_it_is", "after"),
     "while comparing": (rebuild, "rows_of", "before"),
     "while writing": (rebuild, "upsert_rows", "after"),
-    "before it is settled": (due, "settle", "before"),
-    "before its commit": (due, "settle", "after"),
+    "before it is settled": (pending_rebuilds, "settle", "before"),
+    "before its commit": (pending_rebuilds, "settle", "after"),
 }
 
 _here = threading.local()

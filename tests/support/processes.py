@@ -10,7 +10,7 @@ from typing import TypeAlias
 PATIENT_API = {
     "api_stub.lookups.coalesce.WAIT_S": 60.0,
     "api_stub.lookups.lookup.WAIT_S": 60.0,
-    "cli.serve.REDIS_TIMEOUT_S": 20.0,
+    "cli.commands.api.REDIS_TIMEOUT_S": 20.0,
 }
 
 Start: TypeAlias = Callable[..., "subprocess.Popen[bytes]"]

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from projections import due
-from projections.due import Asked
-from projections.projection import Projection
+from projections.folding.projection import Projection
+from projections.lifecycle import pending_rebuilds
+from projections.lifecycle.pending_rebuilds import Asked
 from tests.support.events import NOW_US
-from workers.rebuild import Outcome, Rebuilder
+from workers.maintenance.rebuild_tenants import Outcome, Rebuilder
 from workers.runtime import Runtime
 
 
@@ -22,14 +22,14 @@ def plan(runtime: Runtime, asked: Asked = Asked(), projections: Sequence[Project
     """Note what is due, as the command does where nothing is; return the tenants."""
     chosen = runtime.projections if projections is None else projections
     with runtime.writer.begin() as connection:
-        tenants = due.tenants_in(connection, chosen) if asked.tenant_id is None else [asked.tenant_id]
-        due.plan(connection, asked, chosen, tenants, NOW_US)
+        tenants = pending_rebuilds.tenants_in(connection, chosen) if asked.tenant_id is None else [asked.tenant_id]
+        pending_rebuilds.plan(connection, asked, chosen, tenants, NOW_US)
     return tenants
 
 
 def still_due(runtime: Runtime, asked: Asked = Asked()) -> dict[str, frozenset[str]]:  # noqa: B008
     with runtime.reader.connect() as connection:
-        return due.read(connection, asked)
+        return pending_rebuilds.read(connection, asked)
 
 
 def rebuild_all(runtime: Runtime, projections: Sequence[Projection] | None = None, **options: Any) -> list[Outcome]:

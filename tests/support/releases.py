@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-from event_stream.types import Event
-from projections import analysis_trend, registry
-from projections.analysis_trend import AnalysisTrend
-from projections.projection import Projection
+from event_stream.event_types import Event
+from projections.folding.projection import Projection
+from projections.read_models import analysis_trend, registry
+from projections.read_models.analysis_trend import AnalysisTrend
 
 THOUSAND = 1000
 

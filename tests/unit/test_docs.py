@@ -20,24 +20,25 @@ from api_stub.responses import Success
 from api_stub.routes.activity import ActivityEntry
 from api_stub.routes.stats import Stats
 from api_stub.settings import ApiSettings
-from cli import status
+from cli.commands import status
 from cli.main import projector
 from docs import generate
 from event_stream import Producer, Reason
 from event_stream.decoding import decode
 from event_stream.envelope import BODY_BYTES_MAX, DEPTH_MAX
+from event_stream.event_types import partition_of
 from event_stream.settings import Settings, StreamSettings
-from event_stream.types import partition_of
 from monitoring.metrics import MEASURES, Measure
 from monitoring.scrape import HALF_WITHIN_S
 from projections.settings import DatabaseSettings
 from tests.support.events import body
-from workers import rates, tenants
-from workers.checkup.check import Check
-from workers.checkup.registry import CHECKS
-from workers.overview import Overview
-from workers.progress import STALLED_AFTER_S
+from workers.doctor.check import Check
+from workers.doctor.registry import CHECKS
+from workers.reporting import tenants
+from workers.reporting.overview import Overview
 from workers.settings import RedisSettings
+from workers.telemetry import apply_rates
+from workers.telemetry.progress import STALLED_AFTER_S
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -253,7 +254,7 @@ def test_the_page_of_status_tells_the_bounds_that_hold() -> None:
     text = " ".join((REFERENCE / "status.md").read_text().split())
     assert f"{tenants.LOOKED_AT_MAX:,} events and {tenants.LOOKED_AT_MAX:,} entries are looked at" in text
     assert f"but {tenants.LOOKED_AT_MIN} of each partition at least" in text
-    assert (tenants.SHOWN, rates.LATELY_S, status.REFRESH_S) == (10, 600, 1)
+    assert (tenants.SHOWN, apply_rates.LATELY_S, status.REFRESH_S) == (10, 600, 1)
     assert f"`silent` after {STALLED_AFTER_S:.0f} s" in text
 
 

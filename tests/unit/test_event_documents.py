@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from event_stream.asyncapi import asyncapi_document
 from event_stream.decoding import decode
+from event_stream.documents.asyncapi import asyncapi_document
+from event_stream.documents.json_schema import DIALECT, event_schema, events_schema, example_event
 from event_stream.envelope import InvalidEventError
-from event_stream.json_schema import DIALECT, event_schema, events_schema, example_event
-from event_stream.types import TENANT_LEVEL, TYPES
+from event_stream.event_types import TENANT_LEVEL, TYPES
 from tests.support.events import body, event, mixed
 
 ASYNCAPI_SCHEMA = Path(__file__).parents[1] / "data" / "asyncapi" / "3.0.0.json"

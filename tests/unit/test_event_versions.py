@@ -9,11 +9,11 @@ from rq.timeouts import BaseTimeoutException, JobTimeoutException
 from event_stream import decoding
 from event_stream.decoding import decode
 from event_stream.envelope import InvalidEventError, Reason
-from event_stream.types import TENANT_LEVEL, TYPES, WatchdogToggled, version_of
-from event_stream.versions import UPCASTERS, types_of, upcast
-from projections.faults import Fault, fault_of
-from projections.projection import FoldError, as_folded
-from projections.registry import PROJECTIONS
+from event_stream.event_types import TENANT_LEVEL, TYPES, WatchdogToggled, version_of
+from event_stream.upcasting import UPCASTERS, types_of, upcast
+from projections.error_classes import Fault, fault_of
+from projections.folding.projection import FoldError, as_folded
+from projections.read_models.registry import PROJECTIONS
 from tests.support.events import DATA, body, event, mixed
 from tests.support.later_release import WatchdogEvaluatedV2, WatchdogToggledV3, later_release, native
 

@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from event_stream import decoding
-from event_stream.accepted import decode_accepted
 from event_stream.decoding import Arrival, decode, decode_all, decode_together
 from event_stream.envelope import (
     InvalidEventError,
@@ -19,7 +18,8 @@ from event_stream.envelope import (
     time_text,
     time_us_of,
 )
-from event_stream.types import TENANT_LEVEL, TYPES, partition_of
+from event_stream.event_types import TENANT_LEVEL, TYPES, partition_of
+from event_stream.log_decoding import decode_accepted
 from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
 
 HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)

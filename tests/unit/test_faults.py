@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from event_stream.decoding import decode
-from projections.faults import Fault, describe, fault_of, is_too_much
-from projections.projection import FoldError
+from projections.error_classes import Fault, describe, fault_of, is_too_much
+from projections.folding.projection import FoldError
 from tests.support.events import body, event
 
 

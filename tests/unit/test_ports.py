@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import up
-from cli.embedded import free_port
+from cli.commands import up
+from cli.local.embedded import free_port
 from tests.support import servers
 
 

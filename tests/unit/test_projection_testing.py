@@ -8,10 +8,10 @@ from sqlalchemy import Engine
 
 from event_stream.decoding import decode
 from event_stream.envelope import InvalidEventError
-from event_stream.types import Event, WatchdogToggled
-from projections import activity, analysis_trend, project, tenant
-from projections.analysis_trend import AnalysisTrend
-from projections.projection import Projection
+from event_stream.event_types import Event, WatchdogToggled
+from projections.folding.projection import Projection
+from projections.read_models import activity, analysis_trend, project, tenant
+from projections.read_models.analysis_trend import AnalysisTrend
 from projections.testing import ALL_ORDERS_UP_TO, given
 from tests.support.events import PROJECT, TENANT, body, event
 

@@ -14,16 +14,19 @@ from api_stub.lookups.coalesce import WAIT_S
 from api_stub.lookups.lookup import Postgresql
 from api_stub.reads import Reads
 from api_stub.routes.registry import READS
-from cli import serve, tending
+from cli.commands import api
+from cli.local import watchdog
 from cli.main import projector
 from event_stream.envelope import BODY_BYTES_MAX, Reason
 from event_stream.settings import StreamSettings
-from projections import store
+from projections.database import engines
 from tests.soak.keys import DOCUMENTING, documented
-from workers import breaker, dispatcher, drain, pace, progress
-from workers.checkup.patient import Limits
-from workers.checkup.registry import CHECKS
-from workers.status import FAILURES_MAX
+from workers.dispatch import dispatcher, trimmer
+from workers.doctor.context import Limits
+from workers.doctor.registry import CHECKS
+from workers.drain import batch_size, circuit_breaker, drainer
+from workers.reporting.status import FAILURES_MAX
+from workers.telemetry import progress
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
@@ -110,7 +113,7 @@ def test_every_code_of_the_doctor_that_is_named_exists() -> None:
 
 def test_the_table_of_redis_keys_lists_every_documented_key_and_no_other() -> None:
     listed = [key.strip("`") for key, *_ in rows(chapter("Redis keys"))[2:]]
-    assert sorted(listed) == sorted(documented([*DOCUMENTING, tending]))
+    assert sorted(listed) == sorted(documented([*DOCUMENTING, watchdog]))
 
 
 def test_every_log_line_that_is_named_is_logged() -> None:
@@ -123,12 +126,12 @@ def test_every_log_line_that_is_named_is_logged() -> None:
 
 
 def test_the_connections_in_the_table_are_what_the_pools_allow() -> None:
-    writer, reader = store.writer_engine(POSTGRESQL), store.reader_engine(POSTGRESQL)
+    writer, reader = engines.writer_engine(POSTGRESQL), engines.reader_engine(POSTGRESQL)
     reads = len(READS)
     assert len(Reads(Postgresql(reader), 0).coalescers) == 1 + reads
-    own_checks = store.reader_engine(POSTGRESQL, pool_size=serve.THREADS)
+    own_checks = engines.reader_engine(POSTGRESQL, pool_size=api.THREADS)
     command = most(writer) + most(reader)
-    worker = command + most(store.auditor_engine(POSTGRESQL, 1.0))
+    worker = command + most(engines.auditor_engine(POSTGRESQL, 1.0))
     beside_reads = 1 + most(own_checks) + most(reader)  # keys, readiness, health and metrics
     sizes = chapter("Sizes and connections")
     at_most = {cells[0].split("`")[1]: cells[2] for cells in rows(sizes) if "`projector" in cells[0]}
@@ -139,8 +142,10 @@ def test_the_connections_in_the_table_are_what_the_pools_allow() -> None:
         "projector status": f"{command}",
     }
     text = " ".join(sizes.split())
-    api = f"({beside_reads} + reads)"
-    assert f"{worker} × workers + {command} × dispatchers + {api} × API processes + {command} for each command" in text
+    per_api = f"({beside_reads} + reads)"
+    assert (
+        f"{worker} × workers + {command} × dispatchers + {per_api} × API processes + {command} for each command" in text
+    )
     parts = (8 * worker, 2 * command, 4 * (beside_reads + 2), 2 * command, 3)
     assert "8 workers, 2 dispatchers, 4 API processes with two reads and 2 commands are" in text
     assert f"are {' + '.join(map(str, parts))} = {sum(parts)};" in text
@@ -156,27 +161,27 @@ def most(engine: Engine) -> int:
 def test_the_limits_to_put_on_a_role_are_those_of_a_session() -> None:
     told = dict(re.findall(r"SET (\w+) = '(\w+)';", PAGE))
     assert len(told) == 3
-    assert told == {name: store._POSTGRESQL_SESSION[name] for name in told}
+    assert told == {name: engines._POSTGRESQL_SESSION[name] for name in told}
 
 
 @pytest.mark.parametrize(
     ("says", "number"),
     [
-        ("whose projection was committed {} s ago", dispatcher.TRIM_BEHIND_S),
+        ("whose projection was committed {} s ago", trimmer.TRIM_BEHIND_S),
         ("wait for more than {} s, and none was projected", progress.STALLED_AFTER_S),
         ("no sign of life for more than {} s", progress.STALLED_AFTER_S),
         ("it is forgotten {} minutes later", dispatcher.HEARTBEAT_TTL_S / 60),
-        ("It waits up to {} s between tries", pace.BACK_OFF_MAX_S),
-        ("It tries again at the latest {} s later", pace.BACK_OFF_MAX_S),
+        ("It waits up to {} s between tries", batch_size.BACK_OFF_MAX_S),
+        ("It tries again at the latest {} s later", batch_size.BACK_OFF_MAX_S),
         ("{} or more batches of a partition failed", FAILURES_MAX),
-        ("saw in {} minutes fail", breaker.WINDOW_S / 60),
-        ("tries the next event every {} s", breaker.PROBE_S),
-        ("after failing alone {}", pace.FAILURES_ALONE_MAX),
-        ("the drain that it is in (about {} s)", drain.BUDGET_S),
-        ("it has answered what it was asked ({} s at most)", serve.SHUTDOWN_S),
+        ("saw in {} minutes fail", circuit_breaker.WINDOW_S / 60),
+        ("tries the next event every {} s", circuit_breaker.PROBE_S),
+        ("after failing alone {}", batch_size.FAILURES_ALONE_MAX),
+        ("the drain that it is in (about {} s)", drainer.BUDGET_S),
+        ("it has answered what it was asked ({} s at most)", api.SHUTDOWN_S),
         ("the database is away, slow ({} s)", WAIT_S),
-        ("of at most {} entries", pace.ENTRIES_MAX),
-        ("only while they stay under {} MiB", pace.BYTES_MAX / 2**20),
+        ("of at most {} entries", batch_size.ENTRIES_MAX),
+        ("only while they stay under {} MiB", batch_size.BYTES_MAX / 2**20),
         ("is over {} KiB", BODY_BYTES_MAX / 1024),
         ("warns below {} GiB", Limits().disk_free_bytes / 2**30),
     ],

@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from cli.rendering.status_screen import StatusScreen, short_count, short_duration
-from projections.faults import Fault
-from workers.overview import Overview
-from workers.progress import Failure
-from workers.rates import Rate
-from workers.status import PartitionStatus, ProcessStatus, ProjectionStatus
-from workers.tenants import SHOWN, Tenants, Traffic, Waiting
-from workers.verified import Verified
+from projections.error_classes import Fault
+from workers.maintenance.verify_results import Verified
+from workers.reporting.overview import Overview
+from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus
+from workers.reporting.tenants import SHOWN, Tenants, Traffic, Waiting
+from workers.telemetry.apply_rates import Rate
+from workers.telemetry.progress import Failure
 
 MILLIONS = 12_345_678
 FAILURE = Failure(

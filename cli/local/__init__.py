@@ -1,0 +1,1 @@
+"""What `projector up` runs on one machine: embedded Valkey, supervisor, watchdog, demo."""

@@ -1,0 +1,1 @@
+"""The published documents of the events: JSON Schema and AsyncAPI."""

@@ -1,0 +1,1 @@
+"""How SQLAlchemy and the drivers are used: engines, connections, bulk statements, pipelines."""

@@ -1,0 +1,1 @@
+"""What happens to read models and dead letters afterwards: rebuild, verify, administration."""

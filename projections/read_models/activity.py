@@ -1,0 +1,41 @@
+"""Monitoring activity: the newest watchdog evaluations of each project, each rendered once as the reader gets it."""
+
+from pydantic import TypeAdapter
+from sqlalchemy import BigInteger, Column, Table, Text
+
+from event_stream.envelope import shown_time
+from event_stream.event_types import Event, WatchdogEvaluated
+from projections.database.columns import KeyText, Row, metadata
+from projections.folding.projection import Feed, project_key
+
+ENTRIES_KEPT = 100
+_SERIALIZER = TypeAdapter(WatchdogEvaluated).serializer
+
+table = Table(
+    "activity",
+    metadata,
+    Column("tenant_id", KeyText, primary_key=True),
+    Column("project_id", KeyText, primary_key=True),
+    Column("time_us", BigInteger, primary_key=True),
+    Column("event_id", KeyText, primary_key=True),
+    Column("evaluation", Text, nullable=False),
+)
+
+
+def entry(event: Event) -> Row:
+    """Return the row of an evaluation: its key, and the JSON object of docs/reference/api.md#activity."""
+    members = _SERIALIZER.to_json(event.data, by_alias=True).decode()
+    rendered = f'{{"timestamp":"{shown_time(event.time)}",{members[1:]}'
+    return (*project_key(event), event.time_us, event.id, rendered)
+
+
+projection = Feed(
+    "activity",
+    version=1,
+    table=table,
+    reads=frozenset({WatchdogEvaluated}),
+    group=(table.c.tenant_id, table.c.project_id),
+    order=(table.c.time_us, table.c.event_id),
+    keep=ENTRIES_KEPT,
+    entry=entry,
+)

@@ -1,0 +1,163 @@
+"""Projects: one row each, with what is configured on it. Changes at human speed."""
+
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text
+
+from event_stream.event_types import (
+    Event,
+    LogSourceAdded,
+    LogSourceRemoved,
+    NotificationChannelAdded,
+    NotificationChannelRemoved,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectUpdated,
+    RepoConnected,
+    RepoDisconnected,
+    WatchdogToggled,
+)
+from projections.database.columns import KeyText, Row, metadata
+from projections.folding import row_checksum
+from projections.folding.lww import Fact, Members, Stamp
+from projections.folding.projection import Key, Rollup, project_key
+
+
+class Project(NamedTuple):
+    """A project as its events left it; it exists if the latest created or deleted event is a created."""
+
+    tenant_id: str
+    project_id: str
+    exists: Fact[bool] = Fact(value=False)
+    slug: Fact[str | None] = Fact(None)
+    name: Fact[str | None] = Fact(None)
+    watchdog: Fact[bool] = Fact(value=False)
+    log_sources: Members = Members()
+    repos: Members = Members()
+    notification_channels: Members = Members()
+
+
+table = Table(
+    "project",
+    metadata,
+    Column("tenant_id", KeyText, primary_key=True),
+    Column("project_id", KeyText, primary_key=True),
+    Column("project_exists", Boolean, nullable=False),
+    Column("exists_time_us", BigInteger, nullable=False),
+    Column("exists_event_id", KeyText, nullable=False),
+    Column("slug", KeyText),
+    Column("slug_time_us", BigInteger, nullable=False),
+    Column("slug_event_id", KeyText, nullable=False),
+    Column("name", Text),
+    Column("name_time_us", BigInteger, nullable=False),
+    Column("name_event_id", KeyText, nullable=False),
+    Column("watchdog_enabled", Boolean, nullable=False),
+    Column("watchdog_time_us", BigInteger, nullable=False),
+    Column("watchdog_event_id", KeyText, nullable=False),
+    Column("log_source_count", Integer, nullable=False),
+    Column("log_sources", Text, nullable=False),
+    Column("repo_count", Integer, nullable=False),
+    Column("repos", Text, nullable=False),
+    Column("notification_channel_count", Integer, nullable=False),
+    Column("notification_channels", Text, nullable=False),
+    *row_checksum.columns(),
+)
+# Slugs may collide for a while; of the existing projects that hold one, the latest taker answers.
+Index(
+    "project_by_slug",
+    table.c.tenant_id,
+    table.c.slug,
+    table.c.slug_time_us.desc(),
+    table.c.slug_event_id.desc(),
+    postgresql_where=table.c.project_exists,
+    sqlite_where=table.c.project_exists == 1,  # as queries spell it there: SQLite compares the terms, not their meaning
+)
+
+
+def fold(row: Project, event: Event) -> Project:
+    """Return the row after the event, whatever the order in which events come."""
+    stamp = event.stamp
+    match event.data:
+        case ProjectCreated(slug=slug, name=name):
+            return _named(row, slug, name, stamp)._replace(exists=row.exists.set(True, stamp))
+        case ProjectUpdated(slug=slug, name=name):
+            return _named(row, slug, name, stamp)
+        case ProjectDeleted():
+            return row._replace(exists=row.exists.set(False, stamp))
+        case WatchdogToggled(enabled=enabled):
+            return row._replace(watchdog=row.watchdog.set(enabled, stamp))
+        case _:
+            return _with_member(row, event)
+
+
+def _with_member(row: Project, event: Event) -> Project:
+    present = isinstance(event.data, LogSourceAdded | RepoConnected | NotificationChannelAdded)
+    match event.data:
+        case LogSourceAdded(log_source_id=member) | LogSourceRemoved(log_source_id=member):
+            return row._replace(log_sources=row.log_sources.set(member, present, event.stamp))
+        case RepoConnected(repo_id=member) | RepoDisconnected(repo_id=member):
+            return row._replace(repos=row.repos.set(member, present, event.stamp))
+        case NotificationChannelAdded(channel_id=member) | NotificationChannelRemoved(channel_id=member):
+            channels = row.notification_channels.set(member, present, event.stamp)
+            return row._replace(notification_channels=channels)
+        case _:
+            return row
+
+
+def _named(row: Project, slug: str | None, name: str | None, stamp: Stamp) -> Project:
+    return row._replace(
+        slug=row.slug if slug is None else row.slug.set(slug, stamp),
+        name=row.name if name is None else row.name.set(name, stamp),
+    )
+
+
+def _new(key: Key) -> Project:
+    tenant_id, project_id = key
+    return Project(tenant_id, project_id)
+
+
+def _load(columns: Row) -> Project:
+    tenant_id, project_id, *facts = columns[:14]
+    exists, slug, name, watchdog = (
+        Fact(value, (time_us, event_id))
+        for value, time_us, event_id in zip(facts[::3], facts[1::3], facts[2::3], strict=True)
+    )
+    members = (Members.from_json(text) for text in columns[15::2])
+    return Project(tenant_id, project_id, exists, slug, name, watchdog, *members)
+
+
+def _dump(row: Project) -> Row:
+    facts = (row.exists, row.slug, row.name, row.watchdog)
+    members = (row.log_sources, row.repos, row.notification_channels)
+    return (
+        row.tenant_id,
+        row.project_id,
+        *(column for fact in facts for column in (fact.value, *fact.stamp)),
+        *(column for ids in members for column in (ids.count, ids.to_json())),
+    )
+
+
+projection = Rollup(
+    "project",
+    version=1,
+    table=table,
+    reads=frozenset(
+        {
+            ProjectCreated,
+            ProjectUpdated,
+            ProjectDeleted,
+            WatchdogToggled,
+            LogSourceAdded,
+            LogSourceRemoved,
+            RepoConnected,
+            RepoDisconnected,
+            NotificationChannelAdded,
+            NotificationChannelRemoved,
+        }
+    ),
+    key=project_key,
+    new=_new,
+    fold=fold,
+    load=_load,
+    dump=_dump,
+)

@@ -1,0 +1,71 @@
+"""Tenants: one row each, with the support desks bound to it."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Column, Integer, Table, Text
+
+from event_stream.event_types import Event, SupportDeskBound, SupportDeskUnbound
+from projections.database.columns import KeyText, Row, metadata
+from projections.folding import row_checksum
+from projections.folding.lww import Members
+from projections.folding.projection import Key, Rollup
+
+
+class Tenant(NamedTuple):
+    """A tenant's support desks."""
+
+    tenant_id: str
+    support_desks: Members = Members()
+
+
+table = Table(
+    "tenant",
+    metadata,
+    Column("tenant_id", KeyText, primary_key=True),
+    Column("support_desk_count", Integer, nullable=False),
+    Column("support_desks", Text, nullable=False),
+    *row_checksum.columns(),
+)
+
+
+def key(event: Event) -> Key:
+    """Return the key of an event's tenant."""
+    return (event.tenant_id,)
+
+
+def fold(row: Tenant, event: Event) -> Tenant:
+    """Return the row after the event, whatever the order in which events come."""
+    match event.data:
+        case SupportDeskBound(binding_id=member):
+            return row._replace(support_desks=row.support_desks.set(member, True, event.stamp))
+        case SupportDeskUnbound(binding_id=member):
+            return row._replace(support_desks=row.support_desks.set(member, False, event.stamp))
+        case _:
+            return row
+
+
+def _new(key: Key) -> Tenant:
+    (tenant_id,) = key
+    return Tenant(tenant_id)
+
+
+def _load(columns: Row) -> Tenant:
+    tenant_id, _count, support_desks = columns
+    return Tenant(tenant_id, Members.from_json(support_desks))
+
+
+def _dump(row: Tenant) -> Row:
+    return (row.tenant_id, row.support_desks.count, row.support_desks.to_json())
+
+
+projection = Rollup(
+    "tenant",
+    version=1,
+    table=table,
+    reads=frozenset({SupportDeskBound, SupportDeskUnbound}),
+    key=key,
+    new=_new,
+    fold=fold,
+    load=_load,
+    dump=_dump,
+)

@@ -1,0 +1,1 @@
+"""What commits together: event log, read models, dead letters, checkpoint."""

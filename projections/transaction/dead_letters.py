@@ -1,0 +1,168 @@
+"""Dead letters: entries that can never be applied, kept with their reason until they are applied or discarded."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    Select,
+    Table,
+    Text,
+    func,
+    select,
+    update,
+)
+
+from event_stream.entries import Position
+from event_stream.envelope import BODY_BYTES_MAX, InvalidEventError, Reason, claimed_identity, equal_json
+from event_stream.event_types import Identity
+from projections.database.bulk import bind_keys, dialect_insert, key_rows
+from projections.database.columns import KeyText, Row, UnsignedBigInteger, metadata
+from projections.database.pipeline import Question, ask
+
+OPEN = "open"
+APPLIED = "applied"
+DISCARDED = "discarded"
+TIME_US_MAX = 2**63 - 1  # an entry id that a producer made up may lie beyond
+
+table = Table(
+    "dead_letter",
+    metadata,
+    Column("id", KeyText, primary_key=True),
+    Column("state", KeyText, nullable=False),
+    Column("reason", KeyText, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("position_ms", UnsignedBigInteger, nullable=False),
+    Column("position_seq", UnsignedBigInteger, nullable=False),
+    Column("tenant_id", KeyText),
+    Column("event_id", KeyText),
+    Column("times_seen", BigInteger, nullable=False),
+    Column("first_seen_us", BigInteger, nullable=False),
+    Column("last_seen_us", BigInteger, nullable=False),
+    Column("body_length", BigInteger, nullable=False),
+    Column("body_sha256", KeyText, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+is_open = table.c.state == OPEN
+# Not what lost its identity to another event, for ever: of those one identity may have any number.
+may_close = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
+Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
+ANY_OPEN = Question(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
+"""The question for an open letter that names an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """An entry that can never be applied, and why."""
+
+    partition: int
+    position: Position
+    body: bytes
+    reason: Reason
+    detail: str
+
+    @classmethod
+    def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "Letter":
+        """Return the letter of an entry that `decode` refused."""
+        return cls(partition, position, body, error.reason, error.detail)
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity of the event that it may hold; None where its bytes name none."""
+        tenant_id, event_id = claimed_identity(self.body)
+        return (tenant_id, event_id) if tenant_id and event_id else None
+
+    @property
+    def id(self) -> str:
+        """Which dead letter this is: the hash of its reason and bytes (docs/reference/events.md#dead-letters)."""
+        hashed = sha256(self.reason.encode() + b"\0")
+        hashed.update(self.body)  # apart, as a copy of a large one may be what memory is short of
+        return hashed.hexdigest()
+
+
+def park(connection: Connection, letters: Sequence[Letter]) -> None:
+    """Store letters; one that is known already is seen once more, and open again."""
+    if not letters:
+        return
+    by_id = [(letter.id, letter) for letter in letters]
+    seen = Counter(id_ for id_, _ in by_id)
+    last = dict(by_id)
+    first = dict(reversed(by_id))
+    statement = dialect_insert(connection, table)
+    statement = statement.on_conflict_do_update(
+        index_elements=[table.c.id],
+        set_={
+            "state": OPEN,
+            "times_seen": table.c.times_seen + statement.excluded.times_seen,
+            **{
+                name: statement.excluded[name]
+                for name in ("detail", "partition", "position_ms", "position_seq", "last_seen_us")
+            },
+        },
+    )
+    connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
+
+
+def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
+    """Close the open letters whose event is among `applied`, bodies of events that are in the log, by identity."""
+    if not applied:
+        return
+    closed = [
+        letter_id
+        for letter_id, tenant_id, event_id, body in _open_letters_of(connection, sorted(applied))
+        if equal_json(body, applied[tenant_id, event_id])
+    ]
+    connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
+
+
+def open_by_reason(connection: Connection) -> dict[str, int]:
+    """Return the number of open letters of each reason that has any."""
+    rows = connection.execute(
+        select(table.c.reason, func.count()).where(is_open).group_by(table.c.reason).order_by(table.c.reason)
+    )
+    return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
+
+
+def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
+    name = connection.dialect.name
+    (found,) = ask(connection, Question(_letters_of(name), bind_keys(name, identities)))
+    return found
+
+
+@cache
+def _letters_of(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [table.c.tenant_id, table.c.event_id])
+    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & may_close
+    statement = select(table.c.id, table.c.tenant_id, table.c.event_id, table.c.body).select_from(keys)
+    return statement.join(table, of_event)
+
+
+def _columns(first: Letter, last: Letter, times_seen: int) -> dict[str, object]:
+    tenant_id, event_id = claimed_identity(last.body)
+    return {
+        "id": last.id,
+        "state": OPEN,
+        "reason": last.reason.value,
+        "detail": last.detail,
+        "partition": last.partition,
+        "position_ms": last.position.ms,
+        "position_seq": last.position.seq,
+        "tenant_id": tenant_id,
+        "event_id": event_id,
+        "times_seen": times_seen,
+        "first_seen_us": min(first.position.ms * 1000, TIME_US_MAX),
+        "last_seen_us": min(last.position.ms * 1000, TIME_US_MAX),
+        "body_length": len(last.body),
+        "body_sha256": sha256(last.body).hexdigest(),
+        "body": last.body[:BODY_BYTES_MAX],
+    }

@@ -1,0 +1,1 @@
+"""The processes that enqueue and run drains: dispatcher, trimmer, RQ worker."""

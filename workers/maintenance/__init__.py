@@ -1,0 +1,1 @@
+"""Work beside the drain: rebuild, verify, replay."""

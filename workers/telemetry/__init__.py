@@ -1,0 +1,1 @@
+"""What drains record in Redis for operators: progress, rates, batch metrics."""
