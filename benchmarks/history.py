@@ -54,11 +54,11 @@ FROM (
 """
 _READ_MODELS = [
     """
-    INSERT INTO tenant SELECT DISTINCT tenant_id, 0, '{{}}' FROM event_log
+    INSERT INTO tenant SELECT DISTINCT tenant_id, 0, '{{}}', 0, 0 FROM event_log
     """,
     """
     INSERT INTO analysis_trend SELECT tenant_id, project_id, sum(analyses),
-        '[' || string_agg('[' || day || ',' || analyses || ']', ',' ORDER BY day) || ']'
+        '[' || string_agg('[' || day || ',' || analyses || ']', ',' ORDER BY day) || ']', 0, 0
     FROM (SELECT tenant_id, project_id, time_us / 86400000000 AS day, count(*) AS analyses FROM event_log
         WHERE type = 'analysis.created.v1' GROUP BY 1, 2, 3) AS by_day
     GROUP BY tenant_id, project_id
@@ -88,7 +88,7 @@ _READ_MODELS = [
     INSERT INTO project SELECT c.tenant_id, c.project_id, true, c.time_us, c.event_id, c.data ->> 'slug', c.time_us,
         c.event_id, c.data ->> 'name', c.time_us, c.event_id, coalesce((w.data ->> 'enabled')::bool, false),
         coalesce(w.time_us, -1), coalesce(w.event_id, ''), coalesce(m.present, 0), coalesce(m.ids, '{{}}'),
-        0, '{{}}', 0, '{{}}'
+        0, '{{}}', 0, '{{}}', 0, 0
     FROM created c LEFT JOIN watchdog w USING (tenant_id, project_id) LEFT JOIN members m USING (tenant_id, project_id)
     """,
 ]

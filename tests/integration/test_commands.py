@@ -270,7 +270,7 @@ def test_a_replayed_letter_closes_in_the_transaction_that_applies_its_event(runt
     found = {letter.reason: (letter.state, letter.times_seen) for letter in letters(runtime)}
     assert found == {"wrong_partition": ("applied", 1), "not_json": ("open", 2), "too_large": ("open", 1)}
     assert totals(runtime)["applied"] == 2
-    assert json.loads(run("dead-letters", "replay", "--reason", "not_json", "--json")) == {"appended": 1, "cut": 0}
+    assert json.loads(run("dead-letters", "replay", "--reason", "not_json", "--json")) == {"appended": 1, "tooLarge": 0}
     drain_all(runtime)
     assert run("dead-letters", "replay", "--reason", "wrong_partition") == "appended 0 again\n"
     assert totals(runtime) == {"read": 7, "applied": 2, "duplicates": 0, "dead_lettered": 5, "lost": 0}
@@ -475,7 +475,7 @@ def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: R
     assert json.loads(run("status", "--json"))["problems"].count(problem) == 1
     assert "due to be rebuilt, and were not compared: 2" in run("verify", expect=1)
     assert run("migrate").endswith("4 partitions\n")
-    assert json.loads(run("verify", "--quick", "--json", expect=1))["due"] == ["ten_0", "ten_1"]
+    assert json.loads(run("verify", "--quick", "--json", expect=1))["rebuildPendingTenants"] == ["ten_0", "ten_1"]
     told = json.loads(run("migrate", "--rebuild", "--json"))
     assert (told["tenants"], told["failed"], told["pendingTenants"]) == (2, [], 0)
     assert "rebuilt 0 tenants" in run("migrate", "--rebuild")

@@ -129,7 +129,7 @@ def test_what_fails_and_who_is_silent_is_told(runtime: Runtime) -> None:
     assert told("projector_partition_consecutive_failures", partition=str(HOME)) == 4
     assert told("projector_partition_stalled", partition=str(HOME)) == 1
     assert told("projector_partition_stalled", partition=str((HOME + 1) % 4)) == 0
-    assert told("projector_batches_failed_total", fault="world") == 2
+    assert told("projector_batches_failed_total", fault="external") == 2
     assert told("projector_breaker_open") == 1
     assert told("projector_processes", role="dispatcher", state="stalled") == 1
     assert told("projector_processes", role="worker", state="alive") == 0
@@ -145,7 +145,7 @@ def test_a_scrape_tells_nothing_of_tenants_and_its_labels_have_few_values(runtim
     few = {
         "partition": {"0", "1", "2", "3"},
         "reason": {reason.value for reason in Reason},
-        "fault": {"ours", "world"},
+        "fault": {"internal", "external"},
         "role": {"worker", "dispatcher"},
         "state": {"alive", "stalled"},
         "server": {"redis", "database"},

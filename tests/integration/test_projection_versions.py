@@ -280,7 +280,7 @@ def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runti
     found = verification(new)
     assert (found.wrong, found.failed) == (set(), {})
     with new.writer.begin() as connection:
-        connection.execute(update(analysis_trend.table).values(events=-1))
+        connection.execute(update(analysis_trend.table).values(event_count=-1))
         connection.execute(update(activity.table).where(activity.table.c.tenant_id == "ten_1").values(event_id="x"))
     assert verification(new).wrong == {"ten_1"}
     new.queue.connection.delete(verify_jobs.KEY)

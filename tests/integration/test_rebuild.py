@@ -95,7 +95,7 @@ DAMAGE: dict[str, tuple[Table, Callable[[Table, Row], Any], tuple[int, int, int]
     "a missing entry": (activity.table, lambda table, row: delete(table).where(*key_is(table, row)), (1, 0, 0)),
     "an edited fragment": (
         activity.table,
-        lambda table, row: update(table).where(*key_is(table, row)).values(entry="{}"),
+        lambda table, row: update(table).where(*key_is(table, row)).values(evaluation="{}"),
         (0, 0, 1),
     ),
     "an edited member": (
@@ -139,7 +139,7 @@ def test_rows_that_are_equal_are_not_written(filled: Runtime, monkeypatch: pytes
     rebuild_all(filled)
     assert written == []
     row = one_of(filled, activity.table, "ten_2")
-    execute(filled, update(activity.table).where(*key_is(activity.table, row)).values(entry="{}"))
+    execute(filled, update(activity.table).where(*key_is(activity.table, row)).values(evaluation="{}"))
     rebuild_all(filled)
     assert written == [row]
 
@@ -242,7 +242,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch, point: str, number: int
 ) -> None:
     before = dump(filled.reader)
-    execute(filled, delete(analysis_trend.table), update(activity.table).values(entry="{}"))
+    execute(filled, delete(analysis_trend.table), update(activity.table).values(evaluation="{}"))
     damaged = dump(filled.reader)
     tenants = plan(filled)
 

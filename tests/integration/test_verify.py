@@ -98,14 +98,16 @@ DAMAGE: dict[str, Damage] = {
         lambda table, rows: [
             update(table)
             .where(*key_is(table, rows[0]))
-            .values(total=rows[0][2] + 1, events=rows[0][4] + 1, fingerprint=rows[0][5] + fingerprint_of("0000abcd"))
+            .values(
+                total=rows[0][2] + 1, event_count=rows[0][4] + 1, fingerprint=rows[0][5] + fingerprint_of("0000abcd")
+            )
         ],
         by_sums=True,
     ),
     "an event not counted": Damage(
         analysis_trend.table,
         lambda table, rows: [
-            update(table).where(*key_is(table, rows[0])).values(total=rows[0][2] - 1, events=rows[0][4] - 1)
+            update(table).where(*key_is(table, rows[0])).values(total=rows[0][2] - 1, event_count=rows[0][4] - 1)
         ],
         by_sums=True,
     ),
@@ -136,7 +138,7 @@ DAMAGE: dict[str, Damage] = {
         lambda table, rows: [insert(table).values((*rows[0][:2], 2**60, "0000000f", "{}"))],
         by_sums=True,
     ),
-    "an edited fragment": Damage(activity.table, changed(entry="{}"), by_sums=False),
+    "an edited fragment": Damage(activity.table, changed(evaluation="{}"), by_sums=False),
     "an entry of another time": Damage(activity.table, changed(time_us=5), by_sums=False),
     "an entry in another's place": Damage(activity.table, changed(event_id="0000000e"), by_sums=True),
     "an emptied read model": Damage(
@@ -288,7 +290,7 @@ def wrong(runtime: Runtime, tenant_id: str, *values: int) -> None:
     with runtime.writer.begin() as connection:
         mine = analysis_trend.table.c.tenant_id == tenant_id
         for value in values:
-            connection.execute(update(analysis_trend.table).where(mine).values(events=value))
+            connection.execute(update(analysis_trend.table).where(mine).values(event_count=value))
 
 
 def test_what_a_pass_finds_is_a_problem_until_it_is_mended(filled: Runtime) -> None:

@@ -86,7 +86,7 @@ class Work:
     def failures(self) -> list[str]:
         """Return what the drains said of their failures; each must have been held against the world, not an event."""
         found = [each for each in self.logs if each["event"] == "drain.failed"]
-        assert {each["fault"] for each in found} <= {"world"}
+        assert {each["fault"] for each in found} <= {"external"}
         return [str(each["error"]) for each in found]
 
     def dispatcher_outages(self) -> list[str]:
