@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -52,16 +52,8 @@ def _cell(value: object) -> Text:
 def progress_bar() -> Progress:
     """Return a progress bar on stderr; in a pipe it shows nothing."""
     console = Console(stderr=True)
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    columns = (SpinnerColumn(), *Progress.get_default_columns())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_json(value: Any) -> None:
