@@ -92,6 +92,6 @@ def _readings(runtime: Runtime) -> Iterator[StatusScreen | Text]:
 def picture(shown: RenderableType) -> str:
     """Return what a terminal would show as an SVG picture. It loads no fonts from the network."""
     console = Console(record=True, width=PICTURE_WIDTH, force_terminal=True, color_system="truecolor", file=StringIO())
-    console.print(shown)
+    console.print(shown, "")  # without the empty line, the frame cuts off descenders of the last one
     drawn = console.export_svg(title="projector status", unique_id="status")
     return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)

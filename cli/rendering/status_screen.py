@@ -102,7 +102,7 @@ def _summary(overview: Overview) -> Iterator[Text]:
         f" + {total('dead_lettered')} dead letters",
         style="dim",
     )
-    yield Text(f"{overview.queue_length:,} jobs wait for a worker; {_verified(overview.verification)}", style="dim")
+    yield Text(f"jobs waiting for a worker: {overview.queue_length:,}; {_verified(overview.verification)}", style="dim")
 
 
 def _verified(verified: Verified) -> str:
@@ -217,7 +217,7 @@ def _tenants_by_traffic(overview: Overview) -> Table:
     title = f"Most traffic in 10 min{', sampled' if tenants.traffic_is_sample else ''}"
     if tenants.by_traffic is None:
         return table(title, ("tenant",), [("this database role may not read the event log",)])
-    rows = [(each.tenant_id, str(each.partition), _rate(each.events_per_s)) for each in tenants.by_traffic]
+    rows = [(each.tenant_id, str(each.partition), f"{each.events_per_s:,.2f}") for each in tenants.by_traffic]
     return table(title, ("tenant", "p", "per s"), rows or [("none", "", "")], left=2)
 
 
