@@ -25,8 +25,8 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Health:
     """What a check found: `obstacles` make it fail; `omissions` are worth knowing, and make nothing fail."""
 
-    obstacles: Sequence[str] = ()
-    omissions: Sequence[str] = ()
+    errors: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,6 @@ async def _health(check: Coalescer[None, Health]) -> Response:
         found = await check.get(None) or Health()
     except TimeoutError:
         found = Health([f"no answer to this check within {WAIT_S:g} s"])
-    status = "failing" if found.obstacles else "degraded" if found.omissions else "ok"
-    body = {"status": status, "problems": [*found.obstacles, *found.omissions]}
-    return json_response(503 if found.obstacles else 200, to_json(body))
+    status = "failing" if found.errors else "degraded" if found.warnings else "ok"
+    body = {"status": status, "problems": [*found.errors, *found.warnings]}
+    return json_response(503 if found.errors else 200, to_json(body))

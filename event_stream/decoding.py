@@ -24,9 +24,9 @@ from event_stream.envelope import (
     problem_in,
     time_text,
 )
-from event_stream.event_types import TENANT_LEVEL, TYPES, Data, Event, event_of, partition_of, version_of
+from event_stream.event_types import TENANT_LEVEL, TYPES, Data, Event, build_event, partition_of, version_of
 
-_TOGETHER = 20  # more are no cheaper, and one that is wrong has so many judged twice
+_CHUNK = 20  # more are no cheaper, and one that is wrong has so many judged twice
 
 
 class Arrival(NamedTuple):
@@ -37,7 +37,7 @@ class Arrival(NamedTuple):
     at_ms: int
     max_clock_skew_s: int
 
-    def suits(self, events: Sequence[Event]) -> bool:
+    def accepts(self, events: Sequence[Event]) -> bool:
         """Return whether events may have arrived there and then, each of them."""
         tenants = {event.tenant_id for event in events}
         are_home = all(partition_of(tenant_id, self.partitions) == self.partition for tenant_id in tenants)
@@ -51,27 +51,27 @@ def decode(body: bytes, arrival: Arrival | None = None) -> Event:
     Without `arrival` the rules about partition and clock are left out, which is right for what is already in the log.
     Raises InvalidEventError with the first reason that holds.
     """
-    events = _valid_at_once([body])
-    if events is None or not (arrival is None or arrival.suits(events)):
-        return _judged(body, arrival)
+    events = _decode_fast([body])
+    if events is None or not (arrival is None or arrival.accepts(events)):
+        return _decode_with_reason(body, arrival)
     return events[0]
 
 
-def decode_together(bodies: Sequence[bytes], arrival: Arrival) -> list[Event] | None:
+def decode_batch(bodies: Sequence[bytes], arrival: Arrival) -> list[Event] | None:
     """Return the events of bodies that arrived there, then or later, if nothing is wrong with any: so it is with most.
 
     None says nothing but that `decode` has to look at each. Together they cost two thirds of what they do one by one.
     """
-    events = _valid_at_once(bodies)
-    return events if events is not None and arrival.suits(events) else None
+    events = _decode_fast(bodies)
+    return events if events is not None and arrival.accepts(events) else None
 
 
 def decode_all(bodies: Sequence[bytes]) -> list[Event]:
     """Return of each of the bodies what `decode` returns; raises as it does, for the first that is not valid."""
     events: list[Event] = []
-    for first in range(0, len(bodies), _TOGETHER):
-        some = bodies[first : first + _TOGETHER]
-        events += _valid_at_once(some) or map(decode, some)
+    for first in range(0, len(bodies), _CHUNK):
+        some = bodies[first : first + _CHUNK]
+        events += _decode_fast(some) or map(decode, some)
     return events
 
 
@@ -90,7 +90,7 @@ def _latest_us(at_ms: int, max_clock_skew_s: int) -> int:
     return (at_ms + max_clock_skew_s * 1000) * 1000
 
 
-def whole_event(type_: str, data: type[Data]) -> Any:
+def event_type_adapter(type_: str, data: type[Data]) -> Any:
     """Return the envelope of one type with its data inside: a dict, as an object would take half as long again."""
     members: dict[str, Any] = {
         "specversion": Literal["1.0"],
@@ -103,26 +103,27 @@ def whole_event(type_: str, data: type[Data]) -> Any:
     }
     if type_ not in TENANT_LEVEL:
         members["projectid"] = ProjectId
-    return object_with(members)
+    return json_object_type(members)
 
 
-def object_with(members: dict[str, Any]) -> Any:
+def json_object_type(members: dict[str, Any]) -> Any:
     """Return the type of a JSON object that is read as a dict of these members; others are ignored."""
     made: Any = TypedDict("Whole", members)  # type: ignore[misc]  # mypy wants to see the members
     # Values are rarely seen again, and to look for each of them among those kept costs more than to make it anew.
     return with_config(ConfigDict(strict=True, extra="ignore", cache_strings="keys"))(made)
 
 
-def _whole_events() -> TypeAdapter[Any]:
+def _union_of_types() -> TypeAdapter[Any]:
     """Return what tells the types apart by their name, and checks envelope and data of each at once."""
-    envelopes: Any = Annotated[Union[tuple(whole_event(*each) for each in TYPES.items())], Field(discriminator="type")]  # noqa: UP007
+    of_types = tuple(event_type_adapter(*each) for each in TYPES.items())
+    envelopes: Any = Annotated[Union[of_types], Field(discriminator="type")]  # noqa: UP007
     return TypeAdapter(envelopes)
 
 
-_VALIDATOR = _whole_events().validator
+_VALIDATOR = _union_of_types().validator
 
 
-def _valid_at_once(bodies: Sequence[bytes]) -> list[Event] | None:
+def _decode_fast(bodies: Sequence[bytes]) -> list[Event] | None:
     """Return the events if nothing is wrong with any of them, in one pass over the bytes of each.
 
     None says nothing but that `_judged` has to look.
@@ -130,12 +131,12 @@ def _valid_at_once(bodies: Sequence[bytes]) -> list[Event] | None:
     if not (is_plain(b"".join(bodies)) or all(map(is_plain, bodies))):
         return None
     try:
-        return [event_of(_VALIDATOR.validate_json(body), body) for body in bodies]
+        return [build_event(_VALIDATOR.validate_json(body), body) for body in bodies]
     except ValueError:
         return None
 
 
-def _judged(body: bytes, arrival: Arrival | None) -> Event:
+def _decode_with_reason(body: bytes, arrival: Arrival | None) -> Event:
     """Return the event, or raise the first reason that holds, rule by rule."""
     envelope = parse(body)
     if envelope.type in TYPES and envelope.type not in TENANT_LEVEL:
@@ -145,7 +146,7 @@ def _judged(body: bytes, arrival: Arrival | None) -> Event:
     if envelope.type not in TYPES:
         raise InvalidEventError(Reason.UNKNOWN_TYPE, f"type: {envelope.type!r:.100} {_unknown(envelope.type)}")
     try:
-        event = event_of(_VALIDATOR.validate_json(body), body)
+        event = build_event(_VALIDATOR.validate_json(body), body)
     except ValidationError as error:
         raise InvalidEventError(Reason.INVALID_DATA, problem_in(error, inside=envelope.type)) from None
     if arrival is not None:

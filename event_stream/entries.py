@@ -6,7 +6,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple, Self
 
-FIELD = b"event"
+EVENT_FIELD = b"event"
 
 
 class Position(NamedTuple):
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     def body(self) -> bytes | None:
         """The value of the field `event`; None where an entry has no such field."""
         parts = self.parts
-        return parts[1] if len(parts) == 2 and parts[0] == FIELD else self.fields.get(FIELD)
+        return parts[1] if len(parts) == 2 and parts[0] == EVENT_FIELD else self.fields.get(EVENT_FIELD)
 
     def digest(self) -> bytes:
         """Return 32 bytes that tell this entry from any other that ever gets the same position."""
@@ -63,7 +63,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class StreamEnd:
     """The state of a stream at one moment: its last existing entry, its length, all entries ever added.
 
     One that does not exist is empty; so is one that has something of a `wrong_type` in its place.
@@ -81,14 +81,14 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StreamSlice:
     """A run of entries in order, behind `before`, and the stream's end at the very moment they were read.
 
     `other` is the one entry that was asked for besides, if the stream still holds it.
     """
 
     entries: list[Entry]
-    end: End
+    end: StreamEnd
     other: Entry | None = None
     before: Position = START
 
@@ -103,7 +103,7 @@ class Reading:
         """How many bytes the fields of its entries hold."""
         return sum(map(len, chain.from_iterable(map(attrgetter("parts"), self.entries))))
 
-    def after(self, position: Position, count: int) -> "Reading":
+    def after(self, position: Position, count: int) -> "StreamSlice":
         """Return the first `count` entries behind `position`, of a reading that began there."""
         skipped = bool(self.entries) and self.entries[0].position <= position
-        return Reading(self.entries[skipped : skipped + count], self.end, self.other, before=position)
+        return StreamSlice(self.entries[skipped : skipped + count], self.end, self.other, before=position)

@@ -232,7 +232,7 @@ class Event(NamedTuple):
         return (self.time_us, self.id)
 
 
-def event_of(members: Mapping[str, Any], body: bytes) -> Event:
+def build_event(members: Mapping[str, Any], body: bytes) -> Event:
     """Return the event whose checked members these are; raises ValueError if its `time` is none but for its form."""
     time = members["time"]
     return Event(

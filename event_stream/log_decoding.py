@@ -5,12 +5,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from event_stream.decoding import decode, object_with
+from event_stream.decoding import decode, json_object_type
 from event_stream.envelope import TimeText
-from event_stream.event_types import TENANT_LEVEL, TYPES, Event, event_of
+from event_stream.event_types import TENANT_LEVEL, TYPES, Event, build_event
 
 
-def decode_accepted(body: bytes, type_: str) -> Event:
+def decode_logged(body: bytes, type_: str) -> Event:
     """Return what `decode` returns of bytes that it has accepted before as an event of this type.
 
     The data's rules are checked again, as folds rest on them; those of form and envelope are not: with them it would
@@ -18,7 +18,7 @@ def decode_accepted(body: bytes, type_: str) -> Event:
     """
     try:
         kind: Any = TYPES[type_]
-        return event_of(_reader(type_, kind).validate_json(body), body)
+        return build_event(_reader(type_, kind).validate_json(body), body)
     except (KeyError, ValueError):
         return decode(body)  # which says why not
 
@@ -29,4 +29,4 @@ def _reader(type_: str, data: Any) -> Any:
     members: dict[str, Any] = {"id": str, "type": str, "time": TimeText, "tenantid": str, "data": data}
     if type_ not in TENANT_LEVEL:
         members["projectid"] = str
-    return TypeAdapter(object_with(members)).validator
+    return TypeAdapter(json_object_type(members)).validator

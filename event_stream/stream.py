@@ -19,7 +19,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from event_stream.entries import FIELD, START, End, Entry, Position, Reading
+from event_stream.entries import EVENT_FIELD, START, Entry, Position, StreamEnd, StreamSlice
 from event_stream.errors import EventStreamError
 
 PARTITIONS_KEY = "events:partitions"
@@ -124,7 +124,7 @@ class Stream:
             pool.release(connection)
         return appended
 
-    def read_from(self, partition: int, position: Position, count: int, other: Position = START) -> Reading:
+    def read_from(self, partition: int, position: Position, count: int, other: Position = START) -> StreamSlice:
         """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot.
 
         With them comes the entry at `other`, if there is one.
@@ -138,21 +138,21 @@ class Stream:
     def _pipeline(self, *, transaction: bool) -> Pipeline:
         return Pipeline(self.redis.connection_pool, self._callbacks, transaction, None)
 
-    def ends(self) -> list[End]:
+    def ends(self) -> list[StreamEnd]:
         """Return the end of every stream, by partition; a stream that is not there has no position."""
         return self._ends(range(self.partitions))
 
-    def end(self, partition: int) -> End:
+    def end(self, partition: int) -> StreamEnd:
         """Return the end of one stream, as `ends` does."""
         return self._ends([partition])[0]
 
-    def _ends(self, partitions: Iterable[int]) -> list[End]:
+    def _ends(self, partitions: Iterable[int]) -> list[StreamEnd]:
         pipe = self.redis.pipeline(transaction=False)
         for partition in partitions:
             pipe.xinfo_stream(stream_key(partition))
         return [_end(info) for info in pipe.execute(raise_on_error=False)]
 
-    def wait_for_more(self, ends: Mapping[int, End], timeout_s: float) -> list[int]:
+    def wait_for_more(self, ends: Mapping[int, StreamEnd], timeout_s: float) -> list[int]:
         """Return the partitions whose streams moved past their `ends`, as soon as one does; none after `timeout_s`."""
         after = {stream_key(partition): str(end.position or START) for partition, end in ends.items()}
         moved: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
@@ -249,11 +249,11 @@ def _xadd(partition: int, body: bytes) -> bytes:
 
 @cache
 def _xadd_but_body(partition: int) -> bytes:
-    parts = [b"XADD", stream_key(partition).encode(), b"*", FIELD]
+    parts = [b"XADD", stream_key(partition).encode(), b"*", EVENT_FIELD]
     return b"*%d\r\n" % (len(parts) + 1) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
-def _reading(pipe: Pipeline, partition: int, position: Position, count: int, other: Position) -> Reading:
+def _reading(pipe: Pipeline, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
     key = stream_key(partition)
     pipe.xinfo_stream(key)
     pipe.xrange(key, min=str(position), count=count)
@@ -261,20 +261,20 @@ def _reading(pipe: Pipeline, partition: int, position: Position, count: int, oth
     info, found, others = pipe.execute(raise_on_error=False)
     end = _end(info)
     if end.wrong_type:
-        return Reading([], end)
-    return Reading(_raised(found), end, other=next(iter(_raised(others)), None))
+        return StreamSlice([], end)
+    return StreamSlice(_raised(found), end, other=next(iter(_raised(others)), None))
 
 
-def _end(info: Any) -> End:
+def _end(info: Any) -> StreamEnd:
     wrong_type = isinstance(info, ResponseError) and "WRONGTYPE" in str(info)
     if wrong_type or (isinstance(info, ResponseError) and "no such key" in str(info)):
-        return End(last=None, length=0, added=0, wrong_type=wrong_type)
+        return StreamEnd(last=None, length=0, added=0, wrong_type=wrong_type)
     info = _raised(info)
     if "entries-added" not in info:
         raise OldServerError
     # The last entry that exists: `last-generated-id` would go on ringing for a tail that was deleted.
     last = info["last-entry"]
-    return End(_last(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
+    return StreamEnd(_last(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
 
 
 def _last(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:

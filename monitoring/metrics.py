@@ -17,7 +17,7 @@ from api_stub.lookups.lookup import Database
 from api_stub.request_metrics import BOUNDS_S, Meter
 from event_stream.envelope import Reason
 from workers.reporting.status import Observed, PartitionStatus, ProcessStatus, Recorded, Status
-from workers.telemetry.batch_metrics import Histogram, Tally
+from workers.telemetry.batch_metrics import BatchMetrics, Histogram
 
 S = TypeVar("S")
 N = TypeVar("N", bound=float)
@@ -63,7 +63,7 @@ class Reading:
     own: Own
     recorded: Recorded | None
     observed: Observed | None
-    tally: Tally | None
+    tally: BatchMetrics | None
     status: Status | None
 
 
@@ -270,7 +270,7 @@ OBSERVED: tuple[Measure[Observed], ...] = (
         lambda observed: _alone((observed.verification.finished_ms or 0) / 1000),
     ),
 )
-TALLY: tuple[Measure[Tally], ...] = (
+TALLY: tuple[Measure[BatchMetrics], ...] = (
     Measure(
         "projector_dead_letters_total",
         "counter",

@@ -22,7 +22,7 @@ from projections.error_classes import describe
 from projections.errors import ProjectionsError
 from workers.reporting.status import Observed, Recorded, Status, complete, read_observed, read_recorded
 from workers.runtime import Runtime
-from workers.telemetry.batch_metrics import Tally, read_tally
+from workers.telemetry.batch_metrics import BatchMetrics, read_batch_metrics
 
 HALF_WITHIN_S = 4.0  # both halves take less than the 10 s after which Prometheus gives up
 
@@ -36,7 +36,7 @@ class FromRedis:
     """What a scrape reads from Redis, and the whole that it makes with what the database said, if it did."""
 
     observed: Observed
-    tally: Tally
+    tally: BatchMetrics
     status: Status | None
 
 
@@ -69,7 +69,7 @@ class Scrape:
 
     def _read_redis(self, recorded: Recorded | None) -> FromRedis:
         observed = read_observed(self._runtime)
-        tally = read_tally(self._runtime.queue.connection)
+        tally = read_batch_metrics(self._runtime.queue.connection)
         status = complete(self._runtime, recorded, observed) if recorded else None
         return FromRedis(observed, tally, status)
 

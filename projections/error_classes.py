@@ -21,7 +21,7 @@ _DESCRIPTION_LENGTH_MAX = 300
 _OURS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
 
 
-class Fault(StrEnum):
+class ErrorClass(StrEnum):
     """What an error out of `apply`, or of a rebuild, is about."""
 
     INTERNAL = "internal"
@@ -30,7 +30,11 @@ class Fault(StrEnum):
     @property
     def explained(self) -> str:
         """What that means, for people."""
-        return "this release or an event is wrong" if self is Fault.INTERNAL else "a server or this machine is at fault"
+        return (
+            "this release or an event is wrong"
+            if self is ErrorClass.INTERNAL
+            else "a server or this machine is at fault"
+        )
 
 
 def describe(error: BaseException) -> str:
@@ -42,20 +46,20 @@ def describe(error: BaseException) -> str:
     return f"{type(original).__name__}: {first}"[:_DESCRIPTION_LENGTH_MAX]
 
 
-def is_too_much(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether this process has no memory for what it took on: less at once may fit."""
     return isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
 
 
-def fault_of(error: BaseException, interruptions: tuple[type[BaseException], ...] = ()) -> Fault:
+def classify_error(error: BaseException, interruptions: tuple[type[BaseException], ...] = ()) -> ErrorClass:
     """Return what an error out of `apply` is about.
 
     `interruptions` are exceptions that somebody outside throws into running code, such as a job's time limit.
     """
     if isinstance(error, FoldError):
         cause = error.__cause__
-        return Fault.EXTERNAL if isinstance(cause, _OF_THE_WORLD + interruptions) else Fault.INTERNAL
+        return ErrorClass.EXTERNAL if isinstance(cause, _OF_THE_WORLD + interruptions) else ErrorClass.INTERNAL
     if isinstance(error, UndecodableError):
-        return Fault.INTERNAL
+        return ErrorClass.INTERNAL
     original = error.orig if isinstance(error, DBAPIError) else error
-    return Fault.INTERNAL if isinstance(original, _OURS) else Fault.EXTERNAL
+    return ErrorClass.INTERNAL if isinstance(original, _OURS) else ErrorClass.EXTERNAL

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, delete, select
 from event_stream.decoding import decode
 from event_stream.event_types import Event, Identity
 from projections.database.columns import Row
-from projections.folding.projection import Model, Projection, as_folded
+from projections.folding.projection import Model, Projection, upcast_all
 
 ALL_ORDERS_UP_TO = 5
 SHUFFLES = 100
@@ -42,7 +42,7 @@ def given(*events: Mapping[str, Any] | Event) -> "Given":
         event = each if isinstance(each, Event) else decode(json.dumps(each).encode())
         if distinct.setdefault(event.identity, event) != event:
             raise ValueError(f"two different events have the id {event.id}; give each its own")
-    return Given(tuple(as_folded(distinct.values())))
+    return Given(tuple(upcast_all(distinct.values())))
 
 
 @dataclass(frozen=True, slots=True)

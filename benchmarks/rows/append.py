@@ -11,7 +11,7 @@ from benchmarks.mixes import PARTITIONS
 from benchmarks.place import Place
 from benchmarks.row import Contestants, Figures, Goal, Row
 from event_stream import Producer
-from event_stream.entries import FIELD
+from event_stream.entries import EVENT_FIELD
 from event_stream.event_types import partition_of
 from event_stream.producer import encode
 from event_stream.settings import StreamSettings
@@ -43,7 +43,7 @@ def _contestants(place: Place) -> Iterator[Contestants]:
         for chunk in raw:
             with place.client.pipeline(transaction=False) as pipe:
                 for key, body in chunk:
-                    pipe.xadd(key, {FIELD: body})
+                    pipe.xadd(key, {EVENT_FIELD: body})
                 pipe.execute()
         return {"events/s": len(events) / (time.perf_counter() - began)}
 

@@ -105,7 +105,7 @@ def projector_health(runtime: Runtime) -> Health:
         return Health([f"Redis refuses: {type(error).__name__}"])
     except SQLAlchemyError:
         return Health(["the database cannot be reached"])
-    return Health(found.obstacles(), found.omissions())
+    return Health(found.errors(), found.warnings())
 
 
 def _impatient_redis(url: str) -> Redis:

@@ -14,7 +14,7 @@ from cli.connections import open_reader, open_writer
 from cli.output import CliError, print_json, progress_bar, stdout, table
 from event_stream.envelope import Reason, time_text
 from projections.lifecycle import dead_letter_admin as desk
-from projections.lifecycle.dead_letter_admin import Selection, Stored
+from projections.lifecycle.dead_letter_admin import Selection, StoredDeadLetter
 from workers.maintenance.replay import replay as replay_letters
 from workers.runtime import Runtime
 
@@ -135,7 +135,7 @@ def discard(selection: Selection, as_json: bool) -> None:
         click.echo(f"discarded {discarded:,}")
 
 
-def _shown(letter: Stored) -> dict[str, Any]:
+def _shown(letter: StoredDeadLetter) -> dict[str, Any]:
     return {
         "id": letter.id,
         "state": letter.state,

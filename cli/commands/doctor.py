@@ -13,7 +13,7 @@ from rich.text import Text
 from cli import environment
 from cli.output import print_json, stdout
 from workers.doctor.check import Finding, Severity
-from workers.doctor.context import Patient
+from workers.doctor.context import Context
 from workers.doctor.registry import CHECKS
 from workers.doctor.runner import Examination, examine
 
@@ -29,7 +29,7 @@ def doctor(as_json: bool) -> None:
     danger; advice alone is exit 0. docs/reference/doctor.md lists the codes.
     """
     environment.load()
-    with closing(Patient.from_environ(os.environ)) as patient:
+    with closing(Context.from_environ(os.environ)) as patient:
         examination = examine(patient)
     if as_json:
         print_json(examination.model_dump())

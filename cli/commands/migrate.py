@@ -19,7 +19,7 @@ from projections.database.engines import writer_engine
 from projections.read_models.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
 from projections.transaction import checkpoint, projection_version
-from workers.maintenance.parallel import processes_for, side_by_side
+from workers.maintenance.parallel import processes_for, run_parallel
 from workers.maintenance.rebuild_tenants import Rebuilder
 
 
@@ -72,7 +72,7 @@ def _rebuild_outdated(partitions: int, timeout_s: float, processes: int | None, 
     random.shuffle(tenants)  # so that commands on several hosts meet at few tenants
     report = Report(dry_run=False, tenants_total=len(tenants))
     rebuilder = Rebuilder(writer, reader, partitions, PROJECTIONS, timeout_s)
-    here = side_by_side(rebuilder, Rebuilder.rebuild_outdated, tenants, processes or processes_for(total))
+    here = run_parallel(rebuilder, Rebuilder.rebuild_outdated, tenants, processes or processes_for(total))
     try:
         with here as done, Watch(report, total) as watch:
             for each in done:

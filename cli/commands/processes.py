@@ -16,7 +16,7 @@ from cli.output import CliError
 from projections.error_classes import describe
 from projections.transaction import projection_version
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.rq_worker import spare_the_collector
+from workers.dispatch.rq_worker import tune_gc
 from workers.dispatch.rq_worker import worker as rq_worker
 from workers.runtime import Runtime, process_runtime
 
@@ -37,7 +37,7 @@ def worker() -> None:
     with runtime.reader.connect() as connection:
         projection_version.check(connection, runtime.projections)
     running = rq_worker(runtime)
-    spare_the_collector()
+    tune_gc()
     running.work(logging_level="WARNING")
     if running.outdated is not None:
         raise CliError(str(running.outdated))

@@ -18,10 +18,10 @@ from event_stream.envelope import time_text
 from event_stream.settings import StreamSettings
 from projections.folding.projection import Projection
 from projections.lifecycle import pending_rebuilds
-from projections.lifecycle.pending_rebuilds import Asked
+from projections.lifecycle.pending_rebuilds import RebuildRequest
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import checkpoint, event_log, projection_version
-from workers.maintenance.parallel import Work, processes_for, side_by_side
+from workers.maintenance.parallel import Work, processes_for, run_parallel
 from workers.maintenance.rebuild_tenants import Rebuilder
 
 TENANTS_NAMED_MAX = 20
@@ -69,7 +69,7 @@ def rebuild(
     if downgrade and (projection or tenant or dry_run):
         raise click.UsageError("--downgrade is of all read models; leave --projection, --tenant and --dry-run out.")
     environment.load()
-    asked = Asked(projection, tenant)
+    asked = RebuildRequest(projection, tenant)
     chosen = [each for each in PROJECTIONS if projection in (None, each.name)]
     writer, reader = open_writer(), open_reader()
     partitions = StreamSettings.from_environ(os.environ).partitions
@@ -77,7 +77,7 @@ def rebuild(
         applied = sum(at.applied for at in checkpoint.read_all(connection, partitions))
         tenants = all_tenants = chosen_tenants(connection, chosen, tenant)
     if downgrade:
-        projection_version.step_back(writer, PROJECTIONS, partitions)
+        projection_version.mark_newer_pending(writer, PROJECTIONS, partitions)
     if not dry_run:
         tenants = _due(writer, asked, chosen, all_tenants, restart=restart)
     with reader.connect() as connection:
@@ -86,7 +86,7 @@ def rebuild(
         random.shuffle(tenants)  # so that commands on several hosts meet at few tenants
     report = Report(dry_run, len(tenants))
     work: Work = Rebuilder.compare if dry_run else partial(Rebuilder.rebuild_due, asked=asked)
-    here = side_by_side(
+    here = run_parallel(
         Rebuilder(writer, reader, partitions, chosen, timeout), work, tenants, processes or processes_for(total)
     )
     try:
@@ -117,7 +117,7 @@ def chosen_tenants(connection: Connection, projections: Sequence[Projection], te
 
 
 def _due(
-    writer: Engine, asked: Asked, projections: Sequence[Projection], tenants: Sequence[str], *, restart: bool
+    writer: Engine, asked: RebuildRequest, projections: Sequence[Projection], tenants: Sequence[str], *, restart: bool
 ) -> list[str]:
     """Return the tenants for which something of the rebuild is due: what the last one left, or else all of them."""
     with writer.begin() as connection:
@@ -139,7 +139,7 @@ def count_events(connection: Connection, tenants: Iterable[str]) -> int:
     return sum(event_log.count_of(connection, tenant_id) for tenant_id in tenants)
 
 
-def _still_due(reader: Engine, asked: Asked, otherwise: int) -> int:
+def _still_due(reader: Engine, asked: RebuildRequest, otherwise: int) -> int:
     """Return for how many tenants something is due; where the database is away, what one would think."""
     try:
         with reader.connect() as connection:

@@ -24,7 +24,7 @@ from cli.connections import make_producer
 from cli.local import demo
 from cli.local.embedded import EmbeddedValkey, free_port
 from cli.local.supervisor import POLL_S, Child, Supervisor
-from cli.local.watchdog import START_TIMEOUT_S, impatient_redis, is_ok, tend
+from cli.local.watchdog import START_TIMEOUT_S, impatient_redis, is_ok, watch
 from cli.output import CliError
 from event_stream.settings import StreamSettings
 from projections.database.engines import writer_engine
@@ -71,7 +71,7 @@ def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Eve
             ready = _start_demo(supervisor, environ, directory, api, stopping)
         if ready:
             click.echo("ready")
-        tend(supervisor, Runtime.from_environ(environ, impatient_redis), _operations_url(api), stopping)
+        watch(supervisor, Runtime.from_environ(environ, impatient_redis), _operations_url(api), stopping)
     finally:
         supervisor.stop(STOP_TIMEOUT_S)
         (directory / environment.UP_ENV).unlink(missing_ok=True)

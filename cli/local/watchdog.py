@@ -29,13 +29,13 @@ BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
 LOOK_KEY = "projector:up-probe"
 
 
-def tend(supervisor: Supervisor, runtime: Runtime, operations_url: str, stopping: threading.Event) -> None:
+def watch(supervisor: Supervisor, runtime: Runtime, operations_url: str, stopping: threading.Event) -> None:
     """Restart what dies or stalls, until told to stop; the API answers at `operations_url`, Redis to `runtime`."""
     servers = [
         Server("api", partial(is_ok, f"{operations_url}/healthz", LOOK_TIMEOUT_S)),
         Server("valkey", partial(_answers, runtime.stream.redis)),
     ]
-    ear = Ear(runtime.queue.connection)
+    ear = HeartbeatProbe(runtime.queue.connection)
     look_at = time.monotonic()
     while not stopping.wait(POLL_S):
         supervisor.tend()
@@ -66,7 +66,7 @@ class Server:
 
 
 @dataclass
-class Ear:
+class HeartbeatProbe:
     """Tells whether a silence is a process's own: a Redis that is full, say, takes signs of life from nobody."""
 
     redis: Redis
@@ -82,7 +82,7 @@ class Ear:
         return self.clock() - self.deaf_at > STALLED_AFTER_S
 
 
-def kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: Ear) -> None:
+def kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: HeartbeatProbe) -> None:
     """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever.
 
     One that has not been heard of at all stalled while it started, or Redis has forgotten it. While Redis hears nobody

@@ -9,7 +9,7 @@ from typing import Any, Self
 import click
 
 from cli.output import print_json, progress_bar, stdout, table
-from workers.maintenance.rebuild_tenants import SAMPLES_MAX, Outcome, Sample
+from workers.maintenance.rebuild_tenants import SAMPLES_MAX, Sample, TenantRebuild
 
 VALUE_LENGTH_MAX = 60
 LINE_EVERY_S = 5.0
@@ -35,7 +35,7 @@ class Report:
         """How long it has taken until now."""
         return max(0.001, time.monotonic() - self.began_s)
 
-    def add(self, each: int | Outcome) -> None:
+    def add(self, each: int | TenantRebuild) -> None:
         """Count a page's events, or what became of one tenant."""
         if isinstance(each, int):
             self.events += each

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from event_stream.decoding import whole_event
+from event_stream.decoding import event_type_adapter
 from event_stream.event_types import TENANT_LEVEL, TYPES
 
 DIALECT = GenerateJsonSchema.schema_dialect
@@ -54,7 +54,7 @@ def events_schema() -> dict[str, Any]:
 @cache
 def event_schema(type_: str) -> dict[str, Any]:
     """Return the JSON Schema of one event type: its envelope with its data."""
-    made = TypeAdapter(whole_event(type_, TYPES[type_])).json_schema(schema_generator=_WithoutTitles)
+    made = TypeAdapter(event_type_adapter(type_, TYPES[type_])).json_schema(schema_generator=_WithoutTitles)
     (data,) = made["$defs"].values()
     del data["title"]
     members = made["properties"] | {"data": data}

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from projections.database.columns import Row
-from projections.database.pipeline import Question, ask, tell, tell_driver
+from projections.database.pipeline import Query, execute, execute_driver_sql, fetch
 
 FEW_ROWS = 20  # so few are inserted as soon by a statement, which can go together with others, as a COPY cannot
 _BETWEEN_KEYS = "\x1f"
@@ -90,18 +90,18 @@ def _bound(values: Sequence[Any]) -> Any:
 
 def find(connection: Connection, table: Table, columns: Sequence[Column[Any]], keys: Sequence[Row]) -> Sequence[Row]:
     """Return `columns` of the rows of `table` whose primary key is among `keys`, in no order."""
-    (found,) = ask(connection, finding(connection, table, columns, keys))
+    (found,) = fetch(connection, find_query(connection, table, columns, keys))
     return found
 
 
-def finding(
+def find_query(
     connection: Connection, table: Table, columns: Sequence[Column[Any]], keys: Sequence[Row]
-) -> Question | None:
+) -> Query | None:
     """Return what `find` asks; None where there are no keys."""
     if not keys:
         return None
     name = connection.dialect.name
-    return Question(find_statement(name, table, tuple(columns)), bind_keys(name, keys))
+    return Query(find_statement(name, table, tuple(columns)), bind_keys(name, keys))
 
 
 @cache
@@ -122,12 +122,12 @@ def _all(conditions: Sequence[Any]) -> Any:
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows given in the order of the table's columns; none of them may exist."""
-    with inserting(connection, table, rows):
+    with insert_while(connection, table, rows):
         pass
 
 
 @contextmanager
-def inserting(connection: Connection, table: Table, rows: Sequence[Row]) -> Iterator[None]:
+def insert_while(connection: Connection, table: Table, rows: Sequence[Row]) -> Iterator[None]:
     """Insert rows as `insert_rows` does, by the end of the block: PostgreSQL stores them while the block runs.
 
     The block must leave the connection alone. If it raises, the transaction has to be rolled back.
@@ -138,7 +138,7 @@ def inserting(connection: Connection, table: Table, rows: Sequence[Row]) -> Iter
         with _copying(connection, table, rows):
             yield
     elif connection.dialect.name == "postgresql":
-        tell_driver(connection, _insert_from_arrays(table), _as_arrays(rows))
+        execute_driver_sql(connection, _insert_from_arrays(table), _as_arrays(rows))
         yield
     else:
         marks = ", ".join("?" * len(table.columns))
@@ -154,7 +154,7 @@ def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> No
         return
     if connection.dialect.name == "postgresql":
         # Columns as arrays: as fast as a COPY staged in a temporary table, and there is none to make and to empty.
-        tell_driver(connection, f"{_insert_from_arrays(table)} {_on_conflict(table)}", _as_arrays(ordered))
+        execute_driver_sql(connection, f"{_insert_from_arrays(table)} {_on_conflict(table)}", _as_arrays(ordered))
         return
     marks = ", ".join("?" * len(table.columns))
     connection.exec_driver_sql(f"{_insert_prefix(table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
@@ -181,7 +181,7 @@ def keep_newest(
     if not groups:
         return
     if connection.dialect.name == "postgresql":
-        tell(connection, _keep_newest_of_all(table, group, order, keep), bind_keys("postgresql", groups))
+        execute(connection, _keep_newest_of_all(table, group, order, keep), bind_keys("postgresql", groups))
         return
     names = [f"k{index}" for index in range(len(group))]
     keys = [dict(zip(names, each, strict=True)) for each in groups]

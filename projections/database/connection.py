@@ -20,7 +20,7 @@ _work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
 
 
 @contextmanager
-def meanwhile(step: Callable[[], bool]) -> Iterator[None]:
+def run_while_waiting(step: Callable[[], bool]) -> Iterator[None]:
     """Take steps of other work wherever this block waits for PostgreSQL, until one says that there is no more.
 
     A step should be short, as the answer waits for its end, and not use the connection waited for. What it raises ends

@@ -79,7 +79,7 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
     return _engine(database_url, pool_size=pool_size, session=_POSTGRESQL_READER, isolation_level="AUTOCOMMIT")
 
 
-def auditor_engine(database_url: str | URL, statement_s: float) -> Engine:
+def audit_engine(database_url: str | URL, statement_s: float) -> Engine:
     """Return an engine for statements that look at much: each may take `statement_s`, and sees one snapshot."""
     session = {"statement_timeout": f"{int(statement_s * 1000)}"}
     engine = _engine(database_url, pool_size=1, session=session, isolation_level="AUTOCOMMIT")
@@ -90,7 +90,7 @@ def auditor_engine(database_url: str | URL, statement_s: float) -> Engine:
     return engine
 
 
-def is_too_slow(error: DBAPIError) -> bool:
+def is_statement_timeout(error: DBAPIError) -> bool:
     """Return whether an error says that a statement took longer than it may."""
     return isinstance(error.orig, QueryCanceled) or str(error.orig) == "interrupted"
 
@@ -107,7 +107,7 @@ def psycopg_dialect() -> Dialect:
     return dialect
 
 
-def go_through_keys(connection: Connection) -> None:
+def disable_scans(connection: Connection) -> None:
     """Switch plans that scan a table off until the transaction ends, as readers do."""
     if connection.dialect.name == "postgresql":
         for plan in _SCANS:

@@ -16,7 +16,7 @@ _END_SLEEPERS = text("""
 """)
 
 
-def end_sleepers(engine: Engine, error: DBAPIError) -> None:
+def end_idle_lock_holders(engine: Engine, error: DBAPIError) -> None:
     """End whoever sleeps on a claim, if `error` says that a lock could not be had; their transactions roll back."""
     if isinstance(error.orig, LockNotAvailable):
         with engine.begin() as connection:

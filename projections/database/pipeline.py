@@ -22,7 +22,7 @@ _PIPELINE = "pipeline"  # where a connection's `info` holds it
 Converter: TypeAlias = Callable[[Any], Any]
 
 
-class Question(NamedTuple):
+class Query(NamedTuple):
     """A statement that is kept and executed often, and its parameters for once."""
 
     statement: Select[Any]
@@ -30,7 +30,7 @@ class Question(NamedTuple):
 
 
 @contextmanager
-def together(connection: Connection) -> Iterator[None]:
+def pipelined(connection: Connection) -> Iterator[None]:
     """Within this block send statements to PostgreSQL without waiting for their answers, but where `ask` needs one.
 
     What a statement raises may come from a later one, at the latest from the commit or the end of the block. Rows are
@@ -48,12 +48,12 @@ def together(connection: Connection) -> Iterator[None]:
             del info[_PIPELINE]
 
 
-def ask(connection: Connection, *questions: Question | None) -> list[Sequence[Row]]:
+def fetch(connection: Connection, *questions: Query | None) -> list[Sequence[Row]]:
     """Return the rows that answer each question, in order; None asks nothing, and is answered by no rows."""
-    return list(asking(connection, *questions))
+    return list(iter_fetch(connection, *questions))
 
 
-def asking(connection: Connection, *questions: Question | None) -> Iterator[Sequence[Row]]:
+def iter_fetch(connection: Connection, *questions: Query | None) -> Iterator[Sequence[Row]]:
     """Yield what `ask` returns. In `together` all are sent at once; elsewhere each once its answer is wanted."""
     if connection.dialect.name != "postgresql":
         for question in questions:
@@ -61,7 +61,7 @@ def asking(connection: Connection, *questions: Question | None) -> Iterator[Sequ
         return
     with _raising_as_sqlalchemy(connection):
         awaited: Iterable[Callable[[], Sequence[Row]] | None]
-        awaited = (_awaited(connection, question) if question else None for question in questions)
+        awaited = (_send(connection, question) if question else None for question in questions)
         if _PIPELINE in connection.info and any(awaited := [*awaited]):
             # Not by fetching: PostgreSQL's limit for idle transactions does not look at who has flushed, not synced.
             connection.info[_PIPELINE].sync()
@@ -69,30 +69,30 @@ def asking(connection: Connection, *questions: Question | None) -> Iterator[Sequ
             yield each() if each else []
 
 
-def tell(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> None:
+def execute(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> None:
     """Execute a statement that is kept and executed often, and has no rows to answer."""
     if connection.dialect.name != "postgresql":
         connection.execute(statement, parameters)
         return
     with _raising_as_sqlalchemy(connection):
-        _told(statement, connection.dialect).send(connection, parameters)
+        _compile(statement, connection.dialect).send(connection, parameters)
 
 
-def tell_driver(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
+def execute_driver_sql(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
     """Execute a statement as PostgreSQL's driver takes it, and that has no rows to answer."""
     with _raising_as_sqlalchemy(connection):
         _execute(connection, text, parameters)
 
 
-def _awaited(connection: Connection, question: Question) -> Callable[[], Sequence[Row]]:
+def _send(connection: Connection, question: Query) -> Callable[[], Sequence[Row]]:
     """Send a question; returns what to call for its answer."""
-    told = _told(question.statement, connection.dialect)
+    told = _compile(question.statement, connection.dialect)
     cursor = told.send(connection, question.parameters)
     return lambda: told.converted(cursor.fetchall())
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class CompiledStatement:
     """A statement as the driver takes it."""
 
     text: str
@@ -121,11 +121,11 @@ class _Told:
 
 
 @cache
-def _told(statement: Any, dialect: Dialect) -> _Told:
+def _compile(statement: Any, dialect: Dialect) -> CompiledStatement:
     compiled = statement.compile(dialect=dialect)
     to_driver = {name: _own(bind.type, dialect).bind_processor(dialect) for name, bind in compiled.binds.items()}
     columns = statement.selected_columns if isinstance(statement, Select) else ()
-    return _Told(
+    return CompiledStatement(
         text=str(compiled),
         parameters=compiled.params,
         to_driver={name: convert for name, convert in to_driver.items() if convert},

@@ -17,28 +17,28 @@ Stamp: TypeAlias = tuple[int, str]
 NEVER: Stamp = (-1, "")
 
 
-class Fact(NamedTuple, Generic[T]):
+class LWWRegister(NamedTuple, Generic[T]):
     """A single value and the stamp of the event that set it; `NEVER` while no event has."""
 
     value: T
     stamp: Stamp = NEVER
 
-    def set(self, value: T, stamp: Stamp) -> "Fact[T]":
+    def set(self, value: T, stamp: Stamp) -> "LWWRegister[T]":
         """Return the fact after an event that sets it, whatever the order in which events come."""
-        return Fact(value, stamp) if stamp > self.stamp else self
+        return LWWRegister(value, stamp) if stamp > self.stamp else self
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
+class LWWSet:
     """Ids, each present or removed by its latest event. Removed ones stay, or a late event would revive them."""
 
-    by_id: Mapping[str, Fact[bool]] = field(default_factory=dict)
+    by_id: Mapping[str, LWWRegister[bool]] = field(default_factory=dict)
 
-    def set(self, member: str, present: bool, stamp: Stamp) -> "Members":
+    def set(self, member: str, present: bool, stamp: Stamp) -> "LWWSet":
         """Return the members after one was added or removed, whatever the order in which events come."""
-        before = self.by_id.get(member, Fact(value=False))
+        before = self.by_id.get(member, LWWRegister(value=False))
         after = before.set(present, stamp)
-        return self if after is before else Members({**self.by_id, member: after})
+        return self if after is before else LWWSet({**self.by_id, member: after})
 
     @property
     def count(self) -> int:
@@ -52,4 +52,4 @@ class Members:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the members that `to_json` wrote."""
-        return cls({member: Fact(value, (time_us, id_)) for member, (value, time_us, id_) in from_json(text).items()})
+        return cls({key: LWWRegister(value, (time_us, id_)) for key, (value, time_us, id_) in from_json(text).items()})

@@ -21,7 +21,7 @@ from event_stream.upcasting import upcast
 from projections.database.bulk import find, insert_rows, keep_newest, upsert_rows
 from projections.database.columns import Row
 from projections.errors import ProjectionsError
-from projections.folding.row_checksum import Sums
+from projections.folding.row_checksum import RowChecksum
 
 R = TypeVar("R")
 
@@ -43,7 +43,7 @@ class FoldError(ProjectionsError):
         super().__init__(f"{part} failed with {type(cause).__name__}")
 
 
-def as_folded(events: Iterable[Event]) -> list[Event]:
+def upcast_all(events: Iterable[Event]) -> list[Event]:
     """Return events as folds want them, each in the newest version of its type; raises FoldError."""
     newest = []
     for event in events:
@@ -54,7 +54,7 @@ def as_folded(events: Iterable[Event]) -> list[Event]:
     return newest
 
 
-def shared_out(projections: Sequence["Projection"], events: Iterable[Event]) -> list[list[Event]]:
+def route_events(projections: Sequence["Projection"], events: Iterable[Event]) -> list[list[Event]]:
     """Return for each projection those of the events that it reads, in their order; in one pass over them."""
     shares: list[list[Event]] = [[] for _ in projections]
     readers: defaultdict[type[Data], list[list[Event]]] = defaultdict(list)
@@ -116,7 +116,7 @@ class Rollup(Generic[R]):
     dump: Callable[[R], Row]
 
     def __post_init__(self) -> None:
-        if tuple(self.table.columns.keys()[-2:]) != Sums._fields:
+        if tuple(self.table.columns.keys()[-2:]) != RowChecksum._fields:
             raise TypeError(f"the table of projection {self.name} must end with `*sums.columns()`")
 
     def fetch(self, connection: Connection, events: Sequence[Event]) -> Model:
@@ -148,7 +148,7 @@ class Rollup(Generic[R]):
     def _after(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row:
         """Return a row as it is to be stored after events."""
         event = events[0]
-        columns, sums = (None, Sums()) if stored is None else (stored[:-2], Sums(*stored[-2:]))
+        columns, sums = (None, RowChecksum()) if stored is None else (stored[:-2], RowChecksum(*stored[-2:]))
         try:
             row = self.new(key) if columns is None else self.load(columns)
             for event in events:

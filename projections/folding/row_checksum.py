@@ -15,7 +15,7 @@ from projections.database.fingerprint import fingerprint_of
 _BYTES = 4
 
 
-class Sums(NamedTuple):
+class RowChecksum(NamedTuple):
     """How many events, and the sum of their fingerprints; the last two columns of a rollup's table."""
 
     event_count: int = 0
@@ -29,4 +29,4 @@ class Sums(NamedTuple):
 
 def columns() -> tuple[Column[Any], Column[Any]]:
     """Return the columns that hold the sums."""
-    return tuple(Column(name, BigInteger, nullable=False) for name in Sums._fields)  # type: ignore[return-value]
+    return tuple(Column(name, BigInteger, nullable=False) for name in RowChecksum._fields)  # type: ignore[return-value]

@@ -12,7 +12,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredDeadLetter:
     """A letter as it is stored; `body` holds at most its first 64 KiB, `body_length` and `body_sha256` tell of all."""
 
     id: str
@@ -54,13 +54,13 @@ class Selection:
         return and_(True, *conditions)
 
 
-def latest(connection: Connection, selection: Selection, limit: int) -> list[Stored]:
+def latest(connection: Connection, selection: Selection, limit: int) -> list[StoredDeadLetter]:
     """Return at most `limit` letters, those seen last first."""
     statement = select(table).where(selection.condition()).order_by(table.c.last_seen_us.desc(), table.c.id)
     return [_stored(row) for row in connection.execute(statement.limit(limit)).mappings()]
 
 
-def pages(connection: Connection, selection: Selection) -> Iterator[list[Stored]]:
+def pages(connection: Connection, selection: Selection) -> Iterator[list[StoredDeadLetter]]:
     """Yield all letters in pages, in the order of their ids; what changes meanwhile is seen or not."""
     after = ""
     while True:
@@ -77,7 +77,7 @@ def discard(connection: Connection, selection: Selection) -> int:
     return connection.execute(update(table).where(selection.condition()).values(state=DISCARDED)).rowcount
 
 
-def _stored(row: RowMapping) -> Stored:
+def _stored(row: RowMapping) -> StoredDeadLetter:
     columns = {str(name): value for name, value in row.items()}
     position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
-    return Stored(position=position, **columns)
+    return StoredDeadLetter(position=position, **columns)

@@ -26,7 +26,7 @@ table = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RebuildRequest:
     """Which rebuild somebody asked for: of one projection or all, of one tenant or all."""
 
     projection: str | None = None
@@ -47,7 +47,11 @@ def tenants_in(
 
 
 def plan(
-    connection: Connection, asked: Asked, projections: Sequence[Projection], tenants: Iterable[str], now_us: int
+    connection: Connection,
+    asked: RebuildRequest,
+    projections: Sequence[Projection],
+    tenants: Iterable[str],
+    now_us: int,
 ) -> None:
     """Note that these projections are due for these tenants; what has been due under this name is forgotten."""
     connection.execute(delete(table).where(table.c.request == asked.name))
@@ -56,7 +60,7 @@ def plan(
     upsert_rows(connection, table, rows)
 
 
-def read(connection: Connection, asked: Asked) -> dict[str, frozenset[str]]:
+def read(connection: Connection, asked: RebuildRequest) -> dict[str, frozenset[str]]:
     """Return the tenants for which something is due, ascending, each with the names of the projections."""
     mine = select(table.c.tenant_id, table.c.projection).where(table.c.request == asked.name)
     found: defaultdict[str, set[str]] = defaultdict(set)
@@ -65,18 +69,18 @@ def read(connection: Connection, asked: Asked) -> dict[str, frozenset[str]]:
     return {tenant_id: frozenset(names) for tenant_id, names in found.items()}
 
 
-def requested_us(connection: Connection, asked: Asked) -> int | None:
+def requested_us(connection: Connection, asked: RebuildRequest) -> int | None:
     """Return since when the oldest of what is due under this name has been so; None if nothing is."""
     oldest: int | None = connection.scalar(select(func.min(table.c.requested_us)).where(table.c.request == asked.name))
     return oldest
 
 
-def of_tenant(connection: Connection, tenant_id: str, asked: Asked) -> frozenset[str]:
+def of_tenant(connection: Connection, tenant_id: str, asked: RebuildRequest) -> frozenset[str]:
     """Return the names of the projections that are due for one tenant."""
     mine = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.request == asked.name)
     return frozenset(connection.scalars(mine))
 
 
-def settle(connection: Connection, tenant_id: str, names: Collection[str]) -> None:
+def complete(connection: Connection, tenant_id: str, names: Collection[str]) -> None:
     """Remove what is due for a tenant, whoever asked for it: in the transaction that does it."""
     connection.execute(delete(table).where(table.c.tenant_id == tenant_id, table.c.projection.in_(names)))

@@ -18,14 +18,14 @@ from event_stream.event_types import TYPES, Event
 from event_stream.upcasting import types_of
 from projections.database.bulk import delete_rows, insert_rows, upsert_rows
 from projections.database.columns import Row
-from projections.database.engines import go_through_keys
-from projections.database.idle_lock_holders import end_sleepers
+from projections.database.engines import disable_scans
+from projections.database.idle_lock_holders import end_idle_lock_holders
 from projections.database.paging import ROWS_AT_ONCE, rows_of
 from projections.errors import ProjectionsError
-from projections.folding.projection import Model, Projection, as_folded
+from projections.folding.projection import Model, Projection, upcast_all
 from projections.lifecycle import pending_rebuilds
 from projections.transaction import checkpoint, event_log, projection_version
-from projections.transaction.event_log import Logged, Place
+from projections.transaction.event_log import LoggedEvent, LogPosition
 
 EVENTS_AT_ONCE = 1_000
 # A row is loaded and dumped once for all events that are folded together, so folds get several pages at a time.
@@ -60,7 +60,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
+class ReplaceResult:
     """What became of a tenant: how its read models differed, and for how long its partition was claimed.
 
     `due` are the names of those that were to be rebuilt anyway, being of another version or behind.
@@ -72,7 +72,7 @@ class Replaced:
 
 
 @dataclass
-class Refolding:
+class Refold:
     """The read models of one tenant in memory, folded from the log page by page: as large as those, never as the log.
 
     It begins with the tenant's own events, up to the last number of the moment, and goes on with the partition's tail.
@@ -87,7 +87,7 @@ class Refolding:
     spoilt: bool = False
     _unread: frozenset[str] = field(init=False)
     # The last event that is folded: the tail begins at it, so that it is seen to be the very one.
-    _until: Place | None = None
+    _until: LogPosition | None = None
     _after_id: str = ""
     _in_history: bool = True
     _unfolded: list[Event] = field(default_factory=list)
@@ -117,13 +117,13 @@ class Refolding:
             self._fold()
         return len(page), False
 
-    def _end(self, connection: Connection) -> Place:
+    def _end(self, connection: Connection) -> LogPosition:
         """Return where the log ends now: all that is numbered up to there can be read."""
         number = checkpoint.read(connection, self.partition).applied
         last = event_log.read_tail(connection, self.partition, number, self.tenant_id, self._unread, limit=1)
-        return last[0].place if last and number else Place()
+        return last[0].place if last and number else LogPosition()
 
-    def _step_in_tail(self, connection: Connection, until: Place) -> tuple[int, bool]:
+    def _step_in_tail(self, connection: Connection, until: LogPosition) -> tuple[int, bool]:
         page = event_log.read_tail(
             connection, self.partition, until.number, self.tenant_id, self._unread, EVENTS_AT_ONCE
         )
@@ -141,7 +141,7 @@ class Refolding:
         self._fold()
         return len(mine), len(page) < EVENTS_AT_ONCE
 
-    def _decode(self, page: Iterable[Logged]) -> None:
+    def _decode(self, page: Iterable[LoggedEvent]) -> None:
         """Decode all that was read, or nothing of it."""
         self._unfolded += [event for logged in page if (event := logged.decoded()) is not None]
 
@@ -151,7 +151,7 @@ class Refolding:
         return len(events) >= FOLDED_AT_ONCE or sum(len(event.body) for event in events) >= FOLDED_BYTES_MAX
 
     def _fold(self) -> None:
-        events = as_folded(self._unfolded)
+        events = upcast_all(self._unfolded)
         self.spoilt = True
         for projection, model in zip(self.projections, self.models, strict=True):
             projection.fold_into(model, events)
@@ -159,7 +159,7 @@ class Refolding:
         self.spoilt = False
 
 
-def replace(engine: Engine, refolding: Refolding) -> Replaced:
+def replace(engine: Engine, refolding: Refold) -> ReplaceResult:
     """Put what is folded in the place of what is stored, in one transaction; what was due is settled in it.
 
     The rows are of this release's version then. Those that are equal are not written. Raises OutdatedReleaseError, or
@@ -171,23 +171,23 @@ def replace(engine: Engine, refolding: Refolding) -> Replaced:
         differences = _differences(connection, refolding)
         for difference in differences:
             _mend(connection, difference)
-        projection_version.fill(connection, refolding.tenant_id, refolding.projections)
-        pending_rebuilds.settle(
+        projection_version.mark_current(connection, refolding.tenant_id, refolding.projections)
+        pending_rebuilds.complete(
             connection, refolding.tenant_id, [projection.name for projection in refolding.projections]
         )
-    return Replaced(differences, time.monotonic() - claimed_s)
+    return ReplaceResult(differences, time.monotonic() - claimed_s)
 
 
-def compare(engine: Engine, refolding: Refolding) -> Replaced:
+def compare(engine: Engine, refolding: Refold) -> ReplaceResult:
     """Return what `replace` would change, and change nothing; the claim is held for as long as it takes to tell."""
     with _claimed(engine, refolding) as connection:
         claimed_s = time.monotonic()
         differences = _differences(connection, refolding)
         due_anyway = projection_version.due_of(connection, refolding.tenant_id, refolding.projections)
-    return Replaced(differences, time.monotonic() - claimed_s, due_anyway)
+    return ReplaceResult(differences, time.monotonic() - claimed_s, due_anyway)
 
 
-def verify(engine: Engine, refolding: Refolding) -> Replaced:
+def verify(engine: Engine, refolding: Refold) -> ReplaceResult:
     """Return how the rows differ that are not due to be rebuilt, and change nothing; as `compare` otherwise."""
     found = compare(engine, refolding)
     wrong = [each for each in found.differences if each.projection.name not in found.due]
@@ -195,19 +195,19 @@ def verify(engine: Engine, refolding: Refolding) -> Replaced:
 
 
 @contextmanager
-def _claimed(engine: Engine, refolding: Refolding) -> Iterator[Connection]:
+def _claimed(engine: Engine, refolding: Refold) -> Iterator[Connection]:
     """Begin a transaction that holds the claim of the tenant's partition."""
     try:
         with engine.begin() as connection:
-            go_through_keys(connection)
+            disable_scans(connection)
             checkpoint.claim_as_it_is(connection, refolding.partition)
             yield connection
     except DBAPIError as error:
-        end_sleepers(engine, error)
+        end_idle_lock_holders(engine, error)
         raise
 
 
-def _differences(connection: Connection, refolding: Refolding) -> list[Difference]:
+def _differences(connection: Connection, refolding: Refold) -> list[Difference]:
     is_whole = False
     while not is_whole:
         _, is_whole = refolding.step(connection)

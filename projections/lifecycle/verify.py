@@ -26,7 +26,7 @@ from event_stream.upcasting import types_of
 from projections.database.columns import Row
 from projections.database.fingerprint import fingerprint
 from projections.folding.projection import Feed, Projection
-from projections.folding.row_checksum import Sums
+from projections.folding.row_checksum import RowChecksum
 from projections.transaction import checkpoint, event_log, projection_version
 
 GAPS_MAX = 10
@@ -38,8 +38,8 @@ class Mismatch:
 
     table: Table
     key: Row
-    stored: Sums | None
-    logged: Sums | None
+    stored: RowChecksum | None
+    logged: RowChecksum | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ def mismatches(connection: Connection, projection: Projection, tenant_id: str) -
     Rows that are due to be rebuilt, being of another version or behind, are not looked at.
     """
     width = len(_group(projection))
-    found: dict[Row, dict[str, Sums]] = {}
+    found: dict[Row, dict[str, RowChecksum]] = {}
     for line, side, *row in connection.execute(_statement(projection), {"tenant": tenant_id}):
         if line is not None and not projection_version.live_in(projection_version.parse(line), [projection]):
             return []
-        found.setdefault(tuple(row[:width]), {})[side] = Sums(*row[width:])
+        found.setdefault(tuple(row[:width]), {})[side] = RowChecksum(*row[width:])
     both = [(key, each.get("stored"), each.get("logged")) for key, each in sorted(found.items(), key=repr)]
     return [Mismatch(projection.table, key, stored, logged) for key, stored, logged in both]
 

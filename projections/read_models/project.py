@@ -19,7 +19,7 @@ from event_stream.event_types import (
 )
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.lww import Fact, Members, Stamp
+from projections.folding.lww import LWWRegister, LWWSet, Stamp
 from projections.folding.projection import Key, Rollup, project_key
 
 
@@ -28,13 +28,13 @@ class Project(NamedTuple):
 
     tenant_id: str
     project_id: str
-    exists: Fact[bool] = Fact(value=False)
-    slug: Fact[str | None] = Fact(None)
-    name: Fact[str | None] = Fact(None)
-    watchdog: Fact[bool] = Fact(value=False)
-    log_sources: Members = Members()
-    repos: Members = Members()
-    notification_channels: Members = Members()
+    exists: LWWRegister[bool] = LWWRegister(value=False)
+    slug: LWWRegister[str | None] = LWWRegister(None)
+    name: LWWRegister[str | None] = LWWRegister(None)
+    watchdog: LWWRegister[bool] = LWWRegister(value=False)
+    log_sources: LWWSet = LWWSet()
+    repos: LWWSet = LWWSet()
+    notification_channels: LWWSet = LWWSet()
 
 
 table = Table(
@@ -119,10 +119,10 @@ def _new(key: Key) -> Project:
 def _load(columns: Row) -> Project:
     tenant_id, project_id, *facts = columns[:14]
     exists, slug, name, watchdog = (
-        Fact(value, (time_us, event_id))
+        LWWRegister(value, (time_us, event_id))
         for value, time_us, event_id in zip(facts[::3], facts[1::3], facts[2::3], strict=True)
     )
-    members = (Members.from_json(text) for text in columns[15::2])
+    members = (LWWSet.from_json(text) for text in columns[15::2])
     return Project(tenant_id, project_id, exists, slug, name, watchdog, *members)
 
 

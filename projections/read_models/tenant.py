@@ -7,7 +7,7 @@ from sqlalchemy import Column, Integer, Table, Text
 from event_stream.event_types import Event, SupportDeskBound, SupportDeskUnbound
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.lww import Members
+from projections.folding.lww import LWWSet
 from projections.folding.projection import Key, Rollup
 
 
@@ -15,7 +15,7 @@ class Tenant(NamedTuple):
     """A tenant's support desks."""
 
     tenant_id: str
-    support_desks: Members = Members()
+    support_desks: LWWSet = LWWSet()
 
 
 table = Table(
@@ -51,7 +51,7 @@ def _new(key: Key) -> Tenant:
 
 def _load(columns: Row) -> Tenant:
     tenant_id, _count, support_desks = columns
-    return Tenant(tenant_id, Members.from_json(support_desks))
+    return Tenant(tenant_id, LWWSet.from_json(support_desks))
 
 
 def _dump(row: Tenant) -> Row:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from event_stream.entries import Position, Reading
+from event_stream.entries import Position, StreamSlice
 from event_stream.envelope import Reason, equal_json
 from event_stream.event_types import Event, Identity
 from projections.database.bulk import FEW_ROWS
-from projections.database.idle_lock_holders import end_sleepers
-from projections.database.pipeline import together
-from projections.folding.projection import Projection, as_folded
+from projections.database.idle_lock_holders import end_idle_lock_holders
+from projections.database.pipeline import pipelined
+from projections.folding.projection import Projection, upcast_all
 from projections.transaction import checkpoint, dead_letters, event_log, projection_version
 from projections.transaction.checkpoint import Checkpoint
-from projections.transaction.dead_letters import Letter
-from projections.transaction.event_log import Accepted
+from projections.transaction.dead_letters import DeadLetter
+from projections.transaction.event_log import Classified
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class Batch:
 
     expected: Checkpoint
     start: Checkpoint
-    reading: Reading
+    reading: StreamSlice
     events: list[Event]
-    letters: list[Letter]
-    homes: frozenset[int] = frozenset()
+    letters: list[DeadLetter]
+    owner_partitions: frozenset[int] = frozenset()
 
     @property
     def positions(self) -> list[Position]:
@@ -53,14 +53,14 @@ def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Ch
         with _transaction(engine, few=len(batch.reading.entries) <= FEW_ROWS) as connection:
             return _apply(connection, projections, batch)
     except DBAPIError as error:
-        end_sleepers(engine, error)
+        end_idle_lock_holders(engine, error)
         raise
 
 
 @contextmanager
 def _transaction(engine: Engine, *, few: bool) -> Iterator[Connection]:
     """Begin a transaction, that of few entries with all its statements together: they are soon done, and waited for."""
-    with engine.connect() as connection, together(connection) if few else nullcontext(), connection.begin():
+    with engine.connect() as connection, pipelined(connection) if few else nullcontext(), connection.begin():
         yield connection
 
 
@@ -68,17 +68,17 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     partition = batch.expected.partition
     identities = [event.identity for event in batch.events]
     questions = (
-        event_log.bodies_of(connection, identities),
-        projection_version.lines_of(connection, sorted({event.tenant_id for event in batch.events})),
+        event_log.bodies_query(connection, identities),
+        projection_version.versions_query(connection, sorted({event.tenant_id for event in batch.events})),
         dead_letters.ANY_OPEN,
     )
     # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
-    bodies, lines, letter = checkpoint.claim(connection, batch.expected, batch.homes, questions)
-    accepted = event_log.judge(batch.events, identities, bodies)
-    shares = projection_version.share_out(connection, projections, as_folded(accepted.new), lines)
+    bodies, lines, letter = checkpoint.claim(connection, batch.expected, batch.owner_partitions, questions)
+    accepted = event_log.classify(batch.events, identities, bodies)
+    shares = projection_version.route_by_version(connection, projections, upcast_all(accepted.new), lines)
     models = [projection.fetch(connection, events) for projection, events in shares]
     # The database is as busy with the log as we are with the folds: so both at the same time.
-    with event_log.appending(connection, partition, accepted.new, last_number=batch.start.applied):
+    with event_log.append_while(connection, partition, accepted.new, last_number=batch.start.applied):
         for (projection, events), model in zip(shares, models, strict=True):
             projection.fold_into(model, events)
     for (projection, _), model in zip(shares, models, strict=True):
@@ -92,7 +92,7 @@ def _apply(connection: Connection, projections: Sequence[Projection], batch: Bat
     return after
 
 
-def _applied(connection: Connection, accepted: Accepted, letters: Sequence[Letter]) -> dict[Identity, bytes]:
+def _applied(connection: Connection, accepted: Classified, letters: Sequence[DeadLetter]) -> dict[Identity, bytes]:
     """Return the bodies in the log that letters may hold: those of this batch, and those that its letters hold."""
     named = [(letter.identity, letter.body) for letter in letters if letter.identity is not None]
     known = event_log.find_bodies(connection, [identity for identity, _ in named])
@@ -116,13 +116,13 @@ def _after(batch: Batch, applied: int, duplicates: int, dead_lettered: int) -> C
     return at.settled(reading.end) if reading.reaches_end else at
 
 
-def _conflicts(batch: Batch, accepted: Accepted) -> list[Letter]:
+def _conflicts(batch: Batch, accepted: Classified) -> list[DeadLetter]:
     if not accepted.conflicts:
         return []
     positions = batch.positions
     return [_conflict(batch.expected.partition, positions[at], batch.events[at]) for at in accepted.conflicts]
 
 
-def _conflict(partition: int, position: Position, event: Event) -> Letter:
+def _conflict(partition: int, position: Position, event: Event) -> DeadLetter:
     detail = f"id: {event.id} of tenant {event.tenant_id} was accepted before with other content; use a new id"
-    return Letter(partition, position, event.body, Reason.ID_CONFLICT, detail)
+    return DeadLetter(partition, position, event.body, Reason.ID_CONFLICT, detail)

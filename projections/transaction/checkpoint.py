@@ -25,10 +25,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from event_stream.entries import START, End, Entry, Position
+from event_stream.entries import START, Entry, Position, StreamEnd
 from event_stream.stream import PartitionsMismatchError
 from projections.database.columns import Row, UnsignedBigInteger, metadata
-from projections.database.pipeline import Question, ask, asking, tell
+from projections.database.pipeline import Query, execute, fetch, iter_fetch
 from projections.errors import ProjectionsError
 
 table = Table(
@@ -65,7 +65,7 @@ class StaleClaimError(ProjectionsError):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LastSeen:
     """The last entry that a stream was seen to hold, and how many had been added by then, over all its lives."""
 
     position: Position = START
@@ -95,7 +95,7 @@ class Checkpoint:
     duplicates: int = 0
     dead_lettered: int = 0
     lost: int = 0
-    seen: Seen = Seen()
+    seen: LastSeen = LastSeen()
 
     def is_at(self, entries: list[Entry]) -> bool:
         """Whether entries read from the checkpoint on, inclusive, continue the stream that it knows."""
@@ -113,7 +113,7 @@ class Checkpoint:
         """Return the stream's own count of entries up to the checkpoint."""
         return self.read + self.lost - self.added_offset
 
-    def new_epoch(self, end: End) -> Self:
+    def new_epoch(self, end: StreamEnd) -> Self:
         """Return the checkpoint at the start of a stream that is not the one it knew.
 
         Lost is what was seen unread, or what was removed from the stream's front beyond what was read, if that is more.
@@ -128,7 +128,7 @@ class Checkpoint:
             position_digest=b"",
             added_offset=self.read + lost + end.length - end.added,
             lost=lost,
-            seen=Seen(),
+            seen=LastSeen(),
         )
 
     def moved_to(self, last: Entry, applied: int, duplicates: int, dead_lettered: int) -> Self:
@@ -148,13 +148,13 @@ class Checkpoint:
         read = self.read + bisect_right(entries, self.seen.position, key=attrgetter("position"))
         return replace(self, lost=self.lost + max(0, self.seen.added - read - self.lost))
 
-    def seeing(self, end: End) -> Self:
+    def seeing(self, end: StreamEnd) -> Self:
         """Return the checkpoint that remembers the stream's end."""
         if end.last is None:
             return self
-        return replace(self, seen=Seen(end.last.position, end.last.digest(), self.added_offset + end.added))
+        return replace(self, seen=LastSeen(end.last.position, end.last.digest(), self.added_offset + end.added))
 
-    def settled(self, end: End) -> Self:
+    def settled(self, end: StreamEnd) -> Self:
         """Return the checkpoint after the last entry of a stream: what was added beyond what was read is lost.
 
         Where entries wait, or something else is in the stream's place, nothing is settled yet. A stream that does not
@@ -193,20 +193,20 @@ def read_all(connection: Connection, partitions: int) -> list[Checkpoint]:
 
 def read(connection: Connection, partition: int) -> Checkpoint:
     """Return one checkpoint without locking it."""
-    ((row,),) = ask(connection, Question(_READ, {"of": partition}))
+    ((row,),) = fetch(connection, Query(_READ, {"of": partition}))
     return _checkpoint(row)
 
 
 def claim(
-    connection: Connection, expected: Checkpoint, homes: Collection[int] = (), questions: Sequence[Question | None] = ()
+    connection: Connection, expected: Checkpoint, homes: Collection[int] = (), questions: Sequence[Query | None] = ()
 ) -> list[Sequence[Row]]:
     """Lock the checkpoint's row, and those of `homes`, until the transaction ends; the first statement of every change.
 
     Returns what answers `questions`, which are asked under the claim; in `together`, without waiting for it.
     Raises StaleClaimError unless the row still is `expected`, its counters too: another drain may have settled them.
     """
-    claiming = Question(_claiming(connection.dialect.name), {"partitions": sorted({expected.partition, *homes})})
-    answers = asking(connection, claiming, *questions)
+    claiming = Query(_claiming(connection.dialect.name), {"partitions": sorted({expected.partition, *homes})})
+    answers = iter_fetch(connection, claiming, *questions)
     current = next(at for at in map(_checkpoint, next(answers)) if at.partition == expected.partition)
     if current != expected:
         raise StaleClaimError(
@@ -226,7 +226,7 @@ def claim_as_it_is(connection: Connection, partition: int) -> Checkpoint:
 def advance(connection: Connection, to: Checkpoint) -> None:
     """Store the checkpoint; the caller holds its claim."""
     columns = _columns(to)
-    tell(connection, _ADVANCE, columns | {"of": columns.pop("partition")})
+    execute(connection, _ADVANCE, columns | {"of": columns.pop("partition")})
 
 
 @cache
@@ -262,5 +262,5 @@ def _checkpoint(row: Sequence[Any]) -> Checkpoint:
     columns = dict(zip(table.columns.keys(), row, strict=True))
     position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
     seen_at = Position(columns.pop("stream_end_ms"), columns.pop("stream_end_seq"))
-    seen = Seen(seen_at, columns.pop("stream_end_digest"), columns.pop("stream_end_added"))
+    seen = LastSeen(seen_at, columns.pop("stream_end_digest"), columns.pop("stream_end_added"))
     return Checkpoint(position=position, seen=seen, **columns)

@@ -27,7 +27,7 @@ from event_stream.envelope import BODY_BYTES_MAX, InvalidEventError, Reason, cla
 from event_stream.event_types import Identity
 from projections.database.bulk import bind_keys, dialect_insert, key_rows
 from projections.database.columns import KeyText, Row, UnsignedBigInteger, metadata
-from projections.database.pipeline import Question, ask
+from projections.database.pipeline import Query, fetch
 
 OPEN = "open"
 APPLIED = "applied"
@@ -57,12 +57,12 @@ is_open = table.c.state == OPEN
 # Not what lost its identity to another event, for ever: of those one identity may have any number.
 may_close = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
-ANY_OPEN = Question(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
+ANY_OPEN = Query(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
 """The question for an open letter that names an event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """An entry that can never be applied, and why."""
 
     partition: int
@@ -72,7 +72,7 @@ class Letter:
     detail: str
 
     @classmethod
-    def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "Letter":
+    def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "DeadLetter":
         """Return the letter of an entry that `decode` refused."""
         return cls(partition, position, body, error.reason, error.detail)
 
@@ -90,7 +90,7 @@ class Letter:
         return hashed.hexdigest()
 
 
-def park(connection: Connection, letters: Sequence[Letter]) -> None:
+def park(connection: Connection, letters: Sequence[DeadLetter]) -> None:
     """Store letters; one that is known already is seen once more, and open again."""
     if not letters:
         return
@@ -135,7 +135,7 @@ def open_by_reason(connection: Connection) -> dict[str, int]:
 
 def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
     name = connection.dialect.name
-    (found,) = ask(connection, Question(_letters_of(name), bind_keys(name, identities)))
+    (found,) = fetch(connection, Query(_letters_of(name), bind_keys(name, identities)))
     return found
 
 
@@ -147,7 +147,7 @@ def _letters_of(dialect_name: str) -> Select[Any]:
     return statement.join(table, of_event)
 
 
-def _columns(first: Letter, last: Letter, times_seen: int) -> dict[str, object]:
+def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, object]:
     tenant_id, event_id = claimed_identity(last.body)
     return {
         "id": last.id,

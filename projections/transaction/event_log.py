@@ -23,11 +23,11 @@ from sqlalchemy import (
 
 from event_stream.envelope import InvalidEventError, equal_json
 from event_stream.event_types import Event, Identity
-from event_stream.log_decoding import decode_accepted
-from projections.database.bulk import finding, inserting
+from event_stream.log_decoding import decode_logged
+from projections.database.bulk import find_query, insert_while
 from projections.database.columns import IN_BINARY, KeyText, Row, metadata
 from projections.database.paging import read_page
-from projections.database.pipeline import Question, ask
+from projections.database.pipeline import Query, fetch
 from projections.errors import ProjectionsError
 
 table = Table(
@@ -48,7 +48,7 @@ _COUNTED_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Classified:
     """What became of a batch's events, in the order of the stream; `conflicts` are places in the batch."""
 
     new: list[Event]
@@ -56,7 +56,7 @@ class Accepted:
     conflicts: list[int]
 
 
-def judge(batch: list[Event], identities: Sequence[Identity], found: Sequence[Row]) -> Accepted:
+def classify(batch: list[Event], identities: Sequence[Identity], found: Sequence[Row]) -> Classified:
     """Tell which events of a batch have an identity that is new to the log; those are to be appended.
 
     `identities` are theirs, and `found` is what answers `bodies_of` those.
@@ -64,11 +64,11 @@ def judge(batch: list[Event], identities: Sequence[Identity], found: Sequence[Ro
     identities meanwhile. The first in the stream wins: equal content is a duplicate, other content a conflict.
     """
     if not found and len(set(identities)) == len(batch):
-        return Accepted(batch, [], [])  # nearly always
+        return Classified(batch, [], [])  # nearly always
     return _told_apart(batch, identities, _by_identity(found))
 
 
-def appending(
+def append_while(
     connection: Connection, partition: int, events: Sequence[Event], last_number: int
 ) -> AbstractContextManager[None]:
     """Append events that are new to the log, numbered from `last_number` + 1, while a block runs (`bulk.inserting`)."""
@@ -76,28 +76,28 @@ def appending(
         (tenant_id, event_id, partition, number, type_, project_id, time_us, body)
         for number, (tenant_id, event_id, type_, _, time_us, project_id, _, body) in enumerate(events, last_number + 1)
     ]
-    return inserting(connection, table, rows)
+    return insert_while(connection, table, rows)
 
 
 def find_bodies(connection: Connection, identities: Sequence[Identity]) -> dict[Identity, bytes]:
     """Return the bodies of the events that are in the log, by identity."""
-    (found,) = ask(connection, bodies_of(connection, identities))
+    (found,) = fetch(connection, bodies_query(connection, identities))
     return _by_identity(found)
 
 
-def bodies_of(connection: Connection, identities: Sequence[Identity]) -> Question | None:
+def bodies_query(connection: Connection, identities: Sequence[Identity]) -> Query | None:
     """Return the question for the events that are in the log: identity and body."""
-    return finding(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
+    return find_query(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
 
 
 class UndecodableError(ProjectionsError):
     """An event was accepted once, and this release cannot decode it any more. Its reason is told, not its content."""
 
-    def __init__(self, logged: "Logged", why: str) -> None:
+    def __init__(self, logged: "LoggedEvent", why: str) -> None:
         super().__init__(f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {why}")
 
 
-class Logged(NamedTuple):
+class LoggedEvent(NamedTuple):
     """An event of the log; `body` is None where nobody asked for it."""
 
     tenant_id: str
@@ -109,16 +109,16 @@ class Logged(NamedTuple):
     body: bytes | None
 
     @property
-    def place(self) -> "Place":
+    def place(self) -> "LogPosition":
         """Which event has its number."""
-        return Place(self.number, (self.tenant_id, self.event_id))
+        return LogPosition(self.number, (self.tenant_id, self.event_id))
 
     def decoded(self) -> Event | None:
         """Return the event as it was when it was applied; None where nobody asked. Raises UndecodableError."""
         if self.body is None:
             return None
         try:
-            event = decode_accepted(self.body, self.type)
+            event = decode_logged(self.body, self.type)
         except InvalidEventError as error:
             raise UndecodableError(self, error.reason.value) from None
         attributes = (event.tenant_id, event.id, event.type, event.project_id, event.time_us)
@@ -127,7 +127,7 @@ class Logged(NamedTuple):
         return event
 
 
-class Place(NamedTuple):
+class LogPosition(NamedTuple):
     """A number of a partition's log, and the event that has it; before the first event it is nobody's."""
 
     number: int = 0
@@ -136,7 +136,7 @@ class Place(NamedTuple):
 
 def read_history(
     connection: Connection, tenant_id: str, after_id: str, up_to: int, unread: Collection[str], limit: int
-) -> Sequence[Logged]:
+) -> Sequence[LoggedEvent]:
     """Return the next `limit` events of a tenant by event id, of those numbered up to `up_to`.
 
     Those of the types `unread` come without their body.
@@ -148,7 +148,7 @@ def read_history(
 
 def read_tail(
     connection: Connection, partition: int, number: int, tenant_id: str, unread: Collection[str], limit: int
-) -> Sequence[Logged]:
+) -> Sequence[LoggedEvent]:
     """Return the next `limit` events of a partition, ascending by number, the one at `number` included.
 
     Those of other tenants, and of the types `unread`, come without their body.
@@ -198,14 +198,14 @@ def _by_identity(found: Sequence[Row]) -> dict[Identity, bytes]:
     return {(tenant_id, event_id): body for tenant_id, event_id, body in found}
 
 
-def _logged(found: CursorResult[Any]) -> list[Logged]:
+def _logged(found: CursorResult[Any]) -> list[LoggedEvent]:
     """Return events as the driver read them: SQLAlchemy's rows, made of them one by one, would cost as much again."""
     assert found.cursor is not None
-    return [*map(Logged._make, found.cursor.fetchall())]
+    return [*map(LoggedEvent._make, found.cursor.fetchall())]
 
 
-def _told_apart(batch: list[Event], identities: Sequence[Identity], known: dict[Identity, bytes]) -> Accepted:
-    accepted = Accepted([], [], [])
+def _told_apart(batch: list[Event], identities: Sequence[Identity], known: dict[Identity, bytes]) -> Classified:
+    accepted = Classified([], [], [])
     for at, (event, identity) in enumerate(zip(batch, identities, strict=True)):
         body = known.get(identity)
         if body is None:

@@ -16,12 +16,12 @@ from typing import NamedTuple, TypeAlias
 from sqlalchemy import Column, Connection, Engine, Index, Select, Table, func, select, union_all
 
 from event_stream.event_types import Event, partition_of
-from projections.database.bulk import finding, upsert_rows
+from projections.database.bulk import find_query, upsert_rows
 from projections.database.columns import KeyText, Row, metadata
 from projections.database.paging import ROWS_AT_ONCE, tenants_of
-from projections.database.pipeline import Question, ask
+from projections.database.pipeline import Query, fetch
 from projections.errors import ProjectionsError
-from projections.folding.projection import Projection, shared_out
+from projections.folding.projection import Projection, route_events
 from projections.transaction import checkpoint
 
 table = Table(
@@ -36,14 +36,14 @@ _INCOMPLETE = " incomplete"
 _STANDING = re.compile(rf"(\S+) ([1-9][0-9]{{0,8}})({_INCOMPLETE})?")
 
 
-class Standing(NamedTuple):
+class ProjectionState(NamedTuple):
     """The version of a tenant's rows in one read model, and whether they lack events."""
 
     version: int
     is_incomplete: bool = False
 
 
-Standings: TypeAlias = dict[str, Standing]
+ProjectionStates: TypeAlias = dict[str, ProjectionState]
 """By the projections' names; one that is not there has no rows yet."""
 
 
@@ -65,12 +65,12 @@ class Count(NamedTuple):
     newer: int = 0
 
 
-def lines_of(connection: Connection, tenants: Iterable[str]) -> Question | None:
+def versions_query(connection: Connection, tenants: Iterable[str]) -> Query | None:
     """Return the question for the lines of tenants: tenant and line."""
-    return finding(connection, table, list(table.columns), [(tenant_id,) for tenant_id in tenants])
+    return find_query(connection, table, list(table.columns), [(tenant_id,) for tenant_id in tenants])
 
 
-def share_out(
+def route_by_version(
     connection: Connection,
     projections: Sequence[Projection],
     events: Sequence[Event],
@@ -83,7 +83,7 @@ def share_out(
     """
     tenants = sorted({event.tenant_id for event in events})
     shares: list[tuple[Projection, Sequence[Event]]]
-    shares = list(zip(projections, shared_out(projections, events), strict=True))
+    shares = list(zip(projections, route_events(projections, events), strict=True))
     stored = _by_tenant(found)
     line = dump(current(projections))
     if all(stored.get(tenant_id) == line for tenant_id in tenants):
@@ -100,17 +100,17 @@ def share_out(
     ]
 
 
-def current(projections: Iterable[Projection]) -> Standings:
+def current(projections: Iterable[Projection]) -> ProjectionStates:
     """Return where a tenant stands whose rows are all of this release's making, and lack nothing."""
-    return {projection.name: Standing(projection.version) for projection in projections}
+    return {projection.name: ProjectionState(projection.version) for projection in projections}
 
 
-def live_in(standings: Standings, projections: Iterable[Projection]) -> frozenset[str]:
+def live_in(standings: ProjectionStates, projections: Iterable[Projection]) -> frozenset[str]:
     """Return the names of the projections whose rows are of this release's version and lack nothing."""
-    return frozenset(each.name for each in projections if standings.get(each.name) == Standing(each.version))
+    return frozenset(each.name for each in projections if standings.get(each.name) == ProjectionState(each.version))
 
 
-def refuse_newer(standings: Standings, projections: Sequence[Projection]) -> None:
+def refuse_newer(standings: ProjectionStates, projections: Sequence[Projection]) -> None:
     """Raise OutdatedReleaseError if any rows are of a version that these projections do not know."""
     known = {projection.name: projection.version for projection in projections}
     for name, at in standings.items():
@@ -137,12 +137,12 @@ def count(connection: Connection, projections: Sequence[Projection]) -> Mapping[
             before, at = found.get(name, Count()), standings.get(name)
             if at is not None and at.version > known.get(name, 0):
                 found[name] = before._replace(newer=before.newer + tenants)
-            elif at != Standing(known[name]):
+            elif at != ProjectionState(known[name]):
                 found[name] = before._replace(due=before.due + tenants)
     return found
 
 
-def of_tenant(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> Standings:
+def of_tenant(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> ProjectionStates:
     """Return where one tenant's read models stand; a tenant without a line has no events, so nothing is missing."""
     line = _read(connection, [tenant_id]).get(tenant_id)
     return current(projections) if line is None else parse(line)
@@ -161,7 +161,7 @@ def outdated_tenants(connection: Connection, projections: Sequence[Projection]) 
     return [row.tenant_id for row in stored if live_in(parse(row.versions), projections) != names]
 
 
-def fill(connection: Connection, tenant_id: str, projections: Sequence[Projection]) -> None:
+def mark_current(connection: Connection, tenant_id: str, projections: Sequence[Projection]) -> None:
     """Note that a tenant's rows in these read models are of this release's version and lack nothing: under the claim.
 
     Raises OutdatedReleaseError if some of them were of a newer one.
@@ -173,7 +173,7 @@ def fill(connection: Connection, tenant_id: str, projections: Sequence[Projectio
     upsert_rows(connection, table, [(tenant_id, dump(standings | filled))])
 
 
-def step_back(engine: Engine, projections: Sequence[Projection], partitions: int) -> None:
+def mark_newer_pending(engine: Engine, projections: Sequence[Projection], partitions: int) -> None:
     """Note of all rows that are too new for this release that they are due to be rebuilt by it, and of which version.
 
     Until then they stand as they are; what only the newer release has is taken as not there. It goes in steps, none of
@@ -195,16 +195,16 @@ def step_back(engine: Engine, projections: Sequence[Projection], partitions: int
         after = tenants[-1]
 
 
-def dump(standings: Standings) -> str:
+def dump(standings: ProjectionStates) -> str:
     """Return the line that says where read models stand, by name."""
     lines = [f"{name} {at.version}{_INCOMPLETE * at.is_incomplete}" for name, at in sorted(standings.items())]
     return ", ".join(lines)
 
 
-def parse(line: str) -> Standings:
+def parse(line: str) -> ProjectionStates:
     """Return what a line says; what cannot be read, as after damage, is not there, and so is due to be rebuilt."""
     found = [_STANDING.fullmatch(each) for each in line.split(", ")]
-    return {match[1]: Standing(int(match[2]), match[3] is not None) for match in found if match}
+    return {match[1]: ProjectionState(int(match[2]), match[3] is not None) for match in found if match}
 
 
 @lru_cache(maxsize=256)
@@ -213,7 +213,7 @@ def have_rows(line: str, names: tuple[str, ...]) -> bool:
     return parse(line).keys() >= set(names)
 
 
-def _stepped_back(standings: Standings, projections: Iterable[Projection]) -> Standings:
+def _stepped_back(standings: ProjectionStates, projections: Iterable[Projection]) -> ProjectionStates:
     known = current(projections)
     return {
         name: known[name]._replace(is_incomplete=True) if at.version > known[name].version else at
@@ -222,12 +222,12 @@ def _stepped_back(standings: Standings, projections: Iterable[Projection]) -> St
     }
 
 
-def _left_out(standings: Standings, live: Collection[str]) -> Standings:
+def _left_out(standings: ProjectionStates, live: Collection[str]) -> ProjectionStates:
     return {name: at if name in live else at._replace(is_incomplete=True) for name, at in standings.items()}
 
 
 def _read(connection: Connection, tenants: Iterable[str]) -> dict[str, str]:
-    (found,) = ask(connection, lines_of(connection, tenants))
+    (found,) = fetch(connection, versions_query(connection, tenants))
     return _by_tenant(found)
 
 

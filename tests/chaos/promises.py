@@ -8,14 +8,14 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from event_stream.entries import End
+from event_stream.entries import StreamEnd
 from event_stream.stream import stream_key
 from projections.transaction import event_log
 from projections.transaction.checkpoint import Checkpoint
 from tests.chaos.plan import PARTITIONS, Sent
 from tests.support.driving import checkpoints, count_equal_answers, dump, letters
 from tests.support.oracle import Oracle
-from workers.drain.batch_size import ENTRIES_MAX, Pace
+from workers.drain.batch_size import ENTRIES_MAX, BatchSize
 from workers.drain.drainer import Drainer
 from workers.runtime import Runtime
 
@@ -71,7 +71,7 @@ class Evidence:
         return checkpoints(self.runtime)
 
     @cached_property
-    def ends(self) -> list[End]:
+    def ends(self) -> list[StreamEnd]:
         return self.runtime.stream.ends()
 
     @cached_property
@@ -111,7 +111,7 @@ def a_calm_drain_gives_the_same_bytes(found: Evidence) -> None:
     home = {id(entry.event): entry for entry in found.sent if entry.event is not None}
     found.calm.stream.append([(home[id(event)].partition, home[id(event)].body) for event in found.accepted.values()])
     for partition in range(PARTITIONS):
-        while not Drainer(found.calm, partition, Pace(count=ENTRIES_MAX)).step():
+        while not Drainer(found.calm, partition, BatchSize(count=ENTRIES_MAX)).step():
             pass
     for table, rows in dump(found.calm.reader).items():
         _expect(found.read_models[table], rows, f"rows of {table}")

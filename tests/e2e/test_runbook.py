@@ -34,7 +34,7 @@ from tests.support.events import NOW_US, TENANT, event
 from tests.support.law import assert_counted_once, assert_law
 from tests.support.oracle import Oracle
 from tests.support.servers import PostgresServer, wait_until
-from workers.doctor.context import Patient
+from workers.doctor.context import Context
 from workers.doctor.runner import examine
 from workers.reporting.overview import read_overview
 from workers.reporting.status import read_status
@@ -159,7 +159,7 @@ def test_whoever_waits_for_a_claim_may_end_a_session_of_the_same_role_only(restr
 
 def test_the_doctor_finds_nothing_though_other_roles_are_connected(restricted: Restricted) -> None:
     environ = restricted.up.environ | restricted.up.variables()
-    with restricted.session("projector_owner"), closing(Patient.from_environ(environ)) as patient:
+    with restricted.session("projector_owner"), closing(Context.from_environ(environ)) as patient:
         examination = examine(patient)
     assert examination.findings == []
     assert {"postgres-sessions-hidden", "worker-missing"} <= set(examination.checked)

@@ -17,7 +17,7 @@ from tests.support.events import NOW_US, PROJECT, TENANT, body, event
 from tests.support.law import assert_all_is_well
 from tests.support.processes import PATIENT_API, Start
 from tests.support.servers import free_port, wait_until
-from workers.drain.batch_size import Pace
+from workers.drain.batch_size import BatchSize
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
 from workers.runtime import Runtime
@@ -100,7 +100,7 @@ def test_an_api_killed_under_its_readers_gives_whole_answers_or_none_and_the_nex
             ]
             append(runtime, *pair)
             made += pair
-            run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=15)
+            run(Drainer(runtime, HOME, pace=BatchSize(count=2)), Lease(runtime.queue.connection, HOME), budget_s=15)
             errors = readers.errors
             api.kill()
             wait_until(lambda errors=errors: readers.errors > errors, "readers see it die", 120)

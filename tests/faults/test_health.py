@@ -54,14 +54,14 @@ def test_health_fails_while_loops_are_dead_though_nothing_waits(
         "no dispatcher is alive; start `projector dispatcher`",
         "no worker is alive; start `projector worker`",
     ]
-    wait_until(lambda: projector_health(runtime).obstacles == dead, "health notices", 90)
+    wait_until(lambda: projector_health(runtime).errors == dead, "health notices", 90)
     found = read_status(runtime)
     assert [each.lag_entries for each in found.partitions] == [0, 0, 0, 0]  # the lag alone would look well
     assert found.problems() == dead
     assert scrape(runtime)("projector_processes", role="worker", state="alive") == 0
     for loop in loops:
         loop.send_signal(signal.SIGCONT)
-    wait_until(lambda: projector_health(runtime).obstacles == [], "they are heard again", 90)
+    wait_until(lambda: projector_health(runtime).errors == [], "they are heard again", 90)
 
 
 @pytest.mark.first
@@ -86,7 +86,7 @@ def test_what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail(alive: R
 def test_a_partition_that_is_stuck_fails_health(alive: Runtime) -> None:
     long_ago_ms = alive.stream.now_ms() - 600_000
     alive.stream.redis.xadd(f"events:{{{HOME}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")
-    (stalled,) = projector_health(alive).obstacles
+    (stalled,) = projector_health(alive).errors
     assert stalled.startswith(f"partition {HOME} is stalled, 1 entries and ")
 
 

@@ -14,7 +14,7 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from projections.database.connection import BoundedAsyncConnection, BoundedConnection, meanwhile
+from projections.database.connection import BoundedAsyncConnection, BoundedConnection, run_while_waiting
 from projections.database.engines import reader_options
 from tests.support.outages import Work
 from tests.support.points import strike
@@ -185,7 +185,7 @@ def test_while_a_statement_is_waited_for_other_work_is_done_and_no_longer(runtim
         done.append("a step")
         return len(done) < 3
 
-    with runtime.writer.begin() as connection, meanwhile(step):
+    with runtime.writer.begin() as connection, run_while_waiting(step):
         assert connection.scalar(text("SELECT 7 FROM pg_sleep(0.1)")) == 7
     assert len(done) == 3  # no further wait asks, once there is no more
     asked = len(done)
@@ -204,7 +204,7 @@ def test_what_goes_wrong_in_that_work_ends_the_statement_and_rolls_back(
     def work() -> None:
         with runtime.writer.begin() as connection:
             connection.execute(text("CREATE TABLE left_over (id int)"))
-            with meanwhile(step):
+            with run_while_waiting(step):
                 connection.execute(text("SELECT pg_sleep(60)"))
 
     with pytest.raises(error):
@@ -223,10 +223,14 @@ def test_no_end_of_that_work_passes_for_the_statements_own(runtime: Runtime, end
             connection.execute(text("CREATE TABLE left_over (id int)"))
             driver: Any = connection.connection.driver_connection
             if ends == "COMMIT":
-                with meanwhile(step):
+                with run_while_waiting(step):
                     connection.commit()
             else:
-                with meanwhile(step), driver.cursor() as cursor, cursor.copy("COPY left_over FROM STDIN") as copy:
+                with (
+                    run_while_waiting(step),
+                    driver.cursor() as cursor,
+                    cursor.copy("COPY left_over FROM STDIN") as copy,
+                ):
                     copy.write_row((1,))
 
     with pytest.raises(RuntimeError, match="StopIteration"):

@@ -10,13 +10,13 @@ from redis.exceptions import RedisError
 
 from event_stream.event_types import partition_of
 from event_stream.stream import stream_key
-from projections.error_classes import Fault
+from projections.error_classes import ErrorClass
 from tests.support.driving import append, checkpoints, drain_all
 from tests.support.events import TENANT, body, event
 from tests.support.law import Witness, assert_counted_once, assert_law
 from tests.support.servers import RedisServer, wait_until
 from workers.dispatch.dispatcher import Dispatcher
-from workers.drain.batch_size import Pace
+from workers.drain.batch_size import BatchSize
 from workers.drain.drainer import Drainer
 from workers.reporting.overview import read_overview
 from workers.runtime import Runtime
@@ -38,7 +38,7 @@ def some(count: int) -> list[dict[str, Any]]:
 
 def begin(witness: Witness, at_least: int) -> Drainer:
     """Drain the first entries of HOME, in small batches, and stop in the middle."""
-    drainer = Drainer(witness.runtime, HOME, pace=Pace(count=4))
+    drainer = Drainer(witness.runtime, HOME, pace=BatchSize(count=4))
     while not drainer.at or drainer.at.read < at_least:
         assert not witness.step(drainer)
         drainer.pace.count = 4
@@ -176,7 +176,7 @@ def test_something_else_in_a_streams_place_is_named_and_stops_no_other_partition
     home, failure = found.partitions[HOME], found.partitions[HOME].failure
     assert (home.lost, home.in_flight, checkpoints(runtime)[HOME].lost) == (0, 40 - read, 0)
     assert failure is not None
-    assert (failure.fault, f"RENAME <its name> '{KEY}'" in failure.error) == (Fault.EXTERNAL, True)
+    assert (failure.fault, f"RENAME <its name> '{KEY}'" in failure.error) == (ErrorClass.EXTERNAL, True)
     assert [each.startswith(f"partition {HOME} failed") for each in found.failing()] == [True]
     redis.rename("aside", KEY)
     wait_until(lambda: not redis.exists(f"projector:drain-lease:{{{HOME}}}"), "the drain's pause is over")

@@ -294,7 +294,7 @@ def test_everything_flushed(living: Living) -> None:
     living.produce()
     living.settle()
     assert living.epochs() == [epoch + 1 for epoch in epochs]
-    wait_until(lambda: read_status(living.runtime).obstacles() == [], "both are known again", SETTLED_WITHIN_S)
+    wait_until(lambda: read_status(living.runtime).errors() == [], "both are known again", SETTLED_WITHIN_S)
     assert living.runtime.stream.redis.get("events:partitions") == b"4"
     hints = living.runtime.stream.projected(range(4))
     for at in living.checkpoints():

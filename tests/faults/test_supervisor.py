@@ -80,7 +80,7 @@ def test_nobody_is_killed_for_a_silence_that_is_redis_own(
 ) -> None:
     monkeypatch.setattr(watchdog, "START_TIMEOUT_S", 0.0)
     now = [0.0]
-    ear = watchdog.Ear(runtime.queue.connection, clock=lambda: now[0])
+    ear = watchdog.HeartbeatProbe(runtime.queue.connection, clock=lambda: now[0])
     supervisor.add(child := Child("dispatcher", SLEEPER, {}))
     before = redis_server.refusals("OOM")
     redis_server.ask("CONFIG", "SET", "maxmemory", "1")
@@ -110,12 +110,12 @@ def test_nobody_is_killed_for_the_silence_of_one_who_had_the_same_number_before(
         working.register_birth()  # type: ignore[no-untyped-call]
         if beat is not None:
             runtime.queue.connection.hset(working.key, "last_heartbeat", beat)
-    watchdog.kill_stalled(supervisor, runtime, watchdog.Ear(runtime.queue.connection))
+    watchdog.kill_stalled(supervisor, runtime, watchdog.HeartbeatProbe(runtime.queue.connection))
     assert sorted(each.heartbeat_age_s > 3000 for each in read_workers(runtime) if each.pid == child.pid) == [
         False,
         True,
     ]
     assert "process.stalled" not in "".join(capfd.readouterr())
     runtime.queue.connection.delete(f"rq:worker:worker.{child.pid}.a")
-    watchdog.kill_stalled(supervisor, runtime, watchdog.Ear(runtime.queue.connection))
+    watchdog.kill_stalled(supervisor, runtime, watchdog.HeartbeatProbe(runtime.queue.connection))
     wait_until(lambda: child.pid is None, "it is killed when it is silent itself")

@@ -35,7 +35,7 @@ from tests.support.servers import PostgresServer, RedisServer, free_port, wait_u
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rq_worker import worker
 from workers.doctor.check import Finding, Severity
-from workers.doctor.context import Limits, Patient
+from workers.doctor.context import Context, Limits
 from workers.doctor.registry import CHECKS
 from workers.doctor.runner import Examination, examine
 from workers.drain import circuit_breaker
@@ -104,7 +104,7 @@ def _give_signs_of_life(runtime: Runtime) -> None:
 
 
 def examined(environ: Environ, **changed: Any) -> Examination:
-    with closing(replace(Patient.from_environ(environ), **changed)) as patient:
+    with closing(replace(Context.from_environ(environ), **changed)) as patient:
         return examine(patient)
 
 
@@ -205,7 +205,7 @@ def test_an_old_server_is_named_and_its_streams_are_not_asked(
     alive: Runtime, environ: Environ, told: dict[str, str], names: str | None
 ) -> None:
     # The wheels bring no old server: its versions are put into what a new one tells.
-    with closing(Patient.from_environ(environ)) as patient:
+    with closing(Context.from_environ(environ)) as patient:
         info: dict[str, Any] = alive.stream.redis.info()
         info.pop("valkey_version", None)
         vars(patient)["_info"] = info | told
@@ -333,7 +333,7 @@ def test_the_databases_clock_is_compared_too(alive: Runtime, environ: Environ) -
 @only_sqlite
 def test_slow_answers_are_not_taken_for_a_wrong_clock(environ: Environ) -> None:
     ticks = iter([100.0, 120.0])
-    with closing(replace(Patient.from_environ(environ), clock=lambda: next(ticks))) as patient:
+    with closing(replace(Context.from_environ(environ), clock=lambda: next(ticks))) as patient:
         assert patient.skew_s(lambda: 110.0) == 0.0
 
 

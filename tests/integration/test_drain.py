@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from event_stream.decoding import Arrival, decode_together
-from event_stream.entries import START, End, Entry, Position, Reading
+from event_stream.decoding import Arrival, decode_batch
+from event_stream.entries import START, Entry, Position, StreamEnd, StreamSlice
 from event_stream.envelope import Reason, equal_json, time_text
 from event_stream.event_types import Event, WatchdogToggled, partition_of
 from event_stream.stream import Stream
@@ -42,8 +42,8 @@ from tests.support.driving import (
 from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
 from tests.support.servers import wait_until
 from workers.drain import batch_reader, batch_size, circuit_breaker, drainer
-from workers.drain.batch_size import Pace
-from workers.drain.circuit_breaker import Breaker
+from workers.drain.batch_size import BatchSize
+from workers.drain.circuit_breaker import CircuitBreaker
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
 from workers.reporting.status import read_status
@@ -95,7 +95,7 @@ def test_a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate(runtime:
     made = event()
     append_raw(runtime, HOME, body(made), body(dict(reversed(made.items()))), b" " + body(made))
     assert Drainer(
-        runtime, HOME, pace=Pace(count=16)
+        runtime, HOME, pace=BatchSize(count=16)
     ).step()  # at once: not only after the log's primary key has split the batch
     assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 2, "dead_lettered": 0, "lost": 0}
 
@@ -269,7 +269,7 @@ def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pyt
     monkeypatch.setattr(batch_size, "ENTRIES_MAX", 7)
     for partition in range(4):
         run(
-            Drainer(runtime, partition, pace=Pace(count=1)),
+            Drainer(runtime, partition, pace=BatchSize(count=1)),
             Lease(runtime.queue.connection, partition),
             budget_s=60,
         )
@@ -337,7 +337,7 @@ def test_a_transaction_that_fails_at_its_very_end_leaves_nothing_behind(runtime:
     (first,) = append(runtime, event("project.created.v1"))
     append_raw(runtime, HOME, b"nonsense", body(event("watchdog.evaluated.v1")))
     with pytest.raises(IntegrityError, match="no_second"):
-        Drainer(runtime, HOME, pace=Pace(count=16)).step()
+        Drainer(runtime, HOME, pace=BatchSize(count=16)).step()
     assert everything() == before
     assert runtime.stream.projected([HOME])[HOME].position < first.position
     with runtime.writer.begin() as connection:
@@ -366,7 +366,7 @@ def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
 
     def work() -> None:
         # No lease between them: the claim alone must keep them apart.
-        drainer = Drainer(runtime, HOME, pace=Pace(count=5))
+        drainer = Drainer(runtime, HOME, pace=BatchSize(count=5))
         while True:
             try:
                 if drainer.step():
@@ -422,7 +422,7 @@ def test_suspicion_never_passes_to_the_next_event(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
     broken = with_projections(runtime, *in_place(failing(poison["id"])))
-    slow = Drainer(broken, HOME, pace=Pace(count=1))
+    slow = Drainer(broken, HOME, pace=BatchSize(count=1))
     for _ in range(2):
         with pytest.raises(FoldError) as caught:
             slow.step()
@@ -461,7 +461,7 @@ def test_a_release_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Ru
     tenants = [f"t{number}" for number in range(60)]
     append(runtime, *(event("watchdog.toggled.v1", tenantid=tenant) for tenant in tenants))
     broken = with_projections(runtime, *in_place(replace(project.projection, fold=fails)))
-    shared = Breaker()
+    shared = CircuitBreaker()
     for _ in range(3):
         for partition in range(4):
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
@@ -595,7 +595,7 @@ def with_memory_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: 
     """Let no more entries be read at once; returns, as it grows, how many each read that failed was to bring."""
     read_from, failed = Stream.read_from, list[int]()
 
-    def call(stream: Stream, partition: int, position: Position, count: int, other: Position) -> Reading:
+    def call(stream: Stream, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
         if (behind := count - (position != START)) > entries:
             failed.append(behind)
             raise MemoryError
@@ -617,14 +617,14 @@ def test_where_memory_stays_short_a_batch_is_halved_until_it_fits_and_the_next_a
 
 def test_an_entry_that_does_not_fit_alone_is_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = with_memory_for(runtime, monkeypatch, entries=0)
-    drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+    drainer = Drainer(runtime, HOME, pace=BatchSize(count=1))
     run(drainer, Lease(runtime.queue.connection, HOME), budget_s=2)
     assert 1 <= len(failed) < 6
     assert drainer.pace.waits_in_a_row == len(failed)
 
 
 def test_the_steps_down_to_an_entry_that_does_not_fit_make_its_first_wait_no_longer() -> None:
-    short = Pace(count=batch_size.ENTRIES_MAX)
+    short = BatchSize(count=batch_size.ENTRIES_MAX)
     while short.take_on_less():
         assert short.failed_in_a_row <= batch_size.NARROWING_STEPS_MAX
     assert short.count == 1
@@ -634,7 +634,7 @@ def test_the_steps_down_to_an_entry_that_does_not_fit_make_its_first_wait_no_lon
 def test_after_a_while_memory_is_believed_to_be_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [0.0]
     monkeypatch.setattr(batch_size, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
-    short, done = Pace(count=16), Reading([], End(None, 0, 0))
+    short, done = BatchSize(count=16), StreamSlice([], StreamEnd(None, 0, 0))
     assert short.take_on_less()
     assert (short.count, short.count_after(done)) == (8, 8)
     now_s[0] = batch_size.MEMORY_SHORT_S
@@ -653,7 +653,7 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
     append(runtime, event("watchdog.toggled.v1"))
     world = with_projections(runtime, replace(project.projection, fold=fold))
     for _ in range(12):
-        drainer = Drainer(world, HOME, pace=Pace(count=1))
+        drainer = Drainer(world, HOME, pace=BatchSize(count=1))
         run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.2)
         runtime.stream.redis.delete(f"projector:drain-lease:{{{HOME}}}")
     drain_all(world)
@@ -664,7 +664,7 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
 def test_a_database_that_is_away_parks_nothing(runtime: Runtime) -> None:
     append(runtime, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    same_worker = Pace(count=1)  # it remembers whom it suspects
+    same_worker = BatchSize(count=1)  # it remembers whom it suspects
     for _ in range(3):
         away = Drainer(replace(runtime, writer=nowhere), HOME, same_worker)
         run(away, Lease(runtime.queue.connection, HOME), budget_s=0.5)
@@ -762,7 +762,7 @@ class Stranger:
         self.add(*range(10))
         drain_all(runtime)
         self.add(*range(10, 30))
-        drainer = Drainer(runtime, HOME, pace=Pace(count=1))
+        drainer = Drainer(runtime, HOME, pace=BatchSize(count=1))
         drainer.step()
         assert checkpoints(runtime)[HOME].read == 11
 
@@ -912,7 +912,7 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
             return dry
 
     append(runtime, *(event() for _ in range(10)))
-    run(Robbed(runtime, HOME, pace=Pace(count=1)), Lease(runtime.queue.connection, HOME))
+    run(Robbed(runtime, HOME, pace=BatchSize(count=1)), Lease(runtime.queue.connection, HOME))
     assert totals(runtime)["read"] == 1
     assert runtime.queue.connection.get(f"projector:drain-lease:{{{HOME}}}") == b"a stranger's"
 
@@ -920,7 +920,7 @@ def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runti
 def looking_ahead(runtime: Runtime) -> Drainer:
     """Return a drain that has applied two of 400 events and has read the 256 behind them already."""
     append(runtime, *(event() for _ in range(400)))
-    drainer = Drainer(runtime, HOME, pace=Pace(count=2))
+    drainer = Drainer(runtime, HOME, pace=BatchSize(count=2))
     assert not drainer.step(look_ahead=True)
     assert drainer.intake._ahead is not None
     return drainer
@@ -937,7 +937,7 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
 
 def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
     drainer = looking_ahead(runtime)
-    Drainer(runtime, HOME, pace=Pace(count=3)).step()
+    Drainer(runtime, HOME, pace=BatchSize(count=3)).step()
     with pytest.raises(StaleClaimError):
         drainer.step(look_ahead=True)
     while not drainer.step(look_ahead=True):
@@ -974,7 +974,7 @@ def test_nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory(
     runtime: Runtime, count: int, failed: int
 ) -> None:
     append(runtime, *(event() for _ in range(300)))
-    drainer = Drainer(runtime, HOME, pace=Pace(count, failed_in_a_row=failed))
+    drainer = Drainer(runtime, HOME, pace=BatchSize(count, failed_in_a_row=failed))
     assert not drainer.step(look_ahead=True)
     assert drainer.intake._ahead is None
     assert not drainer.step(look_ahead=True)
@@ -985,10 +985,10 @@ def test_an_outage_met_while_reading_ahead_keeps_nobody_from_applying_what_is_at
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(runtime, *(event() for _ in range(30)))
-    drainer = Drainer(runtime, HOME, pace=Pace(count=2))
+    drainer = Drainer(runtime, HOME, pace=BatchSize(count=2))
     read_from, calls = Stream.read_from, itertools.count(1)
 
-    def failing_after_the_first(*arguments: Any, **options: Any) -> Reading:
+    def failing_after_the_first(*arguments: Any, **options: Any) -> StreamSlice:
         if next(calls) > 1:
             raise redis.ConnectionError("gone")
         return read_from(*arguments, **options)
@@ -1024,10 +1024,10 @@ def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_
         if together[0] in bodies and not failed:
             failed.append(together[0])
             raise RuntimeError("a bug of ours")
-        return decode_together(together, arrival)
+        return decode_batch(together, arrival)
 
     monkeypatch.setattr(batch_reader, "decode_together", failing_once)
-    run(Drainer(runtime, HOME, pace=Pace(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
+    run(Drainer(runtime, HOME, pace=BatchSize(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
     assert failed
     assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
@@ -1035,11 +1035,11 @@ def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_batch_sizes_stay_within_their_bounds(sizes: list[int]) -> None:
-    pace_ = Pace()
+    pace_ = BatchSize()
     shared = bytes(10**7)
     entries = [Entry(b"%d-0" % number, [b"event", shared[:size]]) for number, size in enumerate(sizes)]
     for _ in range(12):
-        pace_.speed_up(pace_.count_after(Reading(entries, End(None, 0, 0))))
+        pace_.speed_up(pace_.count_after(StreamSlice(entries, StreamEnd(None, 0, 0))))
         assert 1 <= pace_.count <= batch_size.ENTRIES_MAX
     assert pace_.count * sum(sizes) // len(sizes) <= batch_size.BYTES_MAX or pace_.count == 1
 

@@ -26,8 +26,8 @@ from tests.support.later_release import WatchdogToggledV3, later_release, native
 from tests.support.law import assert_all_is_well
 from tests.support.rebuilding import differing, rebuild_all
 from workers.drain import circuit_breaker
-from workers.drain.batch_size import Pace
-from workers.drain.circuit_breaker import Breaker
+from workers.drain.batch_size import BatchSize
+from workers.drain.circuit_breaker import CircuitBreaker
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
 from workers.maintenance.replay import replay
@@ -235,7 +235,7 @@ def test_a_fold_that_fails_on_an_old_event_in_the_middle_of_a_batch_is_told_whic
             replace(each, fold=fold) if isinstance(each, Rollup) and each.name == "project" else each
             for each in projections
         ]
-        drainer = Drainer(with_projections(runtime, *broken), HOME, Pace(21))
+        drainer = Drainer(with_projections(runtime, *broken), HOME, BatchSize(21))
         with pytest.raises(Exception, match="projection project failed with KeyError") as caught:
             drainer.step()
         drainer.blame(caught.value)
@@ -246,7 +246,7 @@ def test_an_upcaster_that_fails_for_most_tenants_parks_next_to_nothing(runtime: 
     made = [event("watchdog.toggled.v1", tenantid=f"t{number}") for number in range(40)]
     append(runtime, *made)
     with later_release({"watchdog.toggled.v2": _fails_on("on")}) as projections:
-        broken, shared = with_projections(runtime, *projections), Breaker()
+        broken, shared = with_projections(runtime, *projections), CircuitBreaker()
         for partition in [*range(4), *range(4)]:
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
         assert totals(broken) == {"read": 1, "applied": 0, "duplicates": 0, "dead_lettered": 1, "lost": 0}

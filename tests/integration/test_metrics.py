@@ -15,7 +15,7 @@ from event_stream.stream import Stream
 from monitoring import scrape as scraping
 from monitoring.metrics import MEASURES, OBSERVED, OWN, RECORDED, STATUS, TALLY, Measure
 from projections.database.engines import reader_engine
-from projections.error_classes import Fault
+from projections.error_classes import ErrorClass
 from projections.read_models.registry import PROJECTIONS
 from tests.support.driving import append, append_raw, drain_all, totals
 from tests.support.events import PROJECT, TENANT, body, event
@@ -26,10 +26,17 @@ from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rq_worker import worker
 from workers.drain import circuit_breaker
 from workers.drain.drainer import Drainer
-from workers.jobs.queue import drain_queue, ring
+from workers.jobs.queue import drain_queue, enqueue_drain
 from workers.reporting.status import read_status
 from workers.runtime import Runtime, redis_client
-from workers.telemetry.batch_metrics import BATCH_ENTRIES, KEY, Committed, Tally, count_committed, read_tally
+from workers.telemetry.batch_metrics import (
+    BATCH_ENTRIES,
+    KEY,
+    BatchMetrics,
+    CommittedBatch,
+    count_committed,
+    read_batch_metrics,
+)
 from workers.telemetry.progress import STALLED_AFTER_S, Failure, note_failure
 
 HOME = partition_of(TENANT, 4)
@@ -59,7 +66,7 @@ def load(runtime: Runtime) -> None:
 def test_a_scrape_tells_what_status_tells(runtime: Runtime) -> None:
     load(runtime)
     append(runtime, event(), event())
-    ring(runtime.queue, HOME, "token")
+    enqueue_drain(runtime.queue, HOME, "token")
     Dispatcher(runtime)._beat()
     worker(runtime).register_birth()  # type: ignore[no-untyped-call]
     told, status = scrape(runtime), read_status(runtime)
@@ -109,8 +116,8 @@ def test_every_batch_is_counted_by_its_size_and_its_times(runtime: Runtime) -> N
 def test_a_number_falls_into_the_bucket_of_the_first_bound_that_it_does_not_pass(runtime: Runtime) -> None:
     redis = runtime.queue.connection
     for entries in (1, 3, 8_000, 8_001):
-        count_committed(redis, Committed(entries, {}, batch_us=1, commit_us=1))
-    counted = read_tally(redis).batch_entries
+        count_committed(redis, CommittedBatch(entries, {}, batch_us=1, commit_us=1))
+    counted = read_batch_metrics(redis).batch_entries
     found = {bucket: count for bucket, count in zip(BATCH_ENTRIES.buckets, counted.counts, strict=True) if count}
     assert found == {"1": 1, "5": 1, "8000": 1, "+Inf": 1}
     assert counted.sum == 16_005
@@ -118,7 +125,9 @@ def test_a_number_falls_into_the_bucket_of_the_first_bound_that_it_does_not_pass
 
 def test_what_fails_and_who_is_silent_is_told(runtime: Runtime) -> None:
     redis = runtime.queue.connection
-    failure = Failure(fault=Fault.EXTERNAL, error="x", consecutive_failures=4, next_batch_entries=1, retry_after_s=1.0)
+    failure = Failure(
+        fault=ErrorClass.EXTERNAL, error="x", consecutive_failures=4, next_batch_entries=1, retry_after_s=1.0
+    )
     note_failure(redis, HOME, failure)
     note_failure(redis, HOME, failure)
     circuit_breaker.publish(redis, "KeyError")
@@ -181,7 +190,7 @@ def test_while_the_database_is_away_the_rest_is_told_and_what_would_be_half_is_n
 def test_a_reading_that_breaks_off_in_the_middle_tells_nothing_of_its_server(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks_off(_redis: object) -> Tally:
+    def breaks_off(_redis: object) -> BatchMetrics:
         raise ResponseError("LOADING")
 
     monkeypatch.setattr(scraping, "read_tally", breaks_off)

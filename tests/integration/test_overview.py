@@ -28,7 +28,7 @@ from workers.reporting import tenants as reading
 from workers.reporting.overview import Overview, read_overview
 from workers.runtime import Runtime
 from workers.telemetry.apply_rates import BUCKET_S, BUCKETS, Rate, read_rates
-from workers.telemetry.batch_metrics import Committed
+from workers.telemetry.batch_metrics import CommittedBatch
 from workers.telemetry.progress import note_batch
 
 HOME = partition_of(TENANT, 4)
@@ -45,7 +45,7 @@ def rate(runtime: Runtime) -> Rate:
 
 
 def note(runtime: Runtime, applied: int) -> None:
-    note_batch(runtime.queue.connection, HOME, Committed(applied, {}, batch_us=1, commit_us=1, applied=applied))
+    note_batch(runtime.queue.connection, HOME, CommittedBatch(applied, {}, batch_us=1, commit_us=1, applied=applied))
 
 
 def bucket(runtime: Runtime) -> int:

@@ -12,7 +12,7 @@ from projections.database.columns import Row
 from projections.folding.projection import Model, Projection
 from projections.read_models import activity, analysis_trend
 from projections.transaction import event_log, projection_version
-from projections.transaction.projection_version import OutdatedReleaseError, Standing
+from projections.transaction.projection_version import OutdatedReleaseError, ProjectionState
 from tests.integration.test_verify import repaired, verification
 from tests.support.driving import (
     Api,
@@ -32,7 +32,7 @@ from tests.support.releases import NEW, OLD, SECOND, THOUSAND, line
 from workers.dispatch.rq_worker import worker
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
-from workers.jobs.queue import ring
+from workers.jobs.queue import enqueue_drain
 from workers.maintenance import verify_jobs
 from workers.reporting.status import read_status
 from workers.runtime import Runtime
@@ -73,7 +73,7 @@ def refolded(runtime: Runtime, projection: Projection, tenant_id: str) -> list[R
     """Return the rows that a projection gives for all of a tenant's events, by its fold and nothing else."""
     model: Model = {}
     log = dump(runtime.reader, [event_log.table])["event_log"]
-    logged = [event_log.Logged(*row[:2], *row[3:]) for row in log if row[0] == tenant_id]
+    logged = [event_log.LoggedEvent(*row[:2], *row[3:]) for row in log if row[0] == tenant_id]
     projection.fold_into(model, [each for one in logged if (each := one.decoded()) is not None])
     return sorted(row for rows in model.values() for row in rows)
 
@@ -152,7 +152,7 @@ def test_an_older_worker_ends_at_such_a_job_and_a_new_one_does_not_start(
     append(old, event(tenantid="ten_1"))
     monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: old)
     for _ in range(2):
-        ring(old.queue, partition_of("ten_1", 4), "token")
+        enqueue_drain(old.queue, partition_of("ten_1", 4), "token")
     outdated = worker(old)
     outdated.work(burst=True, logging_level="CRITICAL")
     assert "run the newer release, or go back to this one by `projector rebuild --downgrade`" in str(outdated.outdated)
@@ -185,7 +185,7 @@ def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: R
     assert {str(outcome.error)[:51] for outcome in refused} == {"OutdatedReleaseError: read model analysis_trend is "}
     assert lines(old) == dict.fromkeys(TENANTS, ALL_NEW)
 
-    projection_version.step_back(old.writer, OLD, 4)
+    projection_version.mark_newer_pending(old.writer, OLD, 4)
     assert lines(old) == dict.fromkeys(TENANTS, LEFT_OUT)
     assert count_equal_answers(old, Oracle(EVENTS)) > 0
     migrate(old)
@@ -195,7 +195,7 @@ def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: R
 
 def test_going_back_forgets_what_only_the_newer_release_has(old: Runtime) -> None:
     older = with_projections(old, *WITHOUT_ACTIVITY)
-    projection_version.step_back(old.writer, older.projections, 4)
+    projection_version.mark_newer_pending(old.writer, older.projections, 4)
     assert lines(old) == dict.fromkeys(TENANTS, line(WITHOUT_ACTIVITY))
     append(older, *EVENTS[300:])
     drain_all(older)
@@ -258,7 +258,7 @@ def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_t
     assert read_status(old).due() == read_status(old).outdated() == []
     due = "a rebuild is due: analysis_trend to version 2 for 3 tenants"
     assert read_status(new).due() == [due]
-    assert f"{due}; run `projector migrate --rebuild`" in read_status(new).obstacles()
+    assert f"{due}; run `projector migrate --rebuild`" in read_status(new).errors()
     assert read_status(new).outdated() == []
     with new.reader.connect() as connection:
         (first, *others) = projection_version.outdated_tenants(connection, NEW)
@@ -315,7 +315,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
         lambda: drain(new),
         lambda: rebuild_some(old),
         lambda: rebuild_some(new),
-        lambda: projection_version.step_back(old.writer, OLD, 4),
+        lambda: projection_version.mark_newer_pending(old.writer, OLD, 4),
     ]
     for _ in range(60):
         random_.choices(deeds, weights=(8, 4, 4, 1, 2, 1))[0]()
@@ -335,12 +335,12 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
     ("text", "standings"),
     [
         ("", {}),
-        ("a 1", {"a": Standing(1)}),
-        ("a 12 incomplete, b_c 3", {"a": Standing(12, is_incomplete=True), "b_c": Standing(3)}),
-        ("a, b 0, c -1, d 1 before, e 2", {"e": Standing(2)}),
+        ("a 1", {"a": ProjectionState(1)}),
+        ("a 12 incomplete, b_c 3", {"a": ProjectionState(12, is_incomplete=True), "b_c": ProjectionState(3)}),
+        ("a, b 0, c -1, d 1 before, e 2", {"e": ProjectionState(2)}),
     ],
 )
-def test_a_line_says_what_it_can_be_read_to_say(text: str, standings: projection_version.Standings) -> None:
+def test_a_line_says_what_it_can_be_read_to_say(text: str, standings: projection_version.ProjectionStates) -> None:
     assert projection_version.parse(text) == standings
     assert projection_version.parse(projection_version.dump(standings)) == standings
 

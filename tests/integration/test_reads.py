@@ -523,7 +523,7 @@ async def test_health_endpoints_need_no_key_and_name_what_fails(runtime: Runtime
     for path in ("/healthz", "/readyz", "/healthz/projector"):
         response = await api.ask(path)
         assert (response.status_code, response.json()["status"]) == (200, "ok")
-    api.health = Health(omissions=["partition 2 lost 1 entries"])
+    api.health = Health(warnings=["partition 2 lost 1 entries"])
     response = await api.ask("/healthz/projector")
     assert (response.status_code, response.json()) == (
         200,

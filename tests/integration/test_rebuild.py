@@ -17,12 +17,12 @@ from projections.database.columns import KeyText, Row
 from projections.folding import row_checksum
 from projections.folding.projection import Key, Projection, Rollup
 from projections.lifecycle import pending_rebuilds, rebuild
-from projections.lifecycle.pending_rebuilds import Asked
-from projections.lifecycle.rebuild import LogReplacedError, Refolding
+from projections.lifecycle.pending_rebuilds import RebuildRequest
+from projections.lifecycle.rebuild import LogReplacedError, Refold
 from projections.read_models import activity, analysis_trend, project, tenant
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import checkpoint, event_log
-from projections.transaction.event_log import Place
+from projections.transaction.event_log import LogPosition
 from tests.support.driving import Api, append, drain_all, dump, with_projections
 from tests.support.events import NOW_US, TENANT, event, mixed
 from tests.support.law import assert_all_is_well
@@ -149,8 +149,8 @@ def test_a_selection_leaves_all_other_tenants_and_read_models_as_they_are(filled
     for table in (project.table, analysis_trend.table):
         execute(filled, delete(table))
     (trends,) = [each for each in PROJECTIONS if each.name == "analysis_trend"]
-    plan(filled, Asked("analysis_trend", "ten_1"), [trends])
-    outcomes_of(rebuilder(filled, [trends]).rebuild_due(["ten_1"], Asked("analysis_trend", "ten_1")))
+    plan(filled, RebuildRequest("analysis_trend", "ten_1"), [trends])
+    outcomes_of(rebuilder(filled, [trends]).rebuild_due(["ten_1"], RebuildRequest("analysis_trend", "ten_1")))
     after = dump(filled.reader)
     assert after == before | {
         "project": [],
@@ -181,7 +181,7 @@ def test_what_drains_apply_between_the_first_fold_and_the_replacement_counts_onc
     steps = iter(range(0, len(late), 40))
 
     execute(filled, delete(project.table), delete(activity.table))
-    for each in rebuilder(filled).rebuild_due(plan(filled), Asked()):
+    for each in rebuilder(filled).rebuild_due(plan(filled), RebuildRequest()):
         if isinstance(each, int) and (first := next(steps, None)) is not None:
             append(filled, *late[first : first + 40])
             drain_all(filled)
@@ -216,7 +216,7 @@ def test_a_drain_waits_for_the_claim_and_then_applies(filled: Runtime, monkeypat
     late = [event(tenantid="ten_1") for _ in range(30)]
     append(filled, *late)
     waiting = threading.Thread(target=drain_all, args=(filled,))
-    settle = pending_rebuilds.settle
+    settle = pending_rebuilds.complete
 
     def settle_slowly(connection: Connection, tenant_id: str, names: Any) -> None:
         if tenant_id == "ten_1" and not waiting.ident:
@@ -253,7 +253,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
         owner, name, _ = REBUILD_POINTS[point]
         patch.setattr(owner, name, wrapped(REBUILD_POINTS[point], on_call(number, die)))
         with pytest.raises(ProcessDiedError):
-            outcomes_of(rebuilder(filled).rebuild_due(tenants, Asked()))
+            outcomes_of(rebuilder(filled).rebuild_due(tenants, RebuildRequest()))
     left = still_due(filled)
     assert tenants[-1] in left
     for table, rows in dump(filled.reader).items():
@@ -261,7 +261,7 @@ def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
             expected = damaged if tenant_id in left else before
             mine = [row for row in rows if row[0] == tenant_id]
             assert mine == [row for row in expected[table] if row[0] == tenant_id]
-    done = outcomes_of(rebuilder(filled).rebuild_due(left, Asked()))
+    done = outcomes_of(rebuilder(filled).rebuild_due(left, RebuildRequest()))
     assert [outcome.tenant_id for outcome in done] == list(left)
     assert dump(filled.reader) == before
     assert still_due(filled) == {}
@@ -276,7 +276,7 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
 
     def work() -> None:
         meeting.wait()
-        outcomes.extend(outcomes_of(rebuilder(filled, timeout_s=60.0).rebuild_due(tenants, Asked())))
+        outcomes.extend(outcomes_of(rebuilder(filled, timeout_s=60.0).rebuild_due(tenants, RebuildRequest())))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -291,19 +291,20 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
 
 def test_a_tenant_that_another_process_finishes_meanwhile_is_left_to_it(filled: Runtime) -> None:
     tenants = plan(filled)
-    slower = rebuilder(filled).rebuild_due(tenants, Asked())
+    slower = rebuilder(filled).rebuild_due(tenants, RebuildRequest())
     assert next(slower) == 50  # a page of the first tenant; most of its log is still unread
-    outcomes_of(rebuilder(filled).rebuild_due(tenants, Asked()))
+    outcomes_of(rebuilder(filled).rebuild_due(tenants, RebuildRequest()))
     assert list(slower) == []
 
 
 def test_what_one_has_done_another_who_asked_for_it_need_not_do(filled: Runtime) -> None:
     plan(filled)
-    plan(filled, Asked(None, "ten_1"))
-    outcomes_of(rebuilder(filled).rebuild_due(["ten_1"], Asked(None, "ten_1")))
+    plan(filled, RebuildRequest(None, "ten_1"))
+    outcomes_of(rebuilder(filled).rebuild_due(["ten_1"], RebuildRequest(None, "ten_1")))
     assert sorted(still_due(filled)) == ["ten_0", "ten_2"]
     assert [
-        each.tenant_id for each in outcomes_of(rebuilder(filled).rebuild_due(["ten_0", "ten_1", "ten_2"], Asked()))
+        each.tenant_id
+        for each in outcomes_of(rebuilder(filled).rebuild_due(["ten_0", "ten_1", "ten_2"], RebuildRequest()))
     ] == [
         "ten_0",
         "ten_2",
@@ -362,7 +363,7 @@ def test_an_outage_is_waited_for_wherever_it_comes(
 
     monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
     monkeypatch.setattr(event_log, "read_history", failing("read", event_log.read_history, 3))
-    monkeypatch.setattr(pending_rebuilds, "settle", failing("settle", pending_rebuilds.settle, 2))
+    monkeypatch.setattr(pending_rebuilds, "settle", failing("settle", pending_rebuilds.complete, 2))
     feed = changed(activity.projection, entry=failing("entry", activity.entry, 70))
     chosen: list[Projection] = (
         [analysis_trend.projection, feed]
@@ -384,7 +385,7 @@ def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
     history = sum(each["tenantid"] == "ten_0" for each in EVENTS)
     assert 280 <= history < 290
     assert history + len(late) >= 340
-    owner, name = {"decode": (event_log.Logged, "decoded"), "fold": (rebuild, "as_folded")}[step]
+    owner, name = {"decode": (event_log.LoggedEvent, "decoded"), "fold": (rebuild, "as_folded")}[step]
     original = getattr(owner, name)
     calls = [0]
 
@@ -414,7 +415,7 @@ def test_no_more_events_are_in_memory_than_are_folded_at_once(filled: Runtime, m
     for events, bytes_max in ((120, 10**6), (10**6, 30_000)):
         monkeypatch.setattr(rebuild, "FOLDED_AT_ONCE", events)
         monkeypatch.setattr(rebuild, "FOLDED_BYTES_MAX", bytes_max)
-        refolding = Refolding(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
+        refolding = Refold(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
         with filled.reader.connect() as connection:
             while refolding._in_history:
                 refolding.step(connection)
@@ -436,11 +437,11 @@ def test_an_outage_that_lasts_is_told_and_leaves_the_rest_due(filled: Runtime, m
 
 def test_a_log_that_lost_its_last_commits_is_folded_anew(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dump(filled.reader)
-    refolding = Refolding(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
+    refolding = Refold(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
     with filled.reader.connect() as connection:
         refolding.step(connection)
         monkeypatch.setattr(refolding, "_in_history", False)
-        monkeypatch.setattr(refolding, "_until", Place(3, ("ten_1", "another event")))
+        monkeypatch.setattr(refolding, "_until", LogPosition(3, ("ten_1", "another event")))
         with pytest.raises(LogReplacedError):
             refolding.step(connection)
     assert refolding.spoilt
@@ -545,7 +546,7 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
 def test_what_another_release_asked_for_is_told_and_stays_due(filled: Runtime) -> None:
     others = sorted({each.name for each in PROJECTIONS} - {"project"})
     plan(filled)
-    outcomes = outcomes_of(rebuilder(filled, [project.projection]).rebuild_due(["ten_0"], Asked()))
+    outcomes = outcomes_of(rebuilder(filled, [project.projection]).rebuild_due(["ten_0"], RebuildRequest()))
     assert [outcome.error for outcome in outcomes] == [
         (f"UnknownProjectionError: due is {', '.join(others)}, which this release does not have; --restart forgets it")
     ]
@@ -555,7 +556,7 @@ def test_what_another_release_asked_for_is_told_and_stays_due(filled: Runtime) -
 def test_memory_holds_no_more_entries_than_are_kept(runtime: Runtime) -> None:
     append(runtime, *(event("watchdog.evaluated.v1") for _ in range(400)))
     drain_all(runtime)
-    refolding = Refolding([activity.projection], TENANT, HOME)
+    refolding = Refold([activity.projection], TENANT, HOME)
     most = 0
     with runtime.reader.connect() as connection:
         is_last = False
@@ -567,7 +568,7 @@ def test_memory_holds_no_more_entries_than_are_kept(runtime: Runtime) -> None:
 
 
 def event_log_bodies_read(runtime: Runtime, projections: Any) -> int:
-    refolding = Refolding(projections, TENANT, HOME)
+    refolding = Refold(projections, TENANT, HOME)
     with runtime.reader.connect() as connection:
         page = event_log.read_history(connection, TENANT, "", 10**9, refolding._unread, 10**6)
         page = [*page, *event_log.read_tail(connection, HOME, 0, TENANT, refolding._unread, 10**6)]
@@ -620,5 +621,5 @@ def test_processes_side_by_side_inherit_no_connection(filled: Runtime, monkeypat
     plan(filled)
     monkeypatch.setattr(parallel, "_helper", helper)
     assert here.reader.pool.checkedin() > 0  # type: ignore[attr-defined]
-    with parallel.side_by_side(here, Rebuilder.compare, ["ten_0", "ten_1"], processes=2):
+    with parallel.run_parallel(here, Rebuilder.compare, ["ten_0", "ten_1"], processes=2):
         assert held == [0, 0, 0, 0]

@@ -22,7 +22,7 @@ from cli.rendering.status_screen import StatusScreen
 from event_stream.entries import Position
 from event_stream.event_types import partition_of
 from event_stream.stream import Progress
-from projections.error_classes import Fault
+from projections.error_classes import ErrorClass
 from projections.transaction import checkpoint
 from tests.support.driving import append, append_raw, checkpoints, drain_all, totals
 from tests.support.events import TENANT, body, event
@@ -32,15 +32,15 @@ from workers.dispatch import rq_worker as working_worker
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rq_worker import worker
 from workers.dispatch.trimmer import Trimmer
-from workers.drain.batch_size import Pace
+from workers.drain.batch_size import BatchSize
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
-from workers.jobs.queue import DRAIN, DrainJob, is_to_verify, ring
+from workers.jobs.queue import DRAIN, DrainJob, enqueue_drain, is_verify_job
 from workers.maintenance import verify_jobs
 from workers.reporting.overview import read_overview
 from workers.reporting.status import read_status
 from workers.runtime import Runtime, process_runtime
-from workers.telemetry.batch_metrics import Committed
+from workers.telemetry.batch_metrics import CommittedBatch
 from workers.telemetry.progress import note_batch
 
 HOME = partition_of(TENANT, 4)
@@ -158,7 +158,7 @@ def test_a_rung_job_drains_and_leaves_nothing_behind(as_process: Runtime) -> Non
 
 def test_a_job_whose_lease_is_anothers_returns_at_once(as_process: Runtime) -> None:
     append(as_process, event())
-    ring(as_process.queue, HOME, "stale")
+    enqueue_drain(as_process.queue, HOME, "stale")
     assert Lease(as_process.queue.connection, HOME).take()
     worker(as_process).work(burst=True, logging_level="WARNING")
     assert totals(as_process)["read"] == 0
@@ -166,7 +166,7 @@ def test_a_job_whose_lease_is_anothers_returns_at_once(as_process: Runtime) -> N
 
 def test_a_job_that_waited_longer_than_its_lease_still_drains(as_process: Runtime) -> None:
     append(as_process, event())
-    ring(as_process.queue, HOME, "expired")
+    enqueue_drain(as_process.queue, HOME, "expired")
     worker(as_process).work(burst=True, logging_level="WARNING")
     assert totals(as_process)["applied"] == 1
 
@@ -214,7 +214,7 @@ def test_a_job_of_somebody_else_runs_nothing_and_the_worker_lives(
         queue.enqueue_job(job)
         poison = pickle.dumps(Boom()) if kind == "pickle" else b"\x00garbage"
         queue.connection.hset(job.key, mapping={"data": poison, "meta": poison, "result": poison})
-    ring(as_process.queue, HOME, Lease(queue.connection, HOME).token)
+    enqueue_drain(as_process.queue, HOME, Lease(queue.connection, HOME).token)
     worker(as_process).work(burst=True, logging_level="CRITICAL")
     assert not target.exists()
     assert totals(as_process)["applied"] == 1
@@ -331,7 +331,7 @@ def test_verification_waits_until_drains_have_caught_up_but_not_for_ever(
         runtime.queue.empty()  # type: ignore[no-untyped-call]
         stopped = iter((False, False, True))
         dispatcher.run(lambda: next(stopped))
-        return any(map(is_to_verify, runtime.queue.get_job_ids()))
+        return any(map(is_verify_job, runtime.queue.get_job_ids()))
 
     append(runtime, event())
     dispatcher = Dispatcher(runtime)
@@ -372,7 +372,7 @@ def test_status_tells_the_law_letters_and_who_works(runtime: Runtime) -> None:
 def test_status_and_health_tell_why_a_partition_fails_until_it_goes_on(runtime: Runtime) -> None:
     append(runtime, *(event() for _ in range(100)))
     nowhere = create_engine("postgresql+psycopg://nobody:secret@127.0.0.1:1/none")
-    away = Drainer(replace(runtime, writer=nowhere), HOME, pace=Pace(count=64))
+    away = Drainer(replace(runtime, writer=nowhere), HOME, pace=BatchSize(count=64))
     pauses = []
     for failures in range(1, 8):
         while away.pace.failed_in_a_row < failures:
@@ -382,7 +382,7 @@ def test_status_and_health_tell_why_a_partition_fails_until_it_goes_on(runtime: 
         failure = read_status(runtime).partitions[HOME].failure
         assert failure is not None
         assert (failure.fault, failure.consecutive_failures, failure.next_batch_entries) == (
-            Fault.EXTERNAL,
+            ErrorClass.EXTERNAL,
             failures,
             max(1, 64 >> failures),
         )
@@ -466,7 +466,7 @@ def test_far_behind_but_moving_is_not_stalled(runtime: Runtime) -> None:
     home = read_status(runtime).partitions[HOME]
     assert home.lag_s > 500
     assert home.stalled
-    note_batch(runtime.queue.connection, HOME, Committed(entries=1, dead_lettered={}, batch_us=2, commit_us=1))
+    note_batch(runtime.queue.connection, HOME, CommittedBatch(entries=1, dead_lettered={}, batch_us=2, commit_us=1))
     assert not read_status(runtime).partitions[HOME].stalled
 
 

@@ -23,7 +23,7 @@ from event_stream import (
     Producer,
     WaitTimeoutError,
 )
-from event_stream.entries import START, End
+from event_stream.entries import START, StreamEnd
 from event_stream.envelope import time_text
 from event_stream.event_types import partition_of
 from event_stream.settings import StreamSettings
@@ -151,7 +151,7 @@ def test_reading_starts_at_the_position_itself_and_knows_the_end(stream: Stream)
     whole = stream.read_from(HOME, START, 10)
     assert len(whole.entries) == 5
     assert whole.reaches_end
-    assert whole.end == End(whole.entries[-1], length=5, added=5)
+    assert whole.end == StreamEnd(whole.entries[-1], length=5, added=5)
     part = stream.read_from(HOME, whole.entries[1].position, 2)
     assert [entry.position for entry in part.entries] == [entry.position for entry in whole.entries[1:3]]
     assert not part.reaches_end
@@ -167,8 +167,8 @@ def test_what_lies_behind_a_position_is_told_by_numbers_not_by_text(stream: Stre
 
 
 def test_a_stream_that_does_not_exist_is_empty(stream: Stream) -> None:
-    assert stream.read_from(HOME, START, 10).end == End(None, 0, 0)
-    assert stream.ends() == [End(None, 0, 0)] * 4
+    assert stream.read_from(HOME, START, 10).end == StreamEnd(None, 0, 0)
+    assert stream.ends() == [StreamEnd(None, 0, 0)] * 4
 
 
 def test_a_deleted_tail_is_not_the_end(stream: Stream, redis: Any) -> None:

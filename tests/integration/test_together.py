@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, bindparam, select, text, update
 from sqlalchemy.exc import DataError, OperationalError
 
-from projections.database.pipeline import Question, ask, tell, together
+from projections.database.pipeline import Query, execute, fetch, pipelined
 from projections.transaction import checkpoint
 from projections.transaction.checkpoint import Checkpoint
 from tests.support.servers import wait_until
@@ -14,7 +14,7 @@ from workers.runtime import Runtime
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 table = checkpoint.table
-_READ = Question(select(table.c.partition, table.c.read).order_by(table.c.partition), {})
+_READ = Query(select(table.c.partition, table.c.read).order_by(table.c.partition), {})
 _MARK = update(table).where(table.c.partition == bindparam("of")).values(read=bindparam("read"))
 _FAIL = update(table).values(read=1 / (table.c.read - table.c.read))
 
@@ -35,18 +35,18 @@ def read_of(runtime: Runtime, partition: int) -> int:
 
 
 def test_they_do_not_wait_for_each_other_and_are_all_done_in_the_end(runtime: Runtime, holder: Connection) -> None:
-    with runtime.writer.connect() as connection, together(connection), connection.begin():
+    with runtime.writer.connect() as connection, pipelined(connection), connection.begin():
         for partition in (0, 1, 2):
-            tell(connection, _MARK, {"of": partition, "read": 7})  # the second could wait for seconds
+            execute(connection, _MARK, {"of": partition, "read": 7})  # the second could wait for seconds
         wait_until(lambda: _waits_for_a_lock(holder), "it waits there, and not here")
         holder.execute(text("ROLLBACK"))
     assert [read_of(runtime, partition) for partition in range(4)] == [7, 7, 7, 0]
 
 
 def test_an_answer_comes_behind_what_was_done_before_it_was_asked(runtime: Runtime) -> None:
-    with runtime.writer.connect() as connection, together(connection), connection.begin():
-        tell(connection, _MARK, {"of": 2, "read": 7})
-        before, nothing, again = ask(connection, _READ, None, _READ)
+    with runtime.writer.connect() as connection, pipelined(connection), connection.begin():
+        execute(connection, _MARK, {"of": 2, "read": 7})
+        before, nothing, again = fetch(connection, _READ, None, _READ)
         assert (before, nothing, again) == ([(0, 0), (1, 0), (2, 7), (3, 0)], [], before)
         connection.rollback()
     assert read_of(runtime, 2) == 0
@@ -60,13 +60,13 @@ def test_a_claim_that_cannot_be_had_is_told_as_such_with_questions_behind_it(
         with pytest.raises(OperationalError, match="lock timeout"):
             claim_impatiently(runtime)
     holder.execute(text("ROLLBACK"))
-    with runtime.writer.connect() as connection, together(connection), connection.begin():
+    with runtime.writer.connect() as connection, pipelined(connection), connection.begin():
         assert len(checkpoint.claim(connection, Checkpoint(1), (), [_READ])[0]) == 4
     assert backend_of(runtime) == before
 
 
 def claim_impatiently(runtime: Runtime) -> None:
-    with runtime.writer.connect() as connection, together(connection), connection.begin():
+    with runtime.writer.connect() as connection, pipelined(connection), connection.begin():
         connection.execute(text("SET LOCAL lock_timeout = '20ms'"))
         checkpoint.claim(connection, Checkpoint(1), (), [_READ, None, _READ])
 
@@ -80,10 +80,10 @@ def test_an_error_of_one_is_raised_by_the_commit_and_nothing_is_done(runtime: Ru
 
 
 def mark_and_fail(runtime: Runtime) -> None:
-    with runtime.writer.connect() as connection, together(connection), connection.begin():
-        tell(connection, _MARK, {"of": 0, "read": 7})
-        tell(connection, _FAIL, {})
-        tell(connection, _MARK, {"of": 1, "read": 7})
+    with runtime.writer.connect() as connection, pipelined(connection), connection.begin():
+        execute(connection, _MARK, {"of": 0, "read": 7})
+        execute(connection, _FAIL, {})
+        execute(connection, _MARK, {"of": 1, "read": 7})
 
 
 def backend_of(runtime: Runtime) -> int:
@@ -92,12 +92,12 @@ def backend_of(runtime: Runtime) -> int:
 
 
 def test_an_error_of_one_is_raised_where_an_answer_is_awaited(runtime: Runtime) -> None:
-    with runtime.writer.connect() as connection, together(connection):
-        tell(connection, _FAIL, {})
+    with runtime.writer.connect() as connection, pipelined(connection):
+        execute(connection, _FAIL, {})
         with pytest.raises(DataError, match="division by zero"):
-            ask(connection, _READ)
+            fetch(connection, _READ)
         connection.rollback()
-        assert ask(connection, _READ) == [[(0, 0), (1, 0), (2, 0), (3, 0)]]
+        assert fetch(connection, _READ) == [[(0, 0), (1, 0), (2, 0), (3, 0)]]
 
 
 def test_a_session_that_sleeps_between_them_is_ended_by_the_server(runtime: Runtime) -> None:
@@ -106,11 +106,11 @@ def test_a_session_that_sleeps_between_them_is_ended_by_the_server(runtime: Runt
 
 
 def sleep_between(runtime: Runtime, onlooker: Connection) -> None:
-    with runtime.writer.connect() as connection, together(connection), connection.begin():
+    with runtime.writer.connect() as connection, pipelined(connection), connection.begin():
         connection.execute(text("SET idle_in_transaction_session_timeout = '100ms'"))
         checkpoint.claim(connection, Checkpoint(0))
         wait_until(lambda: not _in_transaction(onlooker), "the server has enough of it")
-        ask(connection, _READ)
+        fetch(connection, _READ)
 
 
 def test_a_connection_that_the_server_has_closed_is_not_used_again(runtime: Runtime) -> None:

@@ -302,7 +302,7 @@ def test_what_a_pass_finds_is_a_problem_until_it_is_mended(filled: Runtime) -> N
     assert a_pass(filled).mismatched_tenants == 1
     [problem] = read_status(filled).mismatches()
     assert "3 rows of 1 tenants are not what the event log says" in problem
-    assert "run `projector verify`" in str(read_status(filled).omissions())
+    assert "run `projector verify`" in str(read_status(filled).warnings())
     assert repaired(verification(filled)).mended == {"ten_1"}
     assert a_pass(filled).mismatched_tenants == 0
     assert read_status(filled).mismatches() == []

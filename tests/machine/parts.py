@@ -13,8 +13,8 @@ from projections.folding.projection import FoldError, Model
 from tests.support.driving import checkpoints
 from tests.support.events import DATA, NOW_US, body
 from tests.support.points import at_point
-from workers.drain.batch_size import Pace
-from workers.drain.circuit_breaker import Breaker
+from workers.drain.batch_size import BatchSize
+from workers.drain.circuit_breaker import CircuitBreaker
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
 from workers.runtime import Runtime
@@ -56,11 +56,11 @@ class Worker:
     """What a worker process remembers; its death forgets it."""
 
     count: int = 16
-    paces: dict[int, Pace] = field(default_factory=dict)
-    breaker: Breaker = field(default_factory=Breaker)
+    paces: dict[int, BatchSize] = field(default_factory=dict)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     def drainer(self, runtime: Runtime, partition: int) -> Drainer:
-        return Drainer(runtime, partition, self.paces.setdefault(partition, Pace(self.count)), self.breaker)
+        return Drainer(runtime, partition, self.paces.setdefault(partition, BatchSize(self.count)), self.breaker)
 
 
 class Zombie:

@@ -92,11 +92,11 @@ NOTHING_LOST = (
         "the hint is published before the commit",
         "G1",
         "workers/drain/drainer.py",
-        "        with meanwhile(self.intake.go_on):\n",
+        "        with run_while_waiting(self.intake.decode_some):\n",
         "        if batch.reading.entries:\n"
         "            early = Progress(batch.reading.entries[-1].position, expected.entries_added())\n"
         "            self.runtime.stream.publish_projected(self.partition, early)\n"
-        "        with meanwhile(self.intake.go_on):\n",
+        "        with run_while_waiting(self.intake.decode_some):\n",
         (f"{_DRAIN}a_transaction_that_fails_at_its_very_end_leaves_nothing_behind",),
     ),
     Mutant(
@@ -215,8 +215,8 @@ NOTHING_LOST = (
         "an outage is taken for poison",
         "G1",
         "projections/error_classes.py",
-        "return Fault.INTERNAL if isinstance(original, _OURS) else Fault.EXTERNAL",
-        "return Fault.INTERNAL if isinstance(error, DBAPIError) else Fault.EXTERNAL",
+        "return ErrorClass.INTERNAL if isinstance(original, _OURS) else ErrorClass.EXTERNAL",
+        "return ErrorClass.INTERNAL if isinstance(error, DBAPIError) else ErrorClass.EXTERNAL",
         (f"{_DRAIN}a_database_that_is_away_parks_nothing",),
     ),
     Mutant(
@@ -333,16 +333,16 @@ CONVERGENT = (
         "the last to arrive wins",
         "G3",
         "projections/folding/lww.py",
-        "return Fact(value, stamp) if stamp > self.stamp else self",
-        "return Fact(value, stamp)",
+        "return LWWRegister(value, stamp) if stamp > self.stamp else self",
+        "return LWWRegister(value, stamp)",
         (f"{_FOLDS}the_latest_of_created_and_deleted_decides_whether_a_project_exists",),
     ),
     Mutant(
         "who was removed is forgotten, and revived by a late event",
         "G3",
         "projections/folding/lww.py",
-        "else Members({**self.by_id, member: after})",
-        "else Members({id_: fact for id_, fact in {**self.by_id, member: after}.items() if fact.value})",
+        "else LWWSet({**self.by_id, member: after})",
+        "else LWWSet({id_: fact for id_, fact in {**self.by_id, member: after}.items() if fact.value})",
         (f"{_FOLDS}memberships_count_distinct_present_ids",),
     ),
     Mutant(
@@ -590,8 +590,8 @@ RECOVERS = (
         "a deleted tail is taken for the stream's end",
         "G7",
         "event_stream/stream.py",
-        "return End(_last(*last) if last else None,",
-        'return End(_last(info["last-generated-id"], {}) if last else None,',
+        "return StreamEnd(_last(*last) if last else None,",
+        'return StreamEnd(_last(info["last-generated-id"], {}) if last else None,',
         (f"{_STREAM}a_deleted_tail_is_not_the_end",),
     ),
     Mutant(
@@ -622,7 +622,7 @@ RECOVERS = (
         "who parks a stray event does not claim its home",
         "1.4",
         "projections/transaction/apply.py",
-        "checkpoint.claim(connection, batch.expected, batch.homes, questions)",
+        "checkpoint.claim(connection, batch.expected, batch.owner_partitions, questions)",
         "checkpoint.claim(connection, batch.expected, (), questions)",
         (f"{_DRAIN}a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter",),
     ),
@@ -831,8 +831,8 @@ WATCHED = (
         "what was parked or lost is no problem",
         "2.5",
         "workers/reporting/status.py",
-        "return [*self.obstacles(), *self.omissions()]",
-        "return self.obstacles()",
+        "return [*self.errors(), *self.warnings()]",
+        "return self.errors()",
         (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
     ),
     Mutant(
@@ -880,7 +880,7 @@ WATCHED = (
         "one dead letter fails the health of all",
         "2.5",
         "cli/commands/api.py",
-        "return Health(found.obstacles(), found.omissions())",
+        "return Health(found.errors(), found.warnings())",
         "return Health(found.problems())",
         (f"{_HEALTH}what_was_parked_or_lost_is_a_problem_and_yet_no_reason_to_fail",),
     ),
@@ -960,7 +960,7 @@ REBUILT = (
         "        differences = _differences(connection, refolding)\n"
         "        for difference",
         "    with engine.begin() as early:\n"
-        "        pending_rebuilds.settle(early, refolding.tenant_id, [projection.name for projection in refolding.projections])\n"
+        "        pending_rebuilds.complete(early, refolding.tenant_id, [projection.name for projection in refolding.projections])\n"
         "    with _claimed(engine, refolding) as connection:\n"
         "        claimed_s = time.monotonic()\n"
         "        differences = _differences(connection, refolding)\n"
@@ -1132,7 +1132,7 @@ OF_ONE_VERSION = (
         "rows of an older version are folded on",
         "G3",
         "projections/transaction/projection_version.py",
-        "if standings.get(each.name) == Standing(each.version))",
+        "if standings.get(each.name) == ProjectionState(each.version))",
         "if each.name in standings)",
         (f"{_OF_ONE_VERSION}a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild",),
     ),
@@ -1156,7 +1156,7 @@ OF_ONE_VERSION = (
         "a rebuild does not say of which version its rows are",
         "3",
         "projections/lifecycle/rebuild.py",
-        "        projection_version.fill(connection, refolding.tenant_id, refolding.projections)\n",
+        "        projection_version.mark_current(connection, refolding.tenant_id, refolding.projections)\n",
         "",
         (f"{_OF_ONE_VERSION}a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild",),
     ),
@@ -1184,7 +1184,7 @@ VERSIONS = (
         "an event of an older version is folded as it came",
         "G3",
         "projections/transaction/apply.py",
-        "as_folded(accepted.new)",
+        "upcast_all(accepted.new)",
         "accepted.new",
         (f"{_VERSIONS}rows_do_not_tell_in_which_version_an_event_was_written",),
     ),
@@ -1192,7 +1192,7 @@ VERSIONS = (
         "a rebuild folds events of an older version as they came",
         "G3",
         "projections/lifecycle/rebuild.py",
-        "events = as_folded(self._unfolded)",
+        "events = upcast_all(self._unfolded)",
         "events = self._unfolded",
         (f"{_VERSIONS}an_upgrade_changes_no_row_and_goes_on",),
     ),

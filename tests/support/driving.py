@@ -22,7 +22,7 @@ from event_stream.event_types import partition_of
 from event_stream.stream import Appended
 from projections.folding.projection import Projection
 from projections.lifecycle import dead_letter_admin
-from projections.lifecycle.dead_letter_admin import Selection, Stored
+from projections.lifecycle.dead_letter_admin import Selection, StoredDeadLetter
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import checkpoint, event_log
 from projections.transaction.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def totals(runtime: Runtime) -> dict[str, int]:
     return {name: sum(getattr(at, name) for at in checkpoints(runtime)) for name in names}
 
 
-def letters(runtime: Runtime) -> list[Stored]:
+def letters(runtime: Runtime) -> list[StoredDeadLetter]:
     """Return all letters, oldest position first."""
     with runtime.reader.connect() as connection:
         found = dead_letter_admin.latest(connection, Selection(closed_too=True), limit=100_000)

@@ -102,7 +102,7 @@ def later_release(
 
 @cache
 def _validator() -> Any:
-    return decoding._whole_events().validator
+    return decoding._union_of_types().validator
 
 
 def native(event: dict[str, Any], version: int) -> dict[str, Any]:

@@ -15,15 +15,15 @@ import pytest
 from event_stream.stream import Stream
 from projections.lifecycle import pending_rebuilds, rebuild
 from projections.transaction import checkpoint, dead_letters, event_log
-from workers.drain.batch_reader import Intake
+from workers.drain.batch_reader import BatchReader
 from workers.jobs.lease import Lease
 
 Point: TypeAlias = tuple[Any, str, str]
 Act: TypeAlias = Callable[[], None]
 
 POINTS: dict[str, Point] = {
-    "before read": (Intake, "take", "before"),
-    "after read": (Intake, "take", "after"),
+    "before read": (BatchReader, "take", "before"),
+    "after read": (BatchReader, "take", "after"),
     "after claim": (checkpoint, "claim", "after"),
     "inside accept": (event_log, "inserting", "after"),
     "after fold": (dead_letters, "park", "before"),

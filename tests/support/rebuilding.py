@@ -5,9 +5,9 @@ from typing import Any
 
 from projections.folding.projection import Projection
 from projections.lifecycle import pending_rebuilds
-from projections.lifecycle.pending_rebuilds import Asked
+from projections.lifecycle.pending_rebuilds import RebuildRequest
 from tests.support.events import NOW_US
-from workers.maintenance.rebuild_tenants import Outcome, Rebuilder
+from workers.maintenance.rebuild_tenants import Rebuilder, TenantRebuild
 from workers.runtime import Runtime
 
 
@@ -18,7 +18,11 @@ def rebuilder(runtime: Runtime, projections: Sequence[Projection] | None = None,
     return Rebuilder(runtime.writer, runtime.reader, runtime.settings.partitions, chosen, **options)
 
 
-def plan(runtime: Runtime, asked: Asked = Asked(), projections: Sequence[Projection] | None = None) -> list[str]:  # noqa: B008
+def plan(
+    runtime: Runtime,
+    asked: RebuildRequest = RebuildRequest(),  # noqa: B008
+    projections: Sequence[Projection] | None = None,
+) -> list[str]:
     """Note what is due, as the command does where nothing is; return the tenants."""
     chosen = runtime.projections if projections is None else projections
     with runtime.writer.begin() as connection:
@@ -27,26 +31,28 @@ def plan(runtime: Runtime, asked: Asked = Asked(), projections: Sequence[Project
     return tenants
 
 
-def still_due(runtime: Runtime, asked: Asked = Asked()) -> dict[str, frozenset[str]]:  # noqa: B008
+def still_due(runtime: Runtime, asked: RebuildRequest = RebuildRequest()) -> dict[str, frozenset[str]]:  # noqa: B008
     with runtime.reader.connect() as connection:
         return pending_rebuilds.read(connection, asked)
 
 
-def rebuild_all(runtime: Runtime, projections: Sequence[Projection] | None = None, **options: Any) -> list[Outcome]:
+def rebuild_all(
+    runtime: Runtime, projections: Sequence[Projection] | None = None, **options: Any
+) -> list[TenantRebuild]:
     """Rebuild everything from the beginning, and see that nothing is due then."""
     tenants = plan(runtime, projections=projections)
-    outcomes = outcomes_of(rebuilder(runtime, projections, **options).rebuild_due(tenants, Asked()))
+    outcomes = outcomes_of(rebuilder(runtime, projections, **options).rebuild_due(tenants, RebuildRequest()))
     if all(outcome.error is None for outcome in outcomes):
         assert still_due(runtime) == {}
     return outcomes
 
 
-def outcomes_of(work: Iterable[int | Outcome]) -> list[Outcome]:
+def outcomes_of(work: Iterable[int | TenantRebuild]) -> list[TenantRebuild]:
     """Do some work to its end; return what became of the tenants."""
-    return [each for each in work if isinstance(each, Outcome)]
+    return [each for each in work if isinstance(each, TenantRebuild)]
 
 
-def differing(outcomes: Sequence[Outcome]) -> dict[str, tuple[int, int, int]]:
+def differing(outcomes: Sequence[TenantRebuild]) -> dict[str, tuple[int, int, int]]:
     """Return of each read model that differed how many rows were missing, extra, and changed."""
     found: dict[str, tuple[int, int, int]] = {}
     for outcome in outcomes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import cli.commands.processes  # noqa: F401 (what a worker loads, before its memory is measured)
 from cli.main import run
-from event_stream.entries import Reading
+from event_stream.entries import StreamSlice
 from event_stream.stream import Stream
 from workers.runtime import process_runtime
 
@@ -35,7 +35,7 @@ def die_out_of_memory() -> None:
     """Do to this process what the kernel does to one that is out of memory."""
     read_from = Stream.read_from
 
-    def call(*arguments: Any) -> Reading:
+    def call(*arguments: Any) -> StreamSlice:
         try:
             return read_from(*arguments)
         except MemoryError:

@@ -11,8 +11,8 @@ from event_stream.decoding import decode
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.event_types import TENANT_LEVEL, TYPES, WatchdogToggled, version_of
 from event_stream.upcasting import UPCASTERS, types_of, upcast
-from projections.error_classes import Fault, fault_of
-from projections.folding.projection import FoldError, as_folded
+from projections.error_classes import ErrorClass, classify_error
+from projections.folding.projection import FoldError, upcast_all
 from projections.read_models.registry import PROJECTIONS
 from tests.support.events import DATA, body, event, mixed
 from tests.support.later_release import WatchdogEvaluatedV2, WatchdogToggledV3, later_release, native
@@ -89,7 +89,7 @@ def test_a_valid_event_of_any_version_takes_one_pass(monkeypatch: pytest.MonkeyP
 
 def test_events_without_a_later_version_are_left_as_they_are() -> None:
     decoded = [decode(body(made)) for made in EVENTS]
-    assert all(one is other for one, other in zip(as_folded(decoded), decoded, strict=True))
+    assert all(one is other for one, other in zip(upcast_all(decoded), decoded, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -140,23 +140,23 @@ def test_what_a_projection_reads_it_reads_in_every_version() -> None:
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
-        (KeyError("secret"), Fault.INTERNAL),
-        (ValueError("secret"), Fault.INTERNAL),
-        (MemoryError(), Fault.EXTERNAL),
-        (JobTimeoutException(), Fault.EXTERNAL),
+        (KeyError("secret"), ErrorClass.INTERNAL),
+        (ValueError("secret"), ErrorClass.INTERNAL),
+        (MemoryError(), ErrorClass.EXTERNAL),
+        (JobTimeoutException(), ErrorClass.EXTERNAL),
     ],
 )
-def test_an_upcaster_that_fails_is_like_a_fold_that_fails(error: Exception, fault: Fault) -> None:
+def test_an_upcaster_that_fails_is_like_a_fold_that_fails(error: Exception, fault: ErrorClass) -> None:
     def fails(_old: Any) -> Any:
         raise error
 
     with later_release({"watchdog.toggled.v2": fails}):
         decoded = decode(body(event("watchdog.toggled.v1")))  # it is valid, whatever becomes of it
         with pytest.raises(FoldError) as caught:
-            as_folded([decode(body(event())), decoded])
+            upcast_all([decode(body(event())), decoded])
     assert str(caught.value) == f"the upcaster of watchdog.toggled.v1 failed with {type(error).__name__}"
     assert caught.value.event is decoded
-    assert fault_of(caught.value, (BaseTimeoutException,)) is fault
+    assert classify_error(caught.value, (BaseTimeoutException,)) is fault
 
 
 @pytest.mark.parametrize("wrong", [None, WatchdogToggled(enabled=True), WatchdogToggledV3(mode="off")])
@@ -165,4 +165,4 @@ def test_an_upcaster_that_leads_elsewhere_is_a_bug_not_an_event_that_nobody_read
         later_release({"watchdog.toggled.v1": lambda _old: wrong}),
         pytest.raises(FoldError, match=r"watchdog.toggled.v1 failed with TypeError"),
     ):
-        as_folded([decode(body(event("watchdog.toggled.v1")))])
+        upcast_all([decode(body(event("watchdog.toggled.v1")))])

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from event_stream import decoding
-from event_stream.decoding import Arrival, decode, decode_all, decode_together
+from event_stream.decoding import Arrival, decode, decode_all, decode_batch
 from event_stream.envelope import (
     InvalidEventError,
     Reason,
@@ -19,7 +19,7 @@ from event_stream.envelope import (
     time_us_of,
 )
 from event_stream.event_types import TENANT_LEVEL, TYPES, partition_of
-from event_stream.log_decoding import decode_accepted
+from event_stream.log_decoding import decode_logged
 from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
 
 HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)
@@ -470,9 +470,9 @@ def test_one_pass_over_an_event_finds_what_its_rules_find_one_by_one(
         "last": raw[:-1] + b", " + added + b"}",
         "in data": raw.replace(b'"data": {', b'"data": {' + added + (b", " if DATA[type_] else b"")),
     }[where]
-    at_once = decoding._valid_at_once([made])
+    at_once = decoding._decode_fast([made])
     if at_once is not None:
-        assert at_once == [decoding._judged(made, None)]
+        assert at_once == [decoding._decode_with_reason(made, None)]
 
 
 def test_a_valid_event_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,10 +496,10 @@ def test_a_valid_event_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("at", [0, 1, 19])
 def test_one_that_is_wrong_among_others_is_seen_wherever_it_stands(odd: dict[str, Any], at: int) -> None:
     bodies = [body(event()) for _ in range(20)]
-    assert decode_together(bodies, HERE) == [decode(each, HERE) for each in bodies]
+    assert decode_batch(bodies, HERE) == [decode(each, HERE) for each in bodies]
     bodies[at] = body(odd)
     wrong = reason_of(bodies[at])
-    assert decode_together(bodies, HERE) is None
+    assert decode_batch(bodies, HERE) is None
     if wrong[0] in (Reason.WRONG_PARTITION, Reason.TIME_IN_FUTURE):
         assert decode_all(bodies) == [decode(each) for each in bodies]
     else:
@@ -512,7 +512,7 @@ def test_many_that_are_large_or_deep_together_but_not_alone_are_valid_together()
     large = [body(event(x="x" * 50_000)) for _ in range(3)]
     deep = [body(event(x=[[[[1]]]])) for _ in range(20)]
     for bodies in (large, deep, []):
-        assert decode_together(bodies, HERE) == decode_all(bodies) == [decode(each, HERE) for each in bodies]
+        assert decode_batch(bodies, HERE) == decode_all(bodies) == [decode(each, HERE) for each in bodies]
 
 
 def test_a_refused_body_still_tells_whose_it_is() -> None:
@@ -530,7 +530,7 @@ def test_what_was_accepted_is_read_back_as_it_was() -> None:
     ]
     for made in [*map(event, TYPES), *odd, *mixed(500)]:
         for raw in (body(made), json.dumps(dict(reversed(made.items())), indent=2).encode()):
-            assert decode_accepted(raw, made["type"]) == decode(raw)
+            assert decode_logged(raw, made["type"]) == decode(raw)
 
 
 @pytest.mark.parametrize(
@@ -545,5 +545,5 @@ def test_what_was_accepted_is_read_back_as_it_was() -> None:
 )
 def test_what_is_no_event_any_more_is_refused_for_the_reason_it_has(raw: bytes, type_: str, reason: Reason) -> None:
     with pytest.raises(InvalidEventError) as caught:
-        decode_accepted(raw, type_)
+        decode_logged(raw, type_)
     assert caught.value.reason is reason

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from event_stream.decoding import decode
-from projections.error_classes import Fault, describe, fault_of, is_too_much
+from projections.error_classes import ErrorClass, classify_error, describe, is_out_of_memory
 from projections.folding.projection import FoldError
 from tests.support.events import body, event
 
@@ -37,7 +37,7 @@ def out_of_a_fold(cause: BaseException) -> FoldError:
     ],
 )
 def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> None:
-    assert fault_of(error) is Fault.INTERNAL
+    assert classify_error(error) is ErrorClass.INTERNAL
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_what_a_fold_or_the_data_itself_breaks_is_ours(error: BaseException) -> 
     ],
 )
 def test_everything_else_is_the_world_being_away(error: BaseException) -> None:
-    assert fault_of(error, interruptions=(BaseTimeoutException,)) is Fault.EXTERNAL
+    assert classify_error(error, interruptions=(BaseTimeoutException,)) is ErrorClass.EXTERNAL
 
 
 def test_a_process_without_memory_should_take_on_less_even_if_a_fold_says_so() -> None:
-    assert is_too_much(MemoryError())
-    assert is_too_much(out_of_a_fold(MemoryError()))
-    assert not is_too_much(out_of_a_fold(OSError()))
-    assert not is_too_much(psycopg.OperationalError("out of memory"))  # the server's is not ours
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(out_of_a_fold(MemoryError()))
+    assert not is_out_of_memory(out_of_a_fold(OSError()))
+    assert not is_out_of_memory(psycopg.OperationalError("out of memory"))  # the server's is not ours
 
 
 def test_of_all_that_postgresql_can_say_only_bad_data_and_broken_constraints_are_ours() -> None:
@@ -93,19 +93,19 @@ def test_of_all_that_postgresql_can_say_only_bad_data_and_broken_constraints_are
     table = {kind.sqlstate: kind for kind in known if kind.sqlstate}
     assert len({sqlstate[:2] for sqlstate in table}) > 35
     for sqlstate, kind in table.items():
-        expected = Fault.INTERNAL if sqlstate[:2] in ("22", "23") else Fault.EXTERNAL
-        assert fault_of(kind()) is fault_of(DBAPIError("s", {}, kind())) is expected, sqlstate
+        expected = ErrorClass.INTERNAL if sqlstate[:2] in ("22", "23") else ErrorClass.EXTERNAL
+        assert classify_error(kind()) is classify_error(DBAPIError("s", {}, kind())) is expected, sqlstate
 
 
 def test_a_state_that_nobody_knows_is_told_by_its_class() -> None:
     assert pg.lookup("22012") is pg.DivisionByZero
     for sqlstate, expected in (
-        ("22ZZZ", Fault.INTERNAL),
-        ("23ZZZ", Fault.INTERNAL),
-        ("40ZZZ", Fault.EXTERNAL),
-        ("ZZZZZ", Fault.EXTERNAL),
+        ("22ZZZ", ErrorClass.INTERNAL),
+        ("23ZZZ", ErrorClass.INTERNAL),
+        ("40ZZZ", ErrorClass.EXTERNAL),
+        ("ZZZZZ", ErrorClass.EXTERNAL),
     ):
-        assert fault_of(pg.get_base_exception(sqlstate)()) is expected
+        assert classify_error(pg.get_base_exception(sqlstate)()) is expected
 
 
 def test_a_description_holds_nothing_of_the_event() -> None:

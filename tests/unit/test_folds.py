@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from event_stream.decoding import decode
-from projections.folding.lww import Fact, Members
+from projections.folding.lww import LWWRegister, LWWSet
 from projections.read_models import activity, analysis_trend, project, tenant
 from tests.support.events import PROJECT, TENANT, body, event
 
@@ -75,13 +75,13 @@ def test_memberships_count_distinct_present_ids(added: str, removed: str, attrib
 
 
 def test_a_membership_survives_being_stored() -> None:
-    members = Members().set("b", True, (2, LOW)).set("a", False, (1, HIGH)).set('"ü', True, (3, LOW))
-    assert Members.from_json(members.to_json()) == members
+    members = LWWSet().set("b", True, (2, LOW)).set("a", False, (1, HIGH)).set('"ü', True, (3, LOW))
+    assert LWWSet.from_json(members.to_json()) == members
     assert members.count == 2
 
 
 def test_a_fact_needs_a_later_stamp_to_change() -> None:
-    fact = Fact("old", (5, LOW))
+    fact = LWWRegister("old", (5, LOW))
     assert fact.set("new", (5, LOW)) is fact
     assert fact.set("new", (4, HIGH)) is fact
     assert fact.set("new", (5, HIGH)).value == "new"

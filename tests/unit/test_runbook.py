@@ -131,7 +131,7 @@ def test_the_connections_in_the_table_are_what_the_pools_allow() -> None:
     assert len(Reads(Postgresql(reader), 0).coalescers) == 1 + reads
     own_checks = engines.reader_engine(POSTGRESQL, pool_size=api.THREADS)
     command = most(writer) + most(reader)
-    worker = command + most(engines.auditor_engine(POSTGRESQL, 1.0))
+    worker = command + most(engines.audit_engine(POSTGRESQL, 1.0))
     beside_reads = 1 + most(own_checks) + most(reader)  # keys, readiness, health and metrics
     sizes = chapter("Sizes and connections")
     at_most = {cells[0].split("`")[1]: cells[2] for cells in rows(sizes) if "`projector" in cells[0]}

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cli.rendering.status_screen import StatusScreen, short_count, short_duration
-from projections.error_classes import Fault
+from projections.error_classes import ErrorClass
 from workers.maintenance.verify_results import Verified
 from workers.reporting.overview import Overview
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus
@@ -17,7 +17,7 @@ from workers.telemetry.progress import Failure
 
 MILLIONS = 12_345_678
 FAILURE = Failure(
-    fault=Fault.EXTERNAL,
+    fault=ErrorClass.EXTERNAL,
     error="OperationalError: it is away",
     consecutive_failures=7,
     next_batch_entries=1,

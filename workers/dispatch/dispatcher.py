@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from event_stream.entries import End
+from event_stream.entries import StreamEnd
 from event_stream.stream import Progress
 from projections.error_classes import describe
 from projections.transaction import checkpoint
@@ -24,7 +24,7 @@ from projections.transaction.checkpoint import Checkpoint
 from workers.dispatch.trimmer import Trimmer
 from workers.drain.drainer import drain_here, needs_drain
 from workers.jobs.lease import Lease, without_lease
-from workers.jobs.queue import ring
+from workers.jobs.queue import enqueue_drain
 from workers.maintenance import verify_jobs
 from workers.runtime import Runtime
 
@@ -53,7 +53,7 @@ class Dispatcher:
         self.trimmer = Trimmer(self.runtime)
         self.room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
 
-    def sweep(self) -> tuple[list[End], list[int]]:
+    def sweep(self) -> tuple[list[StreamEnd], list[int]]:
         """Ring for what needs it; returns the streams' ends and the partitions that are behind.
 
         Raises what Redis or the database raise; nothing is lost by it.
@@ -88,7 +88,7 @@ class Dispatcher:
                 log.warning("dispatcher.outage", error=describe(error))
                 time.sleep(OUTAGE_PAUSE_S)
 
-    def _listen(self, quiet: dict[int, End], until_sweep_s: float) -> None:
+    def _listen(self, quiet: dict[int, StreamEnd], until_sweep_s: float) -> None:
         """Ring for each stream that grows past its end in `quiet`, at once; a sweep would look at everything first.
 
         Returns when it is time to sweep: in `until_sweep_s`, or BUSY_SWEEP_S after the first stream grew.
@@ -110,7 +110,7 @@ class Dispatcher:
             lease = Lease(queue.connection, partition)
             try:
                 if self.room > 0 and lease.take():
-                    ring(queue, partition, lease.token)
+                    enqueue_drain(queue, partition, lease.token)
                     self.room -= 1
             except OutOfMemoryError:
                 # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
@@ -128,7 +128,7 @@ class Dispatcher:
             with suppress(OutOfMemoryError):  # it can wait
                 verify_jobs.ask_if_due(self.runtime)
 
-    def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[End]) -> None:
+    def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[StreamEnd]) -> None:
         """Publish what a drain that died after its commit could not, or what Redis forgot."""
         for at, end in zip(checkpoints, ends, strict=True):
             progress = Progress(at.position, at.entries_added())

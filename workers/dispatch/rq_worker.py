@@ -115,7 +115,7 @@ class DrainWorker(SimpleWorker):
             self.request_stop(signal.SIGTERM, None)  # type: ignore[no-untyped-call]
 
 
-def spare_the_collector() -> None:
+def tune_gc() -> None:
     """Let garbage collection leave out what is loaded, which stays, and come less often: a batch is freed as a whole.
 
     It took a tenth of a drain's time.

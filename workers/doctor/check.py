@@ -8,7 +8,7 @@ from typing import TypeAlias
 from pydantic import BaseModel
 
 from projections.error_classes import describe
-from workers.doctor.context import Patient
+from workers.doctor.context import Context
 
 
 class Severity(StrEnum):
@@ -30,7 +30,7 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What is so, with its value; `values` fill the gaps of the remedy."""
 
     text: str
@@ -47,7 +47,7 @@ class Finding(BaseModel):
     remedy: str
 
 
-Look: TypeAlias = Callable[[Patient], Iterable[Seen]]
+Look: TypeAlias = Callable[[Context], Iterable[Observation]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Check:
     hides: frozenset[Side]
     look: Look
 
-    def findings(self, patient: Patient) -> list[Finding]:
+    def findings(self, patient: Context) -> list[Finding]:
         """Look, and return what was found; raises what Redis or the database raise."""
         return [
             Finding(
@@ -94,11 +94,11 @@ class Checker:
         return lambda look: Check(code, self.side, Severity.ADVICE, guarantee, means, remedy, frozenset(), look)
 
 
-def refusals(patient: Patient, *kinds: type[Exception]) -> Iterator[Seen]:
+def refusals(patient: Context, *kinds: type[Exception]) -> Iterator[Observation]:
     """Tell why checks could not be made, as far as errors of these kinds are the reason, and which."""
     codes: dict[str, list[str]] = {}
     for code, error in patient.refused.items():
         if isinstance(error, kinds):
             codes.setdefault(describe(error), []).append(code)
     for why, unmade in codes.items():
-        yield Seen(f"{why}; not checked: {', '.join(unmade)}")
+        yield Observation(f"{why}; not checked: {', '.join(unmade)}")

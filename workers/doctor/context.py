@@ -20,7 +20,7 @@ from workers.runtime import Runtime, redis_client
 from workers.settings import RedisSettings
 
 
-class NotToldError(WorkersError):
+class UnavailableError(WorkersError):
     """Redis answers, but does not tell what was asked, as some managed services do."""
 
 
@@ -37,7 +37,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Patient:
+class Context:
     """One deployment under examination. Nothing in it is changed, and nothing is connected before a look needs it."""
 
     settings: StreamSettings
@@ -96,7 +96,7 @@ class Patient:
     def info(self, name: str) -> Any:
         """Return a value of Redis's INFO; raises NotToldError if there is none of that name."""
         if not self.tells(name):
-            raise NotToldError(f"INFO does not tell {name}")
+            raise UnavailableError(f"INFO does not tell {name}")
         return self._info[name]
 
     def tells(self, name: str) -> bool:
@@ -107,7 +107,7 @@ class Patient:
         """Return a value of Redis's configuration; raises NotToldError, or Redis's refusal."""
         value = self.stream.redis.config_get(name).get(name)
         if value is None:
-            raise NotToldError(f"CONFIG GET does not tell {name}")
+            raise UnavailableError(f"CONFIG GET does not tell {name}")
         return str(value)
 
     def scalar(self, statement: str, **parameters: object) -> Any:

@@ -8,8 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from projections import schema
 from projections.error_classes import describe
 from projections.transaction import checkpoint, dead_letters
-from workers.doctor.check import Checker, Seen, Side, refusals
-from workers.doctor.context import Patient
+from workers.doctor.check import Checker, Observation, Side, refusals
+from workers.doctor.context import Context
 
 database = Checker(Side.DATABASE)
 
@@ -21,14 +21,14 @@ database = Checker(Side.DATABASE)
     remedy="start it, or mend DATABASE_URL (host, port, user, password, name) or the network between",
     hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
 )
-def unreachable(patient: Patient) -> Iterator[Seen]:
+def unreachable(patient: Context) -> Iterator[Observation]:
     """See whether it answers; an SQLite file that is not there is not made."""
     if _file_is_missing(patient):
         return
     try:
         patient.scalar("SELECT 1")
     except SQLAlchemyError as error:
-        yield Seen(describe(error))
+        yield Observation(describe(error))
 
 
 @database.danger(
@@ -39,14 +39,14 @@ def unreachable(patient: Patient) -> Iterator[Seen]:
     remedy="set DATABASE_URL to a new database, run `projector migrate`, and append the events again",
     hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
 )
-def schema_foreign(patient: Patient) -> Iterator[Seen]:
+def schema_foreign(patient: Context) -> Iterator[Observation]:
     """Check that the schema is one of this application."""
     if _file_is_missing(patient):
         return
     try:
         _revision(patient)
     except schema.ForeignSchemaError as error:
-        yield Seen(str(error))
+        yield Observation(str(error))
 
 
 @database.danger(
@@ -56,17 +56,17 @@ def schema_foreign(patient: Patient) -> Iterator[Seen]:
     remedy="run `projector migrate`; if there should be a schema already, is this the wrong folder or DATABASE_URL?",
     hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
 )
-def schema_behind(patient: Patient) -> Iterator[Seen]:
+def schema_behind(patient: Context) -> Iterator[Observation]:
     """Compare the schema's revision with the one this release needs."""
     if _file_is_missing(patient):
-        yield Seen(f"there is no database at {patient.sqlite_file}")
+        yield Observation(f"there is no database at {patient.sqlite_file}")
         return
     revision = _revision(patient)
     if revision is None or revision < schema.REVISION:
-        yield Seen(f"the schema is {revision or 'missing'}, needed is {schema.REVISION}")
+        yield Observation(f"the schema is {revision or 'missing'}, needed is {schema.REVISION}")
 
 
-def _file_is_missing(patient: Patient) -> bool:
+def _file_is_missing(patient: Context) -> bool:
     return patient.sqlite_file is not None and not patient.sqlite_file.exists()
 
 
@@ -76,14 +76,14 @@ def _file_is_missing(patient: Patient) -> bool:
     means="A newer release has migrated the database: this one works on, without what the newer one added.",
     remedy="bring every process to the newer release",
 )
-def schema_ahead(patient: Patient) -> Iterator[Seen]:
+def schema_ahead(patient: Context) -> Iterator[Observation]:
     """Compare the schema's revision with the newest that this release knows."""
     revision = _revision(patient)
     if revision is not None and revision > schema.REVISION:
-        yield Seen(f"the schema is {revision}, this release knows {schema.REVISION}")
+        yield Observation(f"the schema is {revision}, this release knows {schema.REVISION}")
 
 
-def _revision(patient: Patient) -> str | None:
+def _revision(patient: Context) -> str | None:
     with patient.runtime.reader.connect() as connection:
         return schema.found(connection)
 
@@ -96,13 +96,13 @@ def _revision(patient: Patient) -> str | None:
     remedy="set `PROJECTOR_PARTITIONS={stored}` for every process and producer",
     hides=(Side.WORK,),
 )
-def partitions_differ(patient: Patient) -> Iterator[Seen]:
+def partitions_differ(patient: Context) -> Iterator[Observation]:
     """Compare the number of checkpoints with the setting."""
     with patient.runtime.reader.connect() as connection:
         stored = connection.scalar(select(func.count()).select_from(checkpoint.table))
     if stored != patient.settings.partitions:
         text = f"table checkpoint has {stored} rows, PROJECTOR_PARTITIONS is {patient.settings.partitions}"
-        yield Seen(text, {"stored": stored})
+        yield Observation(text, {"stored": stored})
 
 
 @database.advice(
@@ -111,12 +111,12 @@ def partitions_differ(patient: Patient) -> Iterator[Seen]:
     remedy="`projector dead-letters list` tells why; `projector dead-letters replay` what a release or a setting has"
     " mended, `projector dead-letters discard` the rest",
 )
-def dead_letters_open(patient: Patient) -> Iterator[Seen]:
+def dead_letters_open(patient: Context) -> Iterator[Observation]:
     """Count what waits, by reason."""
     with patient.runtime.reader.connect() as connection:
         counts = dead_letters.open_by_reason(connection)
     if counts:
-        yield Seen(", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
+        yield Observation(", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
 
 
 @database.advice(
@@ -124,6 +124,6 @@ def dead_letters_open(patient: Patient) -> Iterator[Seen]:
     means="The database does not let us look at everything: these checks were not made.",
     remedy="give the user of DATABASE_URL what `projector migrate` would have given it (the tables' owner has it all)",
 )
-def look_refused(patient: Patient) -> Iterator[Seen]:
+def look_refused(patient: Context) -> Iterator[Observation]:
     """Tell what the checks before could not see."""
     yield from refusals(patient, SQLAlchemyError)

@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Iterator
 
-from workers.doctor.check import Checker, Seen, Side
-from workers.doctor.context import Patient
+from workers.doctor.check import Checker, Observation, Side
+from workers.doctor.context import Context
 
 host = Checker(Side.HOST)
 
@@ -16,11 +16,11 @@ host = Checker(Side.HOST)
     " appended to an embedded Redis and nothing projected, until there is room again.",
     remedy="make room on the disk of `{folder}`, or move it (PROJECTOR_DATA_DIR, DATABASE_URL)",
 )
-def disk_nearly_full(patient: Patient) -> Iterator[Seen]:
+def disk_nearly_full(patient: Context) -> Iterator[Observation]:
     """See how much room there is where we keep things on this host; folders that are not there are not ours."""
     file = patient.sqlite_file
     folders = {patient.data_dir.resolve(), *([file.parent.resolve()] if file else [])}
     for folder in sorted(folder for folder in folders if folder.is_dir()):
         free = shutil.disk_usage(folder).free
         if free < patient.limits.disk_free_bytes:
-            yield Seen(f"{free:,} bytes free at {folder}", {"folder": folder})
+            yield Observation(f"{free:,} bytes free at {folder}", {"folder": folder})

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from event_stream.entries import START
-from workers.doctor.check import Checker, Seen, Side
-from workers.doctor.context import Patient
+from workers.doctor.check import Checker, Observation, Side
+from workers.doctor.context import Context
 
 # An approximate trim leaves at most a node of 100 entries behind.
 ENTRIES_LEFT_MAX = 200
@@ -20,9 +20,9 @@ work = Checker(Side.WORK)
     means="No dispatcher gives a sign of life: nobody rings for drains, and nobody trims the streams.",
     remedy="start `projector dispatcher`",
 )
-def dispatcher_missing(patient: Patient) -> Iterator[Seen]:
+def dispatcher_missing(patient: Context) -> Iterator[Observation]:
     """See whether anybody rings."""
-    yield from map(Seen, patient.status.undispatched())
+    yield from map(Observation, patient.status.undispatched())
 
 
 @work.danger(
@@ -31,9 +31,9 @@ def dispatcher_missing(patient: Patient) -> Iterator[Seen]:
     means="No worker gives a sign of life: nobody drains.",
     remedy="start `projector worker`",
 )
-def worker_missing(patient: Patient) -> Iterator[Seen]:
+def worker_missing(patient: Context) -> Iterator[Observation]:
     """See whether anybody drains."""
-    yield from map(Seen, patient.status.undrained())
+    yield from map(Observation, patient.status.undrained())
 
 
 @work.danger(
@@ -42,9 +42,9 @@ def worker_missing(patient: Patient) -> Iterator[Seen]:
     means="Events of a partition wait, and nothing of it has been projected for 30 s.",
     remedy="look at what workers log (`drain.` lines say what fails); other findings here may be the reason",
 )
-def partition_stalled(patient: Patient) -> Iterator[Seen]:
+def partition_stalled(patient: Context) -> Iterator[Observation]:
     """See which partitions do not move."""
-    yield from map(Seen, patient.status.stalled())
+    yield from map(Observation, patient.status.stalled())
 
 
 @work.danger(
@@ -54,9 +54,9 @@ def partition_stalled(patient: Patient) -> Iterator[Seen]:
     " up to 15 s, and tries again; where memory was short, at once with half as much.",
     remedy="`projector status` shows the error; mend what it names",
 )
-def partition_failing(patient: Patient) -> Iterator[Seen]:
+def partition_failing(patient: Context) -> Iterator[Observation]:
     """See which partitions fail again and again."""
-    yield from map(Seen, patient.status.failing())
+    yield from map(Observation, patient.status.failing())
 
 
 @work.danger(
@@ -66,9 +66,9 @@ def partition_failing(patient: Patient) -> Iterator[Seen]:
     " dead-lettered and the partitions wait.",
     remedy="mend or roll back the release",
 )
-def breaker_open(patient: Patient) -> Iterator[Seen]:
+def breaker_open(patient: Context) -> Iterator[Observation]:
     """See whether a breaker is open."""
-    yield from map(Seen, patient.status.held_up())
+    yield from map(Observation, patient.status.held_up())
 
 
 @work.danger(
@@ -78,9 +78,9 @@ def breaker_open(patient: Patient) -> Iterator[Seen]:
     " by: they stand still until they are rebuilt.",
     remedy="`projector migrate --rebuild` with the release that shall stay",
 )
-def rebuild_due(patient: Patient) -> Iterator[Seen]:
+def rebuild_due(patient: Context) -> Iterator[Observation]:
     """See for which read models a rebuild is due."""
-    yield from map(Seen, patient.status.due())
+    yield from map(Observation, patient.status.due())
 
 
 @work.danger(
@@ -90,9 +90,9 @@ def rebuild_due(patient: Patient) -> Iterator[Seen]:
     " them.",
     remedy="run the newer release; or, to go back for good, `projector rebuild --downgrade` with this one",
 )
-def release_too_old(patient: Patient) -> Iterator[Seen]:
+def release_too_old(patient: Context) -> Iterator[Observation]:
     """See which read models are beyond this release."""
-    yield from map(Seen, patient.status.outdated())
+    yield from map(Observation, patient.status.outdated())
 
 
 @work.advice(
@@ -102,11 +102,11 @@ def release_too_old(patient: Patient) -> Iterator[Seen]:
     " happened and stays counted; what may cause it again is a finding of its own.",
     remedy="let producers append again what they still have (repeats count once), and nobody but the dispatcher trim",
 )
-def entries_lost(patient: Patient) -> Iterator[Seen]:
+def entries_lost(patient: Context) -> Iterator[Observation]:
     """Count what is known to be gone."""
     lost = {each.partition: each.lost for each in patient.status.partitions if each.lost}
     if lost:
-        yield Seen(", ".join(f"{count:,} of partition {partition}" for partition, count in lost.items()))
+        yield Observation(", ".join(f"{count:,} of partition {partition}" for partition, count in lost.items()))
 
 
 @work.danger(
@@ -117,7 +117,7 @@ def entries_lost(patient: Patient) -> Iterator[Seen]:
     remedy="start `projector dispatcher`, which trims; if one runs, its log says what keeps it from it, unless a"
     " backlog was drained a moment ago: it trims a minute behind",
 )
-def stream_untrimmed(patient: Patient) -> Iterator[Seen]:
+def stream_untrimmed(patient: Context) -> Iterator[Observation]:
     """Look at the oldest entries of the streams that hold more projected ones than a trim leaves."""
     stream = patient.stream
     long_ago_ms = stream.now_ms() - patient.limits.untrimmed_s * 1000
@@ -128,4 +128,4 @@ def stream_untrimmed(patient: Patient) -> Iterator[Seen]:
             continue
         newest = stream.read_from(each.partition, START, ENTRIES_LEFT_MAX).entries[-1]
         if newest.position.ms < long_ago_ms:
-            yield Seen(f"partition {each.partition} holds {projected:,} projected entries")
+            yield Observation(f"partition {each.partition} holds {projected:,} projected entries")

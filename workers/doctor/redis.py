@@ -7,8 +7,8 @@ from redis.exceptions import RedisError, ResponseError
 from event_stream.errors import EventStreamError
 from event_stream.stream import PARTITIONS_KEY
 from projections.error_classes import describe
-from workers.doctor.check import Checker, Seen, Side, refusals
-from workers.doctor.context import NotToldError, Patient
+from workers.doctor.check import Checker, Observation, Side, refusals
+from workers.doctor.context import Context, UnavailableError
 
 redis = Checker(Side.REDIS)
 
@@ -20,14 +20,14 @@ redis = Checker(Side.REDIS)
     remedy="start Redis, or mend REDIS_URL (host, port, password) or the network between",
     hides=(Side.REDIS, Side.WORK),
 )
-def unreachable(patient: Patient) -> Iterator[Seen]:
+def unreachable(patient: Context) -> Iterator[Observation]:
     """See whether it answers this user at all."""
     try:
         patient.stream.redis.ping()
     except ResponseError:
         return  # also an answer: a PING is refused while the append-only file cannot be written
     except RedisError as error:
-        yield Seen(describe(error))
+        yield Observation(describe(error))
 
 
 @redis.danger(
@@ -38,13 +38,13 @@ def unreachable(patient: Patient) -> Iterator[Seen]:
     remedy="move to Redis 7.0, Valkey 8, or newer",
     hides=(Side.WORK,),
 )
-def old(patient: Patient) -> Iterator[Seen]:
+def old(patient: Context) -> Iterator[Observation]:
     """Compare versions; Valkey tells a Redis version too, always the same one."""
     is_valkey = patient.tells("valkey_version")
     name, key, oldest = ("Valkey", "valkey_version", 8) if is_valkey else ("Redis", "redis_version", 7)
     version = str(patient.info(key))
     if int(version.split(".", maxsplit=1)[0]) < oldest:
-        yield Seen(f"{name} {version}")
+        yield Observation(f"{name} {version}")
 
 
 @redis.danger(
@@ -54,10 +54,10 @@ def old(patient: Patient) -> Iterator[Seen]:
     remedy="point REDIS_URL at a server with `cluster-enabled no`",
     hides=(Side.WORK,),
 )
-def cluster(patient: Patient) -> Iterator[Seen]:
+def cluster(patient: Context) -> Iterator[Observation]:
     """See whether it is a node of a cluster."""
     if int(patient.info("cluster_enabled")):
-        yield Seen("cluster_enabled is 1")
+        yield Observation("cluster_enabled is 1")
 
 
 @redis.danger(
@@ -66,11 +66,11 @@ def cluster(patient: Patient) -> Iterator[Seen]:
     means="The server is a replica: it refuses writes, and what it holds may be behind what its master acknowledged.",
     remedy="point REDIS_URL at the master, `{master}`; or, if this one is to take over, `redis-cli REPLICAOF NO ONE`",
 )
-def replica(patient: Patient) -> Iterator[Seen]:
+def replica(patient: Context) -> Iterator[Observation]:
     """See which role it has."""
     if patient.info("role") != "master":
         master = f"{patient.info('master_host')}:{patient.info('master_port')}"
-        yield Seen(f"role is {patient.info('role')}", {"master": master})
+        yield Observation(f"role is {patient.info('role')}", {"master": master})
 
 
 @redis.danger(
@@ -79,10 +79,10 @@ def replica(patient: Patient) -> Iterator[Seen]:
     means="Redis keeps no append-only file: when it ends, the events since its last snapshot are gone.",
     remedy="`redis-cli CONFIG SET appendonly yes`, and `appendonly yes` in its configuration file",
 )
-def append_only_file_off(patient: Patient) -> Iterator[Seen]:
+def append_only_file_off(patient: Context) -> Iterator[Observation]:
     """See whether there is an append-only file."""
     if not int(patient.info("aof_enabled")):
-        yield Seen("aof_enabled is 0")
+        yield Observation("aof_enabled is 0")
 
 
 @redis.danger(
@@ -92,10 +92,10 @@ def append_only_file_off(patient: Patient) -> Iterator[Seen]:
     remedy="make room on the disk that holds it, or mend its permissions; the server's log says which; it tries again"
     " by itself",
 )
-def append_only_file_failing(patient: Patient) -> Iterator[Seen]:
+def append_only_file_failing(patient: Context) -> Iterator[Observation]:
     """See how the last write to the append-only file went."""
     if patient.info("aof_last_write_status") != "ok":
-        yield Seen(f"aof_last_write_status is {patient.info('aof_last_write_status')}")
+        yield Observation(f"aof_last_write_status is {patient.info('aof_last_write_status')}")
 
 
 @redis.danger(
@@ -105,7 +105,7 @@ def append_only_file_failing(patient: Patient) -> Iterator[Seen]:
     " may lose half a minute of events.",
     remedy="`redis-cli CONFIG SET appendfsync always`, and `appendfsync always` in its configuration file",
 )
-def no_fsync(patient: Patient) -> Iterator[Seen]:
+def no_fsync(patient: Context) -> Iterator[Observation]:
     """See when it syncs."""
     yield from _fsync_is("no", patient)
 
@@ -118,14 +118,14 @@ def no_fsync(patient: Patient) -> Iterator[Seen]:
     remedy="`redis-cli CONFIG SET appendfsync always`, and `appendfsync always` in its configuration file, unless two"
     " seconds may be lost",
 )
-def fsync_each_second(patient: Patient) -> Iterator[Seen]:
+def fsync_each_second(patient: Context) -> Iterator[Observation]:
     """See when it syncs."""
     yield from _fsync_is("everysec", patient)
 
 
-def _fsync_is(value: str, patient: Patient) -> Iterator[Seen]:
+def _fsync_is(value: str, patient: Context) -> Iterator[Observation]:
     if int(patient.info("aof_enabled")) and patient.redis_setting("appendfsync") == value:
-        yield Seen(f"appendfsync is {value}")
+        yield Observation(f"appendfsync is {value}")
 
 
 @redis.danger(
@@ -135,11 +135,11 @@ def _fsync_is(value: str, patient: Patient) -> Iterator[Seen]:
     remedy="`redis-cli CONFIG SET maxmemory-policy noeviction`, and `maxmemory-policy noeviction` in its configuration"
     " file; give other users of this Redis one of their own",
 )
-def may_evict(patient: Patient) -> Iterator[Seen]:
+def may_evict(patient: Context) -> Iterator[Observation]:
     """See what it does when its memory is full."""
     policy = patient.info("maxmemory_policy")
     if policy != "noeviction":
-        yield Seen(f"maxmemory-policy is {policy}, maxmemory {int(patient.info('maxmemory')):,} bytes")
+        yield Observation(f"maxmemory-policy is {policy}, maxmemory {int(patient.info('maxmemory')):,} bytes")
 
 
 @redis.danger(
@@ -149,10 +149,10 @@ def may_evict(patient: Patient) -> Iterator[Seen]:
     remedy="set `maxmemory-policy noeviction`, let producers append again what they still have (repeats count once),"
     " then `redis-cli CONFIG RESETSTAT`",
 )
-def evicted(patient: Patient) -> Iterator[Seen]:
+def evicted(patient: Context) -> Iterator[Observation]:
     """See whether anything was evicted."""
     if int(patient.info("evicted_keys")):
-        yield Seen(f"evicted_keys is {int(patient.info('evicted_keys')):,}")
+        yield Observation(f"evicted_keys is {int(patient.info('evicted_keys')):,}")
 
 
 @redis.advice(
@@ -161,11 +161,11 @@ def evicted(patient: Patient) -> Iterator[Seen]:
     means="Redis's memory is nearly full: with `noeviction` it will refuse events, and the signs of life of workers.",
     remedy="`redis-cli CONFIG SET maxmemory <bytes>` with more; start workers if it is a backlog that fills it",
 )
-def nearly_full(patient: Patient) -> Iterator[Seen]:
+def nearly_full(patient: Context) -> Iterator[Observation]:
     """Compare the memory in use with what it may use."""
     used, most = int(patient.info("used_memory")), int(patient.info("maxmemory"))
     if most and used > patient.limits.memory_used_share * most:
-        yield Seen(f"used_memory is {used:,} of maxmemory {most:,} bytes")
+        yield Observation(f"used_memory is {used:,} of maxmemory {most:,} bytes")
 
 
 @redis.advice(
@@ -174,11 +174,11 @@ def nearly_full(patient: Patient) -> Iterator[Seen]:
     " cannot be compared.",
     remedy="let both hosts follow the same time servers (chrony, systemd-timesyncd)",
 )
-def clock_off(patient: Patient) -> Iterator[Seen]:
+def clock_off(patient: Context) -> Iterator[Observation]:
     """Compare Redis's clock with ours."""
     skew_s = _skew_s(patient)
     if abs(skew_s) > patient.limits.clock_off_s:
-        yield Seen(f"Redis's clock is {skew_s:+.1f} s from this host's")
+        yield Observation(f"Redis's clock is {skew_s:+.1f} s from this host's")
 
 
 @redis.danger(
@@ -188,15 +188,15 @@ def clock_off(patient: Patient) -> Iterator[Seen]:
     " become dead letters (`time_in_future`).",
     remedy="set the clock of Redis's host right, then `projector dead-letters replay --reason time_in_future`",
 )
-def clock_refuses_events(patient: Patient) -> Iterator[Seen]:
+def clock_refuses_events(patient: Context) -> Iterator[Observation]:
     """Compare Redis's clock with ours, as workers compare it with what events tell."""
     allowed_s = patient.settings.max_clock_skew_s
     behind_s = -_skew_s(patient)
     if behind_s > allowed_s:
-        yield Seen(f"Redis is {behind_s:.1f} s behind, PROJECTOR_MAX_CLOCK_SKEW_S is {allowed_s}")
+        yield Observation(f"Redis is {behind_s:.1f} s behind, PROJECTOR_MAX_CLOCK_SKEW_S is {allowed_s}")
 
 
-def _skew_s(patient: Patient) -> float:
+def _skew_s(patient: Context) -> float:
     return patient.skew_s(lambda: patient.stream.now_ms() / 1000)
 
 
@@ -209,13 +209,13 @@ def _skew_s(patient: Patient) -> float:
     f" deployment's: mend REDIS_URL, or `redis-cli DEL {PARTITIONS_KEY}` to have it told anew",
     hides=(Side.WORK,),
 )
-def partitions_differ(patient: Patient) -> Iterator[Seen]:
+def partitions_differ(patient: Context) -> Iterator[Observation]:
     """Compare what producers are told with the setting; nothing told yet is fine."""
     stored = patient.stream.redis.get(PARTITIONS_KEY)
     told = stored.decode() if isinstance(stored, bytes) else stored
     if told is not None and told != str(patient.settings.partitions):
         text = f"key {PARTITIONS_KEY} is {told}, PROJECTOR_PARTITIONS {patient.settings.partitions}"
-        yield Seen(text, {"stored": told})
+        yield Observation(text, {"stored": told})
 
 
 @redis.advice(
@@ -225,6 +225,6 @@ def partitions_differ(patient: Patient) -> Iterator[Seen]:
     remedy="allow it: `redis-cli ACL SETUSER <user> +info +config|get`; where that cannot be, look the values up in"
     " your service's console: `appendonly yes`, `appendfsync always`, `maxmemory-policy noeviction`",
 )
-def look_refused(patient: Patient) -> Iterator[Seen]:
+def look_refused(patient: Context) -> Iterator[Observation]:
     """Tell what the checks before could not see."""
-    yield from refusals(patient, RedisError, EventStreamError, NotToldError)
+    yield from refusals(patient, RedisError, EventStreamError, UnavailableError)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from event_stream.errors import EventStreamError
 from workers.doctor.check import Check, Finding, Severity, Side
-from workers.doctor.context import NotToldError, Patient
+from workers.doctor.context import Context, UnavailableError
 from workers.doctor.registry import CHECKS
 
 
@@ -25,7 +25,7 @@ class Examination(BaseModel):
         return any(finding.severity == Severity.DANGER for finding in self.findings)
 
 
-def examine(patient: Patient, checks: Sequence[Check] = CHECKS) -> Examination:
+def examine(patient: Context, checks: Sequence[Check] = CHECKS) -> Examination:
     """Make every check that can be made, the dangers first; raises nothing that Redis or the database raise."""
     other_database = Side.POSTGRESQL if patient.sqlite_file else Side.SQLITE
     hidden: set[Side] = set()
@@ -38,7 +38,7 @@ def examine(patient: Patient, checks: Sequence[Check] = CHECKS) -> Examination:
             continue
         try:
             found = check.findings(patient)
-        except (RedisError, SQLAlchemyError, EventStreamError, NotToldError) as error:
+        except (RedisError, SQLAlchemyError, EventStreamError, UnavailableError) as error:
             patient.refused[check.code] = error
             made.skipped.append(check.code)
             continue

@@ -7,8 +7,8 @@ from sqlalchemy import false, update
 from sqlalchemy.exc import DBAPIError
 
 from projections.transaction import checkpoint
-from workers.doctor.check import Checker, Seen, Side
-from workers.doctor.context import Patient
+from workers.doctor.check import Checker, Observation, Side
+from workers.doctor.context import Context
 
 sqlite = Checker(Side.SQLITE)
 
@@ -21,11 +21,11 @@ sqlite = Checker(Side.SQLITE)
     remedy="put the file on a local disk (PROJECTOR_DATA_DIR or DATABASE_URL), without `vfs=` or `nolock=`; or use"
     " PostgreSQL",
 )
-def not_wal(patient: Patient) -> Iterator[Seen]:
+def not_wal(patient: Context) -> Iterator[Observation]:
     """See what came of asking for it, as every connection of ours does."""
     mode = patient.scalar("PRAGMA journal_mode")
     if mode != "wal":
-        yield Seen(f"journal_mode is {mode}")
+        yield Observation(f"journal_mode is {mode}")
 
 
 @sqlite.danger(
@@ -35,11 +35,11 @@ def not_wal(patient: Patient) -> Iterator[Seen]:
     remedy="give the user of the processes the right to write `{file}` and its folder; mind a read-only mount, and"
     " `mode=ro` in DATABASE_URL",
 )
-def read_only(patient: Patient) -> Iterator[Seen]:
+def read_only(patient: Context) -> Iterator[Observation]:
     """See whether a write is refused."""
     error = _error_of_a_write(patient)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_READONLY:
-        yield Seen(str(error), {"file": patient.sqlite_file})
+        yield Observation(str(error), {"file": patient.sqlite_file})
 
 
 @sqlite.danger(
@@ -49,14 +49,14 @@ def read_only(patient: Patient) -> Iterator[Seen]:
     remedy="end its transaction: `fuser {file}` names the processes that have the file open; ours never keep the lock"
     " for longer than a batch takes",
 )
-def locked(patient: Patient) -> Iterator[Seen]:
+def locked(patient: Context) -> Iterator[Observation]:
     """See whether a write gets its turn within the time that a drain would wait."""
     error = _error_of_a_write(patient)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_BUSY:
-        yield Seen(f"{error} for {patient.limits.lock_wait_s:g} s", {"file": patient.sqlite_file})
+        yield Observation(f"{error} for {patient.limits.lock_wait_s:g} s", {"file": patient.sqlite_file})
 
 
-def _error_of_a_write(patient: Patient) -> sqlite3.Error | None:
+def _error_of_a_write(patient: Context) -> sqlite3.Error | None:
     """Return what keeps a write from being made; the one that is tried changes no row."""
     with patient.runtime.reader.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patient.limits.lock_wait_s * 1000)}")

@@ -7,22 +7,22 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from event_stream.decoding import Arrival, decode, decode_together
-from event_stream.entries import START, Entry, Position, Reading
+from event_stream.decoding import Arrival, decode, decode_batch
+from event_stream.entries import START, Entry, Position, StreamSlice
 from event_stream.envelope import InvalidEventError, Reason
 from event_stream.event_types import Event, partition_of
 from event_stream.stream import NotAStreamError
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
-from projections.transaction.dead_letters import Letter
-from workers.drain.batch_size import Pace
+from projections.transaction.dead_letters import DeadLetter
+from workers.drain.batch_size import BatchSize
 from workers.runtime import Runtime
 
 # Short, as a database that has answered waits for them; long enough not to ask it after each.
 JUDGED_AT_ONCE = 20
 
 
-class Place(NamedTuple):
+class ReadRequest(NamedTuple):
     """All that a reading depends on: where it starts, and which entry it asks for besides."""
 
     epoch: int
@@ -31,14 +31,14 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class DecodedSlice:
     """A reading from a place on, inclusive; what lies behind that place, and what was found of it so far."""
 
-    place: Place
-    whole: Reading
-    behind: Reading
+    place: ReadRequest
+    whole: StreamSlice
+    behind: StreamSlice
     events: list[Event] = field(default_factory=list)
-    letters: list[Letter] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
 
     def unjudged(self, count: int) -> list[Entry]:
         """Return the next entries to be judged, at most `count`; those that were are events, or letters."""
@@ -47,13 +47,13 @@ class Look:
 
 
 @dataclass
-class Intake:
+class BatchReader:
     """The reading side of one drain of one partition. It changes nothing, so what it reads may be thrown away."""
 
     runtime: Runtime
     partition: int
-    pace: Pace
-    _ahead: Look | None = None
+    pace: BatchSize
+    _ahead: DecodedSlice | None = None
 
     def take(self, expected: Checkpoint) -> Batch | None:
         """Return what to apply behind a checkpoint, or None where there is nothing to do.
@@ -80,26 +80,26 @@ class Intake:
         reading = batch.reading
         if reading.reaches_end or reading.end.position is None:
             return
-        place = Place(batch.start.epoch, reading.entries[-1].position, reading.end.position)
+        place = ReadRequest(batch.start.epoch, reading.entries[-1].position, reading.end.position)
         with suppress(RedisError):
             self._ahead = self._look(place, count)
 
-    def go_on(self) -> bool:
+    def decode_some(self) -> bool:
         """Judge some of what was read ahead; returns whether there was anything to do."""
         return self._ahead is not None and self._judge(self._ahead)
 
-    def _looked_ahead(self, expected: Checkpoint) -> Look | None:
+    def _looked_ahead(self, expected: Checkpoint) -> DecodedSlice | None:
         ahead, self._ahead = self._ahead, None
         fits = ahead is not None and ahead.place == _place_of(expected) and _continues(ahead.whole, expected)
         return ahead if fits else None
 
-    def _look(self, place: Place, count: int) -> Look:
+    def _look(self, place: ReadRequest, count: int) -> DecodedSlice:
         # One more than the batch, as the first is the checkpoint's own entry.
         inclusive = count + (place.position != START)
         whole = self.runtime.stream.read_from(self.partition, place.position, inclusive, place.other)
-        return Look(place, whole, whole.after(place.position, count))
+        return DecodedSlice(place, whole, whole.after(place.position, count))
 
-    def _judge(self, look: Look) -> bool:
+    def _judge(self, look: DecodedSlice) -> bool:
         """Judge some entries; returns whether there were any."""
         entries = look.unjudged(JUDGED_AT_ONCE)
         if not entries:
@@ -114,7 +114,7 @@ class Intake:
             self._judge_alone(look, entry, at_first)
         return True
 
-    def _judge_alone(self, look: Look, entry: Entry, at_first: Arrival) -> None:
+    def _judge_alone(self, look: DecodedSlice, entry: Entry, at_first: Arrival) -> None:
         body = entry.body
         try:
             event = _valid(entry, body, at_first)
@@ -123,20 +123,20 @@ class Intake:
             look.events.append(event)
         except InvalidEventError as error:
             shown = _shown(entry) if body is None else body
-            look.letters.append(Letter.from_error(self.partition, entry.position, shown, error))
+            look.letters.append(DeadLetter.from_error(self.partition, entry.position, shown, error))
 
-    def _homes(self, letters: list[Letter]) -> frozenset[int]:
+    def _homes(self, letters: list[DeadLetter]) -> frozenset[int]:
         """Return the other partitions that the letters' events belong to."""
         partitions = self.runtime.settings.partitions
         homes = {partition_of(letter.identity[0], partitions) for letter in letters if letter.identity}
         return frozenset(homes - {self.partition})
 
 
-def _place_of(at: Checkpoint) -> Place:
-    return Place(at.epoch, at.position, at.seen.position)
+def _place_of(at: Checkpoint) -> ReadRequest:
+    return ReadRequest(at.epoch, at.position, at.seen.position)
 
 
-def _continues(whole: Reading, at: Checkpoint) -> bool:
+def _continues(whole: StreamSlice, at: Checkpoint) -> bool:
     """Return whether what was read from a checkpoint on is the stream that the checkpoint knows."""
     return whole.end.position is None or at.is_at(whole.entries) or at.has_seen(whole.other)
 
@@ -144,7 +144,7 @@ def _continues(whole: Reading, at: Checkpoint) -> bool:
 def _valid_together(entries: list[Entry], at_first: Arrival) -> list[Event] | None:
     """Return the events of entries if nothing is wrong with any, as it is nearly always; else each has to be judged."""
     bodies = [body for entry in entries if (body := entry.body) is not None]
-    return decode_together(bodies, at_first) if len(bodies) == len(entries) else None
+    return decode_batch(bodies, at_first) if len(bodies) == len(entries) else None
 
 
 def _valid(entry: Entry, body: bytes | None, at_first: Arrival) -> Event:

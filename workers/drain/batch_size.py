@@ -4,7 +4,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from event_stream.entries import Position, Reading
+from event_stream.entries import Position, StreamSlice
 from projections.error_classes import describe
 from projections.folding.projection import FoldError
 from projections.transaction.apply import Batch
@@ -24,7 +24,7 @@ BACK_OFF_MAX_S = 15.0
 
 
 @dataclass
-class Pace:
+class BatchSize:
     """The pace of one partition in one process; it outlives the single drain, and losing it costs only time."""
 
     count: int = ENTRIES_FIRST
@@ -42,7 +42,7 @@ class Pace:
         """Whether to hold two batches at once: not after a failure, nor as long as one entry is all that we dare."""
         return self.count > ENTRIES_FIRST and not self.failed_in_a_row
 
-    def count_after(self, done: Reading) -> int:
+    def count_after(self, done: StreamSlice) -> int:
         """Return how many to read once a batch is done: more, but not so many that they break the byte budget."""
         entries = max(1, len(done.entries))
         in_budget = max(1, BYTES_MAX * entries // max(1, done.size))

@@ -18,7 +18,7 @@ KEY = "projector:breaker-open"
 
 
 @dataclass
-class Breaker:
+class CircuitBreaker:
     """Remembers which tenants' events were applied, and which failed alone, in this process and lately.
 
     It is open while the failures span at least half of the tenants seen; one tenant alone cannot open it. While it is

@@ -10,21 +10,21 @@ from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
 from structlog.contextvars import bound_contextvars
 
-from event_stream.entries import End
+from event_stream.entries import StreamEnd
 from event_stream.stream import Progress
-from projections.database.connection import meanwhile
-from projections.error_classes import Fault, describe, fault_of, is_too_much
+from projections.database.connection import run_while_waiting
+from projections.error_classes import ErrorClass, classify_error, describe, is_out_of_memory
 from projections.transaction import checkpoint
 from projections.transaction.apply import Batch, apply
 from projections.transaction.checkpoint import Checkpoint, StaleClaimError
 from projections.transaction.projection_version import OutdatedReleaseError
 from workers.drain import circuit_breaker
-from workers.drain.batch_reader import Intake
-from workers.drain.batch_size import NARROWING_STEPS_MAX, Pace
-from workers.drain.circuit_breaker import PROBE_S, Breaker
+from workers.drain.batch_reader import BatchReader
+from workers.drain.batch_size import NARROWING_STEPS_MAX, BatchSize
+from workers.drain.circuit_breaker import PROBE_S, CircuitBreaker
 from workers.jobs.lease import Lease
 from workers.runtime import Runtime, process_runtime
-from workers.telemetry.batch_metrics import Committed
+from workers.telemetry.batch_metrics import CommittedBatch
 from workers.telemetry.progress import Failure, note_batch, note_failure
 
 BUDGET_S = 2.0
@@ -38,14 +38,14 @@ class Drainer:
 
     runtime: Runtime
     partition: int
-    pace: Pace = field(default_factory=Pace)
-    breaker: Breaker = field(default_factory=Breaker)
+    pace: BatchSize = field(default_factory=BatchSize)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     at: Checkpoint | None = None
     tried: Batch | None = None
-    intake: Intake = field(init=False)
+    intake: BatchReader = field(init=False)
 
     def __post_init__(self) -> None:
-        self.intake = Intake(self.runtime, self.partition, self.pace)
+        self.intake = BatchReader(self.runtime, self.partition, self.pace)
 
     def step(self, *, look_ahead: bool = False) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
@@ -63,9 +63,9 @@ class Drainer:
         if look_ahead and self.pace.allows_look_ahead:
             self.intake.look_ahead(batch, faster)
         applying_s = time.monotonic()
-        with meanwhile(self.intake.go_on):
+        with run_while_waiting(self.intake.decode_some):
             after = apply(self.runtime.writer, self.runtime.projections, batch)
-        self._tell(after, Committed.now(batch, after, began_s, applying_s))
+        self._tell(after, CommittedBatch.now(batch, after, began_s, applying_s))
         self.breaker.applied({event.tenant_id for event in batch.events})
         self.pace.speed_up(faster)
         _report(expected, after)
@@ -90,7 +90,7 @@ class Drainer:
             return True
         return False
 
-    def _tell(self, after: Checkpoint, batch: Committed) -> None:
+    def _tell(self, after: Checkpoint, batch: CommittedBatch) -> None:
         """Let producers and operators see the progress; what Redis does not take now, the dispatcher mends."""
         stream = self.runtime.stream
         with suppress(RedisError), stream.redis.pipeline(transaction=False) as pipe:
@@ -104,7 +104,7 @@ class Drainer:
             return checkpoint.read(connection, self.partition)
 
 
-def drain(partition: int, token: str) -> None:
+def drain_partition(partition: int, token: str) -> None:
     """Apply what lies behind `partition`'s checkpoint: the RQ job that the dispatcher rings with."""
     runtime = process_runtime()
     drain_here(runtime, partition, Lease(runtime.queue.connection, partition, token))
@@ -151,16 +151,16 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     lease.release()
 
 
-def needs_drain(at: Checkpoint, end: End) -> bool:
+def needs_drain(at: Checkpoint, end: StreamEnd) -> bool:
     """Return whether a stream's end is not where its checkpoint is, ahead of it or behind, or cannot be known."""
     return (end.position is not None and end.position != at.position) or at.settled(end) != at or end.wrong_type
 
 
 def _pause_after(error: Exception, drainer: Drainer) -> float:
     """Tell what is wrong, once, and return how many seconds to wait before trying again."""
-    fault = fault_of(error, interruptions=(BaseTimeoutException,))
+    fault = classify_error(error, interruptions=(BaseTimeoutException,))
     pace, text = drainer.pace, describe(error)
-    is_open = fault is Fault.INTERNAL and drainer.blame(error)
+    is_open = fault is ErrorClass.INTERNAL and drainer.blame(error)
     if is_open:
         pause_s = PROBE_S
     elif _narrows(pace, error, fault):
@@ -184,24 +184,24 @@ def _pause_after(error: Exception, drainer: Drainer) -> float:
     return pause_s
 
 
-def _narrows(pace: Pace, error: Exception, fault: Fault) -> bool:
+def _narrows(pace: BatchSize, error: Exception, fault: ErrorClass) -> bool:
     """Take on less after a failure; returns whether that is to be tried at once, as it may well go."""
-    if is_too_much(error):
+    if is_out_of_memory(error):
         return pace.take_on_less()
-    if fault is Fault.EXTERNAL:
+    if fault is ErrorClass.EXTERNAL:
         pace.slow_down()
         return False
     return pace.failed_in_a_row <= NARROWING_STEPS_MAX  # what is to blame has narrowed it
 
 
 @cache
-def _pace_of(_partition: int) -> Pace:
-    return Pace()
+def _pace_of(_partition: int) -> BatchSize:
+    return BatchSize()
 
 
 @cache
-def _process_breaker() -> Breaker:
-    return Breaker()
+def _process_breaker() -> CircuitBreaker:
+    return CircuitBreaker()
 
 
 def _report(before: Checkpoint, after: Checkpoint) -> None:

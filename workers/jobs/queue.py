@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from workers.errors import WorkersError
 
 QUEUE_NAME = "projector"
-DRAIN = "workers.drain.drainer.drain"
+DRAIN = "workers.drain.drainer.drain_partition"
 VERIFY = "workers.maintenance.verify_jobs.work_for_a_while"
 ALLOWED = (DRAIN, VERIFY)
 JOB_TIMEOUT_S = 60
@@ -56,17 +56,17 @@ def drain_queue(redis: Redis) -> Queue:
     return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)
 
 
-def ring(queue: Queue, partition: int, token: str) -> None:
+def enqueue_drain(queue: Queue, partition: int, token: str) -> None:
     """Enqueue a drain of `partition` for the holder of `token`. Losing it loses nothing, running it twice neither."""
     _enqueue(queue, DRAIN, partition, token, description=f"drain partition {partition}")
 
 
-def ask_to_verify(queue: Queue) -> None:
+def enqueue_verify(queue: Queue) -> None:
     """Enqueue a while of verifying; losing it loses nothing, as there will be another."""
     _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
 
 
-def is_to_verify(job_id: str) -> bool:
+def is_verify_job(job_id: str) -> bool:
     """Return whether it is the id of such a job."""
     return job_id.startswith(_VERIFY_ID)
 

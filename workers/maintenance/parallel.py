@@ -22,14 +22,14 @@ from projections.error_classes import describe
 from projections.read_models.registry import PROJECTIONS
 from workers import logs
 from workers.errors import WorkersError
-from workers.maintenance.rebuild_tenants import Outcome, Rebuilder
+from workers.maintenance.rebuild_tenants import Rebuilder, TenantRebuild
 
 EVENTS_EACH_MIN = 50_000  # in the time that fewer take, a process has hardly begun
 PROCESSES_MAX = 8  # unless somebody wants more: each takes two connections, and by then the database has enough to do
 
 log = structlog.get_logger()
 
-Work: TypeAlias = Callable[[Rebuilder, Sequence[str]], Iterator[int | Outcome]]
+Work: TypeAlias = Callable[[Rebuilder, Sequence[str]], Iterator[int | TenantRebuild]]
 """What to do with tenants: a method of the Rebuilder, or a `partial` of one. It is sent to the processes."""
 
 
@@ -51,10 +51,10 @@ class _Helper:
         with suppress(BrokenPipeError):
             self.line.send(tenant_id)
 
-    def hear(self) -> int | Outcome | None:
+    def hear(self) -> int | TenantRebuild | None:
         """Return what it has done, None if it wants the next tenant; raises ProcessEndedError."""
         try:
-            told: int | Outcome | _Failed | None = self.line.recv()
+            told: int | TenantRebuild | _Failed | None = self.line.recv()
         except (EOFError, OSError):
             self.process.join()
             raise ProcessEndedError(
@@ -73,9 +73,9 @@ def processes_for(events: int) -> int:
 
 
 @contextmanager
-def side_by_side(
+def run_parallel(
     rebuilder: Rebuilder, work: Work, tenants: Sequence[str], processes: int
-) -> Iterator[Iterator[int | Outcome]]:
+) -> Iterator[Iterator[int | TenantRebuild]]:
     """Do `work` for all tenants, in so many processes that do as `rebuilder` does, within the block.
 
     Yields what comes of it, as it comes; one alone is this very process. What is yielded raises what `work` does in
@@ -95,7 +95,7 @@ def side_by_side(
         yield _shared_out([stack.enter_context(_helper(make, work)) for _ in range(processes)], iter(tenants))
 
 
-def _shared_out(helpers: Sequence[_Helper], left: Iterator[str]) -> Iterator[int | Outcome]:
+def _shared_out(helpers: Sequence[_Helper], left: Iterator[str]) -> Iterator[int | TenantRebuild]:
     """Give each helper the next tenant whenever it wants one; yields what they tell."""
     at_work = {helper.line: helper for helper in helpers}
     while at_work:

@@ -15,11 +15,11 @@ from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Engine
 
 from event_stream.event_types import partition_of
-from projections.error_classes import Fault, describe, fault_of
+from projections.error_classes import ErrorClass, classify_error, describe
 from projections.folding.projection import FoldError, Projection
 from projections.lifecycle import pending_rebuilds
-from projections.lifecycle.pending_rebuilds import Asked
-from projections.lifecycle.rebuild import Difference, Refolding, Replaced, compare, replace, verify
+from projections.lifecycle.pending_rebuilds import RebuildRequest
+from projections.lifecycle.rebuild import Difference, Refold, ReplaceResult, compare, replace, verify
 from projections.transaction import projection_version
 from projections.transaction.projection_version import OutdatedReleaseError
 from workers.errors import WorkersError
@@ -46,7 +46,7 @@ class Sample(BaseModel):
     columns: dict[str, tuple[Any, Any]] = {}
 
 
-class Outcome(BaseModel):
+class TenantRebuild(BaseModel):
     """What became of a tenant. With an `error` its read models are as they were; else `held_s` is how long it took.
 
     `differed` counts for each read model the rows that were missing, extra and changed; `samples` shows some of them.
@@ -81,34 +81,34 @@ class Rebuilder:
     projections: Sequence[Projection]
     timeout_s: float
 
-    def rebuild_due(self, tenants: Iterable[str], asked: Asked) -> Iterator[int | Outcome]:
+    def rebuild_due(self, tenants: Iterable[str], asked: RebuildRequest) -> Iterator[int | TenantRebuild]:
         """Rebuild what is still due for each of these tenants; one with which somebody else was faster is left out."""
         for tenant_id in tenants:
             yield from self._finish(replace, tenant_id, partial(self._names_due, asked, tenant_id))
 
-    def rebuild_outdated(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+    def rebuild_outdated(self, tenants: Iterable[str]) -> Iterator[int | TenantRebuild]:
         """Rebuild what of these tenants' rows is of another version than this release's, or behind."""
         for tenant_id in tenants:
             yield from self._finish(replace, tenant_id, partial(self._names_outdated, tenant_id))
 
-    def compare(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+    def compare(self, tenants: Iterable[str]) -> Iterator[int | TenantRebuild]:
         """Tell what a rebuild of all projections would change, and change nothing."""
         for tenant_id in tenants:
             yield from self._finish(compare, tenant_id, self._names)
 
-    def verify(self, tenants: Iterable[str]) -> Iterator[int | Outcome]:
+    def verify(self, tenants: Iterable[str]) -> Iterator[int | TenantRebuild]:
         """Tell what is wrong in rows that are not due to be rebuilt, and change nothing."""
         for tenant_id in tenants:
             yield from self._finish(verify, tenant_id, self._names)
 
     def _finish(
         self,
-        finish: Callable[[Engine, Refolding], Replaced],
+        finish: Callable[[Engine, Refold], ReplaceResult],
         tenant_id: str,
         read_names: Callable[[], frozenset[str]],
-    ) -> Iterator[int | Outcome]:
+    ) -> Iterator[int | TenantRebuild]:
         moved_s, failures = time.monotonic(), 0
-        refolding: Refolding | None = None
+        refolding: Refold | None = None
         while True:
             try:
                 if refolding is None or refolding.spoilt:
@@ -125,8 +125,8 @@ class Rebuilder:
             except BaseTimeoutException:
                 raise
             except Exception as error:
-                if isinstance(error, _OTHER_RELEASE) or fault_of(error, _INTERRUPTIONS) is Fault.INTERNAL:
-                    yield Outcome(tenant_id=tenant_id, error=_named(error))
+                if isinstance(error, _OTHER_RELEASE) or classify_error(error, _INTERRUPTIONS) is ErrorClass.INTERNAL:
+                    yield TenantRebuild(tenant_id=tenant_id, error=_named(error))
                     return
                 if time.monotonic() - moved_s > self.timeout_s:
                     raise
@@ -134,7 +134,7 @@ class Rebuilder:
                 log.warning("rebuild.outage", error=describe(error), failures=failures)
                 time.sleep(_back_off_s(failures))
 
-    def _names_due(self, asked: Asked, tenant_id: str) -> frozenset[str]:
+    def _names_due(self, asked: RebuildRequest, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:
             return pending_rebuilds.of_tenant(connection, tenant_id, asked)
 
@@ -146,7 +146,7 @@ class Rebuilder:
     def _names(self) -> frozenset[str]:
         return frozenset(projection.name for projection in self.projections)
 
-    def _pages(self, refolding: Refolding) -> Iterator[int]:
+    def _pages(self, refolding: Refold) -> Iterator[int]:
         """Fold until less than a page is left; yields the number of events of each page."""
         is_last = False
         while not is_last:
@@ -154,17 +154,17 @@ class Rebuilder:
                 events, is_last = refolding.step(connection)
             yield events
 
-    def _refolding(self, tenant_id: str, names: frozenset[str]) -> Refolding:
+    def _refolding(self, tenant_id: str, names: frozenset[str]) -> Refold:
         projections = [projection for projection in self.projections if projection.name in names]
         if unknown := names - self._names():
             raise UnknownProjectionError(
                 f"due is {', '.join(sorted(unknown))}, which this release does not have; --restart forgets it"
             )
-        return Refolding(projections, tenant_id, partition_of(tenant_id, self.partitions))
+        return Refold(projections, tenant_id, partition_of(tenant_id, self.partitions))
 
 
-def _done(tenant_id: str, replaced: Replaced) -> Outcome:
-    outcome = Outcome(tenant_id=tenant_id, held_s=replaced.held_s, due=replaced.due)
+def _done(tenant_id: str, replaced: ReplaceResult) -> TenantRebuild:
+    outcome = TenantRebuild(tenant_id=tenant_id, held_s=replaced.held_s, due=replaced.due)
     for each in replaced.differences:
         outcome.differed[each.table.name] = {
             "missing": len(each.missing),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from event_stream.envelope import Reason
 from event_stream.event_types import partition_of
 from projections.lifecycle import dead_letter_admin
-from projections.lifecycle.dead_letter_admin import Selection, Stored
+from projections.lifecycle.dead_letter_admin import Selection, StoredDeadLetter
 from workers.runtime import Runtime
 
 
@@ -35,7 +35,7 @@ def replay(runtime: Runtime, selection: Selection, on_progress: Callable[[int], 
     return outcome
 
 
-def _partition(runtime: Runtime, letter: Stored) -> int:
+def _partition(runtime: Runtime, letter: StoredDeadLetter) -> int:
     """Return the partition that is right for the letter's tenant; bytes that name none go where they came from."""
     if letter.tenant_id is None:
         return letter.partition

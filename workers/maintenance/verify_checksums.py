@@ -11,10 +11,10 @@ from pydantic.alias_generators import to_camel
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from projections.database.engines import is_too_slow
-from projections.error_classes import Fault, describe, fault_of
+from projections.database.engines import is_statement_timeout
+from projections.error_classes import ErrorClass, classify_error, describe
 from projections.folding.projection import Projection
-from projections.folding.row_checksum import Sums
+from projections.folding.row_checksum import RowChecksum
 from projections.lifecycle.verify import LogFault, Mismatch, log_fault, mismatches
 
 T = TypeVar("T")
@@ -63,7 +63,11 @@ class Verifier:
                 with self.auditor.connect() as connection:
                     return question(connection)
             except DBAPIError as error:
-                if fault_of(error) is Fault.INTERNAL or is_too_slow(error) or time.monotonic() > deadline_s:
+                if (
+                    classify_error(error) is ErrorClass.INTERNAL
+                    or is_statement_timeout(error)
+                    or time.monotonic() > deadline_s
+                ):
                     raise
                 log.warning("verify.outage", error=describe(error))
                 time.sleep(PAUSE_S)
@@ -75,7 +79,7 @@ def _miscount(found: Mismatch) -> Miscount:
     )
 
 
-def _events(sums: Sums | None) -> int | None:
+def _events(sums: RowChecksum | None) -> int | None:
     return sums.event_count if sums else None
 
 

@@ -16,11 +16,11 @@ from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from projections.database.engines import auditor_engine, is_too_slow
+from projections.database.engines import audit_engine, is_statement_timeout
 from projections.error_classes import describe
 from projections.lifecycle import pending_rebuilds
 from projections.transaction import checkpoint, event_log
-from workers.jobs.queue import ask_to_verify, is_to_verify
+from workers.jobs.queue import enqueue_verify, is_verify_job
 from workers.maintenance import verify_results
 from workers.maintenance.verify_checksums import Verifier
 from workers.maintenance.verify_results import Pass
@@ -41,8 +41,8 @@ def ask_if_due(runtime: Runtime) -> None:
     """Let a worker begin a pass, if for EVERY_S nobody was asked; there is never more than one such job."""
     queue = runtime.queue
     is_due = queue.connection.set(KEY, 1, nx=True, ex=EVERY_S)
-    if is_due and not any(is_to_verify(job_id) for job_id in queue.get_job_ids()):
-        ask_to_verify(queue)
+    if is_due and not any(is_verify_job(job_id) for job_id in queue.get_job_ids()):
+        enqueue_verify(queue)
 
 
 def work_for_a_while() -> None:
@@ -53,7 +53,7 @@ def work_for_a_while() -> None:
 def work_here(runtime: Runtime) -> None:
     """Go on for WHILE_S with the pass that is under way, or begin one."""
     deadline_s = time.monotonic() + WHILE_S
-    auditor = auditor_engine(runtime.writer.url, STATEMENT_S)
+    auditor = audit_engine(runtime.writer.url, STATEMENT_S)
     try:
         if not verify_results.is_under_way(runtime.queue.connection):
             _begin(runtime)
@@ -61,7 +61,7 @@ def work_here(runtime: Runtime) -> None:
         while _look_at_next(runtime, verifier):
             if time.monotonic() > deadline_s:
                 runtime.queue.connection.set(KEY, 1, ex=EVERY_S)
-                ask_to_verify(runtime.queue)
+                enqueue_verify(runtime.queue)
                 return
     except BaseTimeoutException:
         raise
@@ -87,7 +87,7 @@ def _look_at_next(runtime: Runtime, verifier: Verifier) -> bool:
             if found:
                 log.error("verify.mismatch", rows=len(found), read_model=found[0].read_model)
     except DBAPIError as error:
-        if not is_too_slow(error):
+        if not is_statement_timeout(error):
             verify_results.put_back(redis, each)
             raise
         verify_results.count_skipped(redis, under_way)

@@ -8,12 +8,12 @@ from typing import Self
 from redis import Redis
 
 from event_stream.event_types import partition_of
-from projections.database.engines import auditor_engine
+from projections.database.engines import audit_engine
 from projections.lifecycle import pending_rebuilds
-from projections.lifecycle.pending_rebuilds import Asked
+from projections.lifecycle.pending_rebuilds import RebuildRequest
 from projections.read_models.registry import PROJECTIONS
 from workers.maintenance import verify_results
-from workers.maintenance.rebuild_tenants import Outcome, Rebuilder
+from workers.maintenance.rebuild_tenants import Rebuilder, TenantRebuild
 from workers.maintenance.verify_checksums import Miscount, Verifier
 from workers.maintenance.verify_results import Means
 
@@ -43,7 +43,7 @@ class Verification:
     @classmethod
     def on(cls, rebuilder: Rebuilder, due_anyway: set[str]) -> Self:
         """Return a verification of the rebuilder's projections, with an engine of its own for long statements."""
-        auditor = auditor_engine(rebuilder.writer.url, STATEMENT_S)
+        auditor = audit_engine(rebuilder.writer.url, STATEMENT_S)
         return cls(Verifier(auditor, rebuilder.projections, rebuilder.timeout_s), rebuilder, due_anyway)
 
     @property
@@ -56,7 +56,7 @@ class Verification:
         """Whether anything is wrong, or could not be verified."""
         return bool(self.wrong - self.mended or any(self.logs.values()) or self.failed or self.due)
 
-    def compare(self, tenants: Sequence[str], folded: Sequence[str]) -> Iterator[int | Outcome]:
+    def compare(self, tenants: Sequence[str], folded: Sequence[str]) -> Iterator[int | TenantRebuild]:
         """Compare sums for all logs and tenants, and also fold the events of the tenants in `folded`.
 
         Yields the events of each page that was folded, 0 for other steps, and the outcome of each folded tenant.
@@ -71,9 +71,9 @@ class Verification:
                 self.miscounts[tenant_id] = found
             rows: dict[Means, int] = {"sums": len(found)}
             for each in self.rebuilder.verify([tenant_id]) if tenant_id in to_fold else ():
-                if isinstance(each, Outcome) and each.error is not None:
+                if isinstance(each, TenantRebuild) and each.error is not None:
                     self.failed[tenant_id] = each.error
-                elif isinstance(each, Outcome):
+                elif isinstance(each, TenantRebuild):
                     rows["rows"] = sum(sum(counts.values()) for counts in each.differed.values())
                 yield each
             self.rows[tenant_id] = rows
@@ -90,13 +90,13 @@ class Verification:
             if partition_of(tenant_id, partitions) in damaged:
                 self.beyond_repair.add(tenant_id)
                 continue
-            asked = Asked(tenant_id=tenant_id)
+            asked = RebuildRequest(tenant_id=tenant_id)
             with self.rebuilder.writer.begin() as connection:
                 pending_rebuilds.plan(
                     connection, asked, self.rebuilder.projections, [tenant_id], time.time_ns() // 1000
                 )
             for each in self.rebuilder.rebuild_due([tenant_id], asked):
-                if isinstance(each, Outcome) and each.error is not None:
+                if isinstance(each, TenantRebuild) and each.error is not None:
                     self.failed[tenant_id] = each.error
                 yield
             if tenant_id not in self.failed and not self.verifier.miscounts(tenant_id):

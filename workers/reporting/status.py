@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from rq import Worker
 from rq.worker import BaseWorker
 
-from event_stream.entries import End
+from event_stream.entries import StreamEnd
 from projections.transaction import checkpoint, dead_letters, projection_version
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.projection_version import Count
@@ -126,13 +126,13 @@ class Status(BaseModel):
     @property
     def health(self) -> Literal["ok", "degraded", "failing"]:
         """The state in one word, the one that `GET /healthz/projector` answers."""
-        return "failing" if self.obstacles() else "degraded" if self.omissions() else "ok"
+        return "failing" if self.errors() else "degraded" if self.warnings() else "ok"
 
     def problems(self) -> list[str]:
         """Return all that is not as it should be; empty when all is well."""
-        return [*self.obstacles(), *self.omissions()]
+        return [*self.errors(), *self.warnings()]
 
-    def obstacles(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Return what keeps, or would keep, events from being projected."""
         return [
             *self.stalled(),
@@ -144,7 +144,7 @@ class Status(BaseModel):
             *(f"{found}; run the newer release" for found in self.outdated()),
         ]
 
-    def omissions(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return what is not as it should be, though nothing keeps other events from the read models."""
         return [
             *(f"{found}; see `projector dead-letters list`" for found in self.unapplied()),
@@ -356,7 +356,7 @@ def _heartbeat_age_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> flo
     return max(0.0, (datetime.now(UTC) - last).total_seconds()) if last else 0.0
 
 
-def _partition(runtime: Runtime, at: Checkpoint, end: End, movement: Movement, now_ms: int) -> PartitionStatus:
+def _partition(runtime: Runtime, at: Checkpoint, end: StreamEnd, movement: Movement, now_ms: int) -> PartitionStatus:
     behind = end.position is not None and end.position != at.position
     settled = at.settled(end)
     added = max(at.read + settled.lost, at.seen.added, settled.added_offset + end.added)

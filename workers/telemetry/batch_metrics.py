@@ -19,7 +19,7 @@ from typing import Any
 from redis import Redis
 
 from event_stream.envelope import Reason
-from projections.error_classes import Fault
+from projections.error_classes import ErrorClass
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
 
@@ -28,7 +28,7 @@ _TIMES_US = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Buckets:
     """The buckets that whole numbers are counted in: each holds what is above the bound before it, up to its own.
 
     What is above the last bound goes to a bucket named `+Inf`.
@@ -48,13 +48,13 @@ class Scale:
         return str(self.bounds[index]) if index < len(self.bounds) else "+Inf"
 
 
-BATCH_ENTRIES = Scale("batch_entries", (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000, 8_000))
-BATCH_US = Scale("batch_us", _TIMES_US)
-COMMIT_US = Scale("commit_us", _TIMES_US)
+BATCH_ENTRIES = Buckets("batch_entries", (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000, 8_000))
+BATCH_US = Buckets("batch_us", _TIMES_US)
+COMMIT_US = Buckets("commit_us", _TIMES_US)
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class CommittedBatch:
     """One batch that was committed: its entries, what became of them, and how long it took in microseconds.
 
     `dead_lettered` is by reason, `applied` the events that were new.
@@ -70,7 +70,7 @@ class Committed:
     applied: int = 0
 
     @classmethod
-    def now(cls, batch: Batch, after: Checkpoint, began_s: float, applying_s: float) -> "Committed":
+    def now(cls, batch: Batch, after: Checkpoint, began_s: float, applying_s: float) -> "CommittedBatch":
         """Return what a batch was that is committed now; the moments are of `time.monotonic()`."""
         dead_lettered = Counter(letter.reason.value for letter in batch.letters)
         # What the transaction itself found out: only the log tells who had an identity first.
@@ -89,13 +89,13 @@ class Committed:
 class Histogram:
     """How many numbers fell into each bucket of a scale, smallest first, and the sum of all."""
 
-    scale: Scale
+    scale: Buckets
     counts: tuple[int, ...]
     sum: int
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class BatchMetrics:
     """What all drains did since Redis began to count."""
 
     batch_entries: Histogram
@@ -105,7 +105,7 @@ class Tally:
     failed: Mapping[str, int]
 
 
-def count_committed(pipe: Redis, batch: Committed) -> None:
+def count_committed(pipe: Redis, batch: CommittedBatch) -> None:
     """Count a batch; `pipe` is the pipeline that goes to Redis anyhow."""
     for scale, value in ((BATCH_ENTRIES, batch.entries), (BATCH_US, batch.batch_us), (COMMIT_US, batch.commit_us)):
         pipe.hincrby(KEY, f"{scale.name}:{scale.bucket_of(value)}", 1)
@@ -114,24 +114,24 @@ def count_committed(pipe: Redis, batch: Committed) -> None:
         pipe.hincrby(KEY, f"dead_lettered:{reason}", entries)
 
 
-def count_failed(pipe: Redis, fault: Fault) -> None:
+def count_failed(pipe: Redis, fault: ErrorClass) -> None:
     """Count a batch that failed."""
     pipe.hincrby(KEY, f"failed:{fault}", 1)
 
 
-def read_tally(redis: Redis) -> Tally:
+def read_batch_metrics(redis: Redis) -> BatchMetrics:
     """Return what was counted; raises what Redis raises."""
     stored: Any = redis.hgetall(KEY)
     counted = {name.decode(): int(value) for name, value in stored.items()}
-    return Tally(
+    return BatchMetrics(
         batch_entries=_histogram(counted, BATCH_ENTRIES),
         batch_us=_histogram(counted, BATCH_US),
         commit_us=_histogram(counted, COMMIT_US),
         dead_lettered={reason.value: counted.get(f"dead_lettered:{reason}", 0) for reason in Reason},
-        failed={fault.value: counted.get(f"failed:{fault}", 0) for fault in Fault},
+        failed={fault.value: counted.get(f"failed:{fault}", 0) for fault in ErrorClass},
     )
 
 
-def _histogram(counted: Mapping[str, int], scale: Scale) -> Histogram:
+def _histogram(counted: Mapping[str, int], scale: Buckets) -> Histogram:
     counts = tuple(counted.get(f"{scale.name}:{bucket}", 0) for bucket in scale.buckets)
     return Histogram(scale, counts, counted.get(f"{scale.name}:sum", 0))

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from redis import Redis
 
-from projections.error_classes import Fault
+from projections.error_classes import ErrorClass
 from workers.telemetry.apply_rates import count_applied
-from workers.telemetry.batch_metrics import Committed, count_committed, count_failed
+from workers.telemetry.batch_metrics import CommittedBatch, count_committed, count_failed
 
 STALLED_AFTER_S = 30.0
 FAILURE_SHOWN_S = 120
@@ -28,7 +28,7 @@ class Failure(BaseModel):
     """
 
     fault: Annotated[
-        Fault,
+        ErrorClass,
         Field(description="Cause: `external` (a server or a machine) or `internal` (this release or an event)."),
     ]
     error: Annotated[str, Field(description="Type and message of the error.")]
@@ -50,7 +50,7 @@ class Movement:
     failure: Failure | None
 
 
-def note_batch(pipe: Redis, partition: int, batch: Committed) -> None:
+def note_batch(pipe: Redis, partition: int, batch: CommittedBatch) -> None:
     """Let operators see that a partition moves, and count what was committed; `pipe` goes to Redis anyhow."""
     pipe.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
     pipe.delete(_failure_key(partition))
