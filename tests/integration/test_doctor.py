@@ -742,8 +742,8 @@ def test_advice_alone_ends_with_0_and_a_danger_with_1(alive: Runtime, run: Run) 
     answer = json.loads(told.stdout)
     assert set(answer) == {"findings", "checked", "skipped"}
     (found,) = answer["findings"]
-    assert set(found) == {"code", "severity", "promise", "found", "remedy"}
-    assert (found["code"], found["severity"], found["promise"]) == ("redis-aof-off", "danger", "G1")
+    assert set(found) == {"code", "severity", "guarantee", "message", "remedy"}
+    assert (found["code"], found["severity"], found["guarantee"]) == ("redis-aof-off", "danger", "G1")
     assert "schema-too-old" in answer["checked"]
 
 

@@ -127,7 +127,7 @@ def test_an_emptied_read_model_is_filled_from_history(filled: Runtime, projectio
 
 def test_rows_of_a_tenant_that_has_no_event_go(filled: Runtime) -> None:
     before = dump(filled.reader)
-    execute(filled, insert(tenant.table).values(("ten_unheard_of", 1, "{}")))
+    execute(filled, insert(tenant.table).values(("ten_unheard_of", 1, "{}", 1, 1)))
     assert differing(rebuild_all(filled)) == {"tenant": (0, 1, 0)}
     assert dump(filled.reader) == before
 
