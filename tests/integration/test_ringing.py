@@ -440,6 +440,7 @@ def test_a_forking_rq_worker_drains_too(runtime: Runtime, database_url: str, red
     environ = environ_of(runtime, database_url, redis_url)
     subprocess.run([rq, "worker", "--burst", "-u", redis_url, *flags, "projector"], env=environ, check=True, timeout=60)
     assert totals(runtime)["applied"] == 1
+    assert runtime.queue.connection.keys("rq:job:*") == []  # our own worker would delete them whatever the job says
     assert process_runtime.cache_info().currsize == 0
 
 

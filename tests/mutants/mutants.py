@@ -651,7 +651,7 @@ BOUNDED = (
         "workers/jobs/queue.py",
         "        result_ttl=0,\n",
         "",
-        (f"{_RINGING}a_rung_job_drains_and_leaves_nothing_behind",),
+        (f"{_RINGING}a_forking_rq_worker_drains_too",),
     ),
     Mutant(
         "a stranger frees a lease",
