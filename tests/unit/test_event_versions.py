@@ -83,7 +83,7 @@ def test_a_version_is_judged_by_its_own_rules() -> None:
 
 @pytest.mark.usefixtures("later")
 def test_a_valid_event_of_any_version_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(decoding, "_judged")
+    monkeypatch.delattr(decoding, "_decode_with_reason")
     assert all(decode(body(native(made, version))) for made in EVENTS for version in (1, 2, 3))
 
 

@@ -27,9 +27,10 @@ from api_stub.protocol import OncePerTurn
 ROOT = Path(__file__).parents[2]
 WORKER = "workers/dispatch/rq_worker.py"
 QUEUE = "workers/jobs/queue.py"
+LEASE = "workers/jobs/lease.py"
 STREAM = "event_stream/stream.py"
 CONNECTION = "projections/database/connection.py"
-LOOKUP = "api_stub/lookup.py"
+LOOKUP = "api_stub/lookups/lookup.py"
 TOGETHER = "projections/database/pipeline.py"
 
 
@@ -86,7 +87,7 @@ INTERNALS = (
         STREAM, "redis:Connection.read_response", "self disable_decoding timeout disconnect_on_error push_request"
     ),
     Internal(STREAM, "redis.retry:Retry.call_with_retry", "self do fail is_retryable with_failure_count"),
-    Internal(QUEUE, "redis.lock:Lock.extend", "self additional_time replace_ttl"),
+    Internal(LEASE, "redis.lock:Lock.extend", "self additional_time replace_ttl"),
     Internal("workers/settings.py", "redis.connection:parse_url", "url"),
     # Every wait for PostgreSQL is bounded.
     Internal(CONNECTION, "psycopg:Connection.wait", "self gen interval timeout"),
@@ -171,7 +172,7 @@ def test_redis_keeps_callbacks_and_pool_where_the_stream_finds_them() -> None:
 
 
 def test_a_lock_keeps_its_token_where_a_lease_puts_it() -> None:
-    assert Lock(Redis(), "name", thread_local=False).local.token is None, f"{QUEUE} enters a lease by its token"
+    assert Lock(Redis(), "name", thread_local=False).local.token is None, f"{LEASE} enters a lease by its token"
 
 
 def test_uvicorn_uses_of_a_transport_what_ours_has() -> None:
