@@ -1,1 +1,1 @@
-"""The read API: two reads over HTTP, each answered by one statement that goes through keys."""
+"""The HTTP API: reads of the read models, API keys and operations endpoints."""

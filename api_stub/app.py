@@ -1,6 +1,6 @@
-"""The API as an ASGI application: which path goes where, and how errors are answered.
+"""The API as an ASGI application: finds the handler of a path, and turns errors into responses.
 
-Not Starlette's own: its routes and layers took a tenth of an answer's time.
+Starlette's routing is not used (docs/decisions/0038-a-lean-http-layer.md).
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api_stub import errors
 from api_stub.errors import ApiError
+from api_stub.handlers import Handler, ReadHandlers
 from api_stub.operations import Operations
-from api_stub.reads import Handler, Reads
-from api_stub.request_metrics import TEMPLATE
+from api_stub.request_metrics import ROUTE_TEMPLATE
 from api_stub.responses import json_response
 
 log = structlog.get_logger()
@@ -24,19 +24,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path, in which `{name}` stands for any text without a slash, and what answers a GET of it."""
+    """A path and the handler of its GET requests. `{name}` in the path matches any text without a slash."""
 
     path: str
     handler: Handler
 
 
-def read_routes(reads: Reads) -> list[Route]:
+def read_routes(reads: ReadHandlers) -> list[Route]:
     """Return the routes of the reads."""
     return [Route(path, handler) for path, handler in reads.handlers.items()]
 
 
 def operations_routes(operations: Operations) -> list[Route]:
-    """Return the routes for those who run the API."""
+    """Return the routes of the operations endpoints."""
     return [
         Route("/healthz", operations.healthz),
         Route("/readyz", operations.readyz),
@@ -47,22 +47,22 @@ def operations_routes(operations: Operations) -> list[Route]:
 
 
 def application(routes: Sequence[Route]) -> ASGIApp:
-    """Return an ASGI application that answers `routes`, and everything else with the error it deserves."""
+    """Return an ASGI application that serves `routes`."""
     router = _Router(routes)
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await _response(router, scope)
+            response = await _respond(router, scope)
         except Exception:
-            await _rendered(ApiError(500, "INTERNAL_ERROR", "Something is wrong on our side."))(scope, receive, send)
-            raise  # so that the server logs where it came from
+            await _error_response(errors.internal_error())(scope, receive, send)
+            raise  # the server logs the traceback
         await response(scope, receive, send)
 
-    return answer
+    return app
 
 
 class _Router:
-    """Finds the route of a path, and leaves in its scope what the path says."""
+    """Finds the route of a request, and stores the path's parameters in the scope."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._plain = {route.path: route for route in routes if "{" not in route.path}
@@ -79,24 +79,24 @@ class _Router:
         return None
 
 
-async def _response(router: _Router, scope: Scope) -> Response:
+async def _respond(router: _Router, scope: Scope) -> Response:
     try:
         route = router.find(scope)
         if route is None:
             raise errors.not_found()
-        scope[TEMPLATE] = route.path
+        scope[ROUTE_TEMPLATE] = route.path
         if scope["method"] not in ("GET", "HEAD"):
             raise errors.method_not_allowed("GET, HEAD")
         return await route.handler(Request(scope))
     except ApiError as error:
         if error.status == 503:
-            cause = type(error.__cause__).__name__ if error.__cause__ else "not filled"
+            cause = type(error.__cause__).__name__ if error.__cause__ else "rebuild pending"
             log.warning("api.unavailable", cause=cause)
-        return _rendered(error)
+        return _error_response(error)
     except TimeoutError:
         log.warning("api.unavailable", cause="timeout")
-        return _rendered(errors.unavailable())
+        return _error_response(errors.unavailable())
 
 
-def _rendered(error: ApiError) -> Response:
+def _error_response(error: ApiError) -> Response:
     return json_response(error.status, error.body(), error.headers)

@@ -1,4 +1,4 @@
-"""Every error that the API answers with: status, code, message (docs/reference/api.md#errors)."""
+"""Every error response of the API: status, code and message (docs/reference/api.md#errors)."""
 
 from dataclasses import dataclass, field
 
@@ -13,15 +13,15 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The `error` of an error answer."""
+    """The `error` of an error response."""
 
     code: str
     message: str
     details: list[ErrorDetail] | None = None
 
 
-class ErrorAnswer(BaseModel):
-    """The body of every answer that is not a success."""
+class ErrorResponse(BaseModel):
+    """The body of every response that is not a success."""
 
     success: bool = False
     error: ErrorBody
@@ -29,7 +29,7 @@ class ErrorAnswer(BaseModel):
 
 @dataclass
 class ApiError(Exception):
-    """An answer that is not a success; raised where it is found, rendered in one place."""
+    """An error response. Handlers raise it, and the application sends it."""
 
     status: int
     code: str
@@ -38,63 +38,68 @@ class ApiError(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> bytes:
-        """Return the JSON of the answer."""
-        answer = ErrorAnswer(error=ErrorBody(code=self.code, message=self.message, details=self.details))
-        return answer.model_dump_json(exclude_none=True).encode()
+        """Return the response's body as JSON."""
+        response = ErrorResponse(error=ErrorBody(code=self.code, message=self.message, details=self.details))
+        return response.model_dump_json(exclude_none=True).encode()
 
 
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 def not_found() -> ApiError:
-    """Return the answer for an unknown path."""
+    """Return the error for an unknown path."""
     return ApiError(404, "NOT_FOUND", "No such path; see /openapi.json.")
 
 
 def no_such_project() -> ApiError:
-    """Return the answer for a project that the key's tenant does not have, whether or not another tenant does."""
+    """Return the error for a project that the key's tenant does not have, whether or not another tenant has it."""
     return ApiError(404, "NOT_FOUND", "No such project in your tenant.")
 
 
 def method_not_allowed(allow: str) -> ApiError:
-    """Return the answer for a known path with a method it does not have."""
-    return ApiError(405, "METHOD_NOT_ALLOWED", f"This path answers {allow} only.", headers={"Allow": allow})
+    """Return the error for a method that a path does not have."""
+    return ApiError(405, "METHOD_NOT_ALLOWED", f"This path allows only {allow}.", headers={"Allow": allow})
 
 
 def unauthorized(message: str, code: str = "UNAUTHORIZED") -> ApiError:
-    """Return the answer for a key that is missing, malformed, unknown, revoked or expired."""
+    """Return the error for a key that is missing, malformed, unknown, revoked or expired."""
     return ApiError(401, code, message, headers=dict(_CHALLENGE))
 
 
 def forbidden(code: str, message: str) -> ApiError:
-    """Return the answer for a good key that may not do this."""
+    """Return the error for a valid key that does not permit the request."""
     return ApiError(403, code, message)
 
 
 def invalid(parameter: str, message: str) -> ApiError:
-    """Return the answer for a parameter or header whose value is not allowed."""
+    """Return the error for an invalid parameter or header."""
     return ApiError(
         400, "VALIDATION_ERROR", f"{parameter}: {message}", [ErrorDetail(parameter=parameter, message=message)]
     )
 
 
 def missing_project_id() -> ApiError:
-    """Return the answer for an organisation key that does not say which project."""
-    message = "An organisation key needs the header X-Project-Id here."
+    """Return the error for a request with an organisation key that names no project."""
+    message = "With an organisation key, this path needs the header X-Project-Id."
     return ApiError(400, "MISSING_PROJECT_ID", message, [ErrorDetail(parameter="X-Project-Id", message=message)])
 
 
 def unavailable() -> ApiError:
-    """Return the answer for a check or a read that cannot be made now."""
-    return ApiError(503, "UNAVAILABLE", "The store cannot be reached; try again.", headers={"Retry-After": "1"})
+    """Return the error for a request that cannot be answered while the database is away."""
+    return ApiError(503, "UNAVAILABLE", "The database cannot be reached; try again.", headers={"Retry-After": "1"})
 
 
-def not_filled() -> ApiError:
-    """Return the answer while a rebuild has not given the tenant all that a read needs."""
-    message = "This read is still being filled from your tenant's events; try again later."
+def rebuild_pending() -> ApiError:
+    """Return the error while a rebuild has not yet given the tenant rows in every read model that a read needs."""
+    message = "This read is not ready: it is being rebuilt from your tenant's events; try again later."
     return ApiError(503, "UNAVAILABLE", message, headers={"Retry-After": "30"})
 
 
 def not_implemented(message: str) -> ApiError:
-    """Return the answer for a part of the API that is not implemented (docs/reference/api.md#x-min-position)."""
+    """Return the error for a part of the API that is not implemented (docs/reference/api.md#x-min-position)."""
     return ApiError(501, "NOT_IMPLEMENTED", message)
+
+
+def internal_error() -> ApiError:
+    """Return the error for a bug in the API."""
+    return ApiError(500, "INTERNAL_ERROR", "An internal error occurred.")

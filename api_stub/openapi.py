@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of what exists, made from the models of the answers and the table of errors."""
+"""The OpenAPI 3.1 document, generated from the registry of reads, the response models and the errors."""
 
 from functools import cache
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api_stub.errors import ErrorAnswer
-from api_stub.routes.read import OpenApi
+from api_stub.errors import ErrorResponse
+from api_stub.routes.read import OpenApiOperation
 from api_stub.routes.registry import READS
 
 VERSION = "1.0.0"
@@ -19,18 +19,18 @@ _READ_ERRORS = {
     "403": "The key may not do this: `SECRET_KEY_REQUIRED`, `FORBIDDEN` or `WRONG_PROJECT`.",
     "404": "No such project in the key's tenant (`NOT_FOUND`).",
     "405": "The path answers GET and HEAD only (`METHOD_NOT_ALLOWED`).",
-    "503": "The store cannot be reached (`UNAVAILABLE`).",
+    "503": "The database cannot be reached, or a rebuild is pending (`UNAVAILABLE`).",
 }
 
 
 @cache
 def document() -> dict[str, Any]:
     """Return the document; its paths are the reads of the registry and the operations endpoints."""
-    models: list[type[BaseModel]] = [*(read.openapi.response for read in READS), ErrorAnswer]
+    models: list[type[BaseModel]] = [*(read.openapi.response for read in READS), ErrorResponse]
     refs, definitions = models_json_schema(
         [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
     )
-    error = refs[ErrorAnswer, "serialization"]
+    error = refs[ErrorResponse, "serialization"]
     reads = {
         read.path: {"get": _read(read.openapi, refs[read.openapi.response, "serialization"], error)} for read in READS
     }
@@ -45,11 +45,11 @@ def document() -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "paths": {
             **reads,
-            "/healthz": {"get": _plain("health", "The process is alive.", failing=False)},
-            "/readyz": {"get": _plain("readiness", "This process can answer reads.", failing=True)},
-            "/healthz/projector": {"get": _plain("projectorHealth", "Events reach the read models.", failing=True)},
+            "/healthz": {"get": _json_endpoint("health", "The process is alive.")},
+            "/readyz": {"get": _health_check("readiness", "This process can answer reads.")},
+            "/healthz/projector": {"get": _health_check("projectorHealth", "Events reach the read models.")},
             "/metrics": {"get": _metrics()},
-            "/openapi.json": {"get": _plain("openapi", "This document.", failing=False)},
+            "/openapi.json": {"get": _json_endpoint("openapi", "This document.")},
         },
         "components": {
             "schemas": definitions["$defs"],
@@ -58,36 +58,46 @@ def document() -> dict[str, Any]:
     }
 
 
-def _read(openapi: OpenApi, answer: dict[str, Any], error: dict[str, Any]) -> dict[str, Any]:
+def _read(operation: OpenApiOperation, response: dict[str, Any], error: dict[str, Any]) -> dict[str, Any]:
     return {
-        "operationId": openapi.operation_id,
-        "summary": openapi.summary,
+        "operationId": operation.operation_id,
+        "summary": operation.summary,
         "security": [{"key": []}],
-        "parameters": list(openapi.parameters),
-        "responses": {"200": _json(openapi.description, answer), **_errors(error)},
+        "parameters": list(operation.parameters),
+        "responses": {"200": _json(operation.response_description, response), **_errors(error)},
     }
 
 
 def _errors(schema: dict[str, Any]) -> dict[str, Any]:
-    answers = {status: _json(description, schema) for status, description in _READ_ERRORS.items()}
-    answers["401"]["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
-    answers["405"]["headers"] = {"Allow": {"schema": {"type": "string"}}}
-    answers["503"]["headers"] = {"Retry-After": {"schema": {"type": "string"}}}
-    return answers
+    responses = {status: _json(description, schema) for status, description in _READ_ERRORS.items()}
+    responses["401"]["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
+    responses["405"]["headers"] = {"Allow": {"schema": {"type": "string"}}}
+    responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "string"}}}
+    return responses
 
 
-def _plain(operation_id: str, summary: str, *, failing: bool) -> dict[str, Any]:
+def _json_endpoint(operation_id: str, summary: str) -> dict[str, Any]:
     responses = {"200": _json("Yes.", {"type": "object"})}
-    if failing:
-        responses["503"] = _json("No: `problems` names each check that fails.", {"type": "object"})
     return {"operationId": operation_id, "summary": summary, "responses": responses}
+
+
+def _health_check(operation_id: str, summary: str) -> dict[str, Any]:
+    endpoint = _json_endpoint(operation_id, summary)
+    endpoint["responses"]["503"] = _json("No: `problems` names each check that fails.", {"type": "object"})
+    return endpoint
 
 
 def _metrics() -> dict[str, Any]:
     text = {"text/plain": {"schema": {"type": "string"}}}
-    answer = {"description": "Every metric that can be read now; `projector_up` says what cannot.", "content": text}
-    summary = "What Prometheus scrapes, in its text format."
-    return {"operationId": "metrics", "summary": summary, "responses": {"200": answer}}
+    response = {
+        "description": "Every metric that can be read now; `projector_up` shows which servers could be read.",
+        "content": text,
+    }
+    return {
+        "operationId": "metrics",
+        "summary": "Metrics in the text format of Prometheus.",
+        "responses": {"200": response},
+    }
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The handlers for those who run the API (docs/reference/api.md#operations)."""
+"""Handlers of the operations endpoints: health checks, metrics, OpenAPI (docs/reference/api.md#operations)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api_stub.lookups.coalesce import WAIT_S, Coalescer
-from api_stub.lookups.lookup import in_thread
+from api_stub.lookups.coalesce import QUERY_TIMEOUT_S, Coalescer
+from api_stub.lookups.threads import run_in_thread
 from api_stub.openapi import document
 from api_stub.responses import json_response
 from projections import schema
@@ -23,7 +23,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a check found: `obstacles` make it fail; `omissions` are worth knowing, and make nothing fail."""
+    """The result of a health check. Errors make it fail; warnings only degrade it."""
 
     errors: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -31,52 +31,52 @@ class Health:
 
 @dataclass(frozen=True)
 class Operations:
-    """The handlers of the operations endpoints. Checks asked for at the same time share one run.
+    """The handlers of the operations endpoints. Concurrent requests for a check share one run.
 
-    `scrape` returns what GET /metrics answers, as Prometheus's text; it must neither raise nor wait for long.
+    `scrape` returns the body of GET /metrics. It must not raise, and must return within seconds.
     """
 
-    reading: Coalescer[None, Health]
+    readiness: Coalescer[None, Health]
     projector_health: Coalescer[None, Health]
     scrape: Callable[[], Awaitable[bytes]]
 
     @classmethod
-    def on(
+    def create(
         cls,
         engine: Engine,
         executor: Executor,
         projector_health: Callable[[], Health],
         scrape: Callable[[], Awaitable[bytes]],
     ) -> "Operations":
-        """Return the handlers over a database, a check of the projector, and its metrics."""
+        """Return the handlers. The checks run on the executor."""
         return cls(
-            Coalescer(partial(in_thread, executor, lambda _: {None: _reading(engine)})),
-            Coalescer(partial(in_thread, executor, lambda _: {None: projector_health()})),
+            Coalescer(partial(run_in_thread, executor, lambda _: {None: _readiness(engine)})),
+            Coalescer(partial(run_in_thread, executor, lambda _: {None: projector_health()})),
             scrape,
         )
 
     async def healthz(self, _request: Request) -> Response:
-        """GET /healthz: this process is alive."""
+        """GET /healthz: the process is alive."""
         return json_response(200, b'{"status":"ok"}')
 
     async def readyz(self, _request: Request) -> Response:
         """GET /readyz: this process can answer reads."""
-        return await _health(self.reading)
+        return await _health_response(self.readiness)
 
     async def projector(self, _request: Request) -> Response:
         """GET /healthz/projector: events reach the read models."""
-        return await _health(self.projector_health)
+        return await _health_response(self.projector_health)
 
     async def metrics(self, _request: Request) -> Response:
-        """GET /metrics: what Prometheus scrapes."""
+        """GET /metrics: metrics in Prometheus's text format."""
         return Response(await self.scrape(), media_type=METRICS_TYPE)
 
     async def openapi(self, _request: Request) -> Response:
-        """GET /openapi.json."""
+        """GET /openapi.json: the OpenAPI document."""
         return json_response(200, to_json(document()))
 
 
-def _reading(engine: Engine) -> Health:
+def _readiness(engine: Engine) -> Health:
     try:
         with engine.connect() as connection:
             schema.check(connection)
@@ -87,11 +87,11 @@ def _reading(engine: Engine) -> Health:
     return Health()
 
 
-async def _health(check: Coalescer[None, Health]) -> Response:
+async def _health_response(check: Coalescer[None, Health]) -> Response:
     try:
-        found = await check.get(None) or Health()
+        health = await check.get(None) or Health()
     except TimeoutError:
-        found = Health([f"no answer to this check within {WAIT_S:g} s"])
-    status = "failing" if found.errors else "degraded" if found.warnings else "ok"
-    body = {"status": status, "problems": [*found.errors, *found.warnings]}
-    return json_response(503 if found.errors else 200, to_json(body))
+        health = Health([f"no answer to this check within {QUERY_TIMEOUT_S:g} s"])
+    status = "failing" if health.errors else "degraded" if health.warnings else "ok"
+    body = {"status": status, "problems": [*health.errors, *health.warnings]}
+    return json_response(503 if health.errors else 200, to_json(body))

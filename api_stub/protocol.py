@@ -1,4 +1,7 @@
-"""uvicorn's HTTP protocol, with one system call an answer instead of two."""
+"""uvicorn's HTTP protocol, with one system call per response instead of two.
+
+See docs/decisions/0038-a-lean-http-layer.md.
+"""
 
 import asyncio
 from typing import Any
@@ -6,57 +9,57 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class AnswersInOnePiece(HttpToolsProtocol):
-    """Sends the head of an answer together with its body: handing bytes to the kernel costs more than making them."""
+class CorkedProtocol(HttpToolsProtocol):
+    """Sends the head and the body of a response together."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin with a new connection."""
-        self._answers = OncePerTurn(transport)
-        super().connection_made(self._answers)
+        """Start on a new connection."""
+        self._corked = CorkedTransport(transport)
+        super().connection_made(self._corked)
 
     def eof_received(self) -> None:
-        """Send what is answered already: the event loop closes once the other side sends no more."""
-        self._answers.flush()
+        """Send what is buffered: the event loop closes the connection once the client has closed its side."""
+        self._corked.flush()
 
 
-class OncePerTurn(asyncio.Transport):
-    """A transport that keeps what is written to it until the event loop's turn is over, and then sends all of it."""
+class CorkedTransport(asyncio.Transport):
+    """A transport that buffers writes until the current iteration of the event loop ends, then sends them at once."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
         self._transport = transport
-        self._kept: list[Any] = []
+        self._buffer: list[Any] = []
         self._loop = asyncio.get_running_loop()
 
     def write(self, data: Any) -> None:
-        """Send bytes when the turn is over."""
-        if not self._kept:
+        """Send bytes at the end of the current iteration."""
+        if not self._buffer:
             self._loop.call_soon(self.flush)
-        self._kept.append(data)
+        self._buffer.append(data)
 
     def close(self) -> None:
-        """Send what was kept, and close."""
+        """Send what is buffered, then close."""
         self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Return whether it is closing or closed."""
+        """Return whether the transport is closing or closed."""
         return self._transport.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the transport knows by a name."""
+        """Return information about the connection."""
         return self._transport.get_extra_info(name, default)
 
     def pause_reading(self) -> None:
-        """Take no more from the other side for now."""
+        """Stop reading from the client."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take from the other side again."""
+        """Read from the client again."""
         self._transport.resume_reading()
 
     def flush(self) -> None:
-        """Send what was kept; to a connection that is gone nothing."""
-        kept, self._kept = self._kept, []
-        if kept and not self._transport.is_closing():
-            self._transport.writelines(kept)
+        """Send what is buffered, unless the connection is closing."""
+        buffer, self._buffer = self._buffer, []
+        if buffer and not self._transport.is_closing():
+            self._transport.writelines(buffer)

@@ -1,4 +1,4 @@
-"""What this process's API has done: requests by route and status, and how long each took."""
+"""Request metrics of this API process: the latencies of requests by route and status."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
@@ -6,41 +6,41 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-TEMPLATE = "template"  # where an application leaves in a request's scope which route answers it
+LATENCY_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROUTE_TEMPLATE = "template"  # the key in an ASGI scope at which the application stores the route's path template
 NO_ROUTE = "none"
 
 
 @dataclass(slots=True)
-class Timing:
-    """How many requests took up to each of BOUNDS_S, and longer than the one before it; the last took longer still."""
+class LatencyHistogram:
+    """Request counts by latency: one bucket for each of LATENCY_BOUNDS_S, and one for longer requests."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     sum_s: float = 0.0
 
-    def add(self, took_s: float) -> None:
+    def add(self, latency_s: float) -> None:
         """Count a request."""
-        self.counts[bisect_left(BOUNDS_S, took_s)] += 1
-        self.sum_s += took_s
+        self.counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
+        self.sum_s += latency_s
 
 
-class Meter:
-    """Times requests by route template and status, of which there are few, whatever is asked for.
+class RequestMetrics:
+    """Measures requests by route template and status. Unknown paths share one label, so labels are few.
 
-    For one event loop, which never takes two steps at once; so nothing is locked.
+    Only one event loop may use it, so it needs no lock.
     """
 
     def __init__(self) -> None:
-        self.timings: dict[tuple[str, int], Timing] = {}
+        self.histograms: dict[tuple[str, int], LatencyHistogram] = {}
 
-    def on(self, app: ASGIApp) -> ASGIApp:
-        """Return an application that answers as `app` does, and times its requests by the template that `app` names."""
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that behaves like `app` and measures its requests."""
 
-        async def metered(scope: Scope, receive: Receive, send: Send) -> None:
+        async def measured(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            status = 500  # what the server answers where the application does not
+            status = 500  # the server's response if the application sends none
 
             async def note_status(message: Message) -> None:
                 nonlocal status
@@ -52,12 +52,12 @@ class Meter:
             try:
                 await app(scope, receive, note_status)
             finally:
-                self._timing(scope.get(TEMPLATE, NO_ROUTE), status).add(perf_counter() - began_s)
+                self._histogram(scope.get(ROUTE_TEMPLATE, NO_ROUTE), status).add(perf_counter() - began_s)
 
-        return metered
+        return measured
 
-    def _timing(self, route: str, status: int) -> Timing:
-        timing = self.timings.get((route, status))
-        if timing is None:
-            timing = self.timings[route, status] = Timing()
-        return timing
+    def _histogram(self, route: str, status: int) -> LatencyHistogram:
+        histogram = self.histograms.get((route, status))
+        if histogram is None:
+            histogram = self.histograms[route, status] = LatencyHistogram()
+        return histogram

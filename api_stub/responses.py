@@ -1,4 +1,4 @@
-"""Responses: JSON bodies, and the models that every success shares."""
+"""Responses: JSON bodies, and the base models of all successful responses."""
 
 from collections.abc import Mapping
 from typing import Generic, Literal, TypeVar
@@ -24,5 +24,5 @@ class Success(ResponseModel, Generic[T]):
 
 
 def json_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a response whose body is JSON already."""
+    """Return a response whose body is encoded JSON."""
     return Response(body, status, headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Settings of the API: where it listens, and how long it may trust a key."""
+"""Settings of the API: its addresses, and how long it caches keys."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ _PORT = "a port from 0 to 65535"
 
 
 class ApiSettings(Settings):
-    """Where the API and its operations endpoints listen; those are beside the API unless OPS_PORT is set."""
+    """Addresses of the API and of its operations endpoints, which are beside the API unless OPS_PORT is set."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -57,6 +57,6 @@ class ApiSettings(Settings):
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where to listen: the API first, the operations endpoints last, which may be the same."""
+        """The addresses to listen on: the API first, the operations endpoints last. It may be one address for both."""
         api = (self.host, self.port)
         return [api] if self.ops_port is None else [api, (self.ops_host or self.host, self.ops_port)]

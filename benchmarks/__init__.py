@@ -1,1 +1,1 @@
-"""Measurements, never assertions: `make bench`. docs/reference/benchmarks.md says what each row means."""
+"""The benchmarks, run by `make bench` (docs/reference/benchmarks.md)."""

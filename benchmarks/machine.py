@@ -1,4 +1,4 @@
-"""The machine a run was made on, and how busy it was: a ratio is worth what its noise leaves of it."""
+"""Describes the machine of a run, and measures how busy it is."""
 
 import os
 import platform
@@ -12,14 +12,14 @@ from typing import Any
 import psutil
 import psycopg
 
-from benchmarks.place import Place
+from benchmarks.sandbox import Sandbox
 
 
-def describe(place: Place) -> dict[str, Any]:
-    """Return cores, CPU, versions, load now and the share of a core that others use while we do nothing."""
-    with psycopg.connect(place.postgres.url()) as connection:
+def describe(sandbox: Sandbox) -> dict[str, Any]:
+    """Return the cores, CPU, versions, and the load of other processes before the benchmark starts."""
+    with psycopg.connect(sandbox.postgres.url()) as connection:
         postgres = connection.info.parameter_status("server_version")
-    redis = place.redis.ask("INFO", "server")
+    redis = sandbox.redis.command("INFO", "server")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
@@ -31,28 +31,28 @@ def describe(place: Place) -> dict[str, Any]:
         "postgresql": postgres,
         "redis": redis.get("valkey_version") or redis["redis_version"],
         "packages": {name: version(name) for name in ("psycopg", "pydantic", "redis", "rq", "sqlalchemy", "uvicorn")},
-        "fsync_ms": round(_fsync_ms(place.directory), 3),
+        "fsync_ms": round(_fsync_ms(sandbox.directory), 3),
         "load_average": [round(load, 2) for load in psutil.getloadavg()],
         "cores_busy_with_others": round(busy_cores(1.0), 2),
     }
 
 
 def busy_cores(during_s: float) -> float:
-    """Return how many cores were busy on average over a time in which we sleep."""
+    """Return the average number of busy cores while this process sleeps."""
     clock = CpuClock()
     time.sleep(during_s)
     return clock.busy_cores()
 
 
 class CpuClock:
-    """How many cores were busy since it was made, with whatever ran on the machine."""
+    """Measures the number of busy cores since its creation, over all processes of the machine."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._busy_s = _busy_s()
 
     def busy_cores(self) -> float:
-        """Return the cores that were busy, on average."""
+        """Return the average number of busy cores."""
         return (_busy_s() - self._busy_s) / (time.perf_counter() - self._started)
 
 
@@ -62,7 +62,7 @@ def _busy_s() -> float:
 
 
 def _fsync_ms(directory: Path) -> float:
-    """Return what a small write with fsync costs here: the floor of every durable commit."""
+    """Return the duration of a small write with fsync, the minimum for a durable commit."""
     with (directory / "fsync").open("wb", buffering=0) as file:
         took = []
         for _ in range(50):
@@ -74,7 +74,7 @@ def _fsync_ms(directory: Path) -> float:
 
 
 def _python_ms() -> float:
-    """Return what some work takes this interpreter: one built without optimisations needs a third more."""
+    """Return the duration of a fixed piece of work. A Python built without optimisations needs a third more."""
     return min(timeit.repeat("sum(i * i for i in range(100_000))", number=1, repeat=20)) * 1000
 
 

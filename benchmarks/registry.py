@@ -1,4 +1,4 @@
-"""The rows of the benchmark, in the order in which they are measured and shown. A new row is a file and a line."""
+"""The registry of rows, in the order in which they are measured. A new row is one file and one line here."""
 
 from benchmarks.row import Row
 from benchmarks.rows import append, drain, freshness, full_log, history, memory, reads, rebuild, skew, sqlite

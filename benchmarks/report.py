@@ -1,4 +1,4 @@
-"""What is shown and kept of a run: two tables and a JSON document."""
+"""The report of a run: two tables and a JSON document."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Judged, Result
+from benchmarks.results import GoalResult, Result
 from cli.output import stdout, table
 
 
 def show(machine: dict[str, Any], results: Sequence[Result]) -> None:
-    """Print the machine, the goals, and the medians of all that was measured."""
+    """Print the machine, the goals and the medians."""
     console: Console = stdout()
     for name, value in machine.items():
         console.print(f"{name}: {value}", highlight=False)
@@ -19,37 +19,37 @@ def show(machine: dict[str, Any], results: Sequence[Result]) -> None:
 
 
 def goals(results: Sequence[Result]) -> Table:
-    """Return a table of the goals, each as the ratio of medians with the spread of single rounds."""
+    """Return a table of the goals: the ratio of the medians, and the range over single rounds."""
     headers = ("row", "measured", "beside", "figure", "is", "goal (stretch)", "", "rounds from … to")
     rows = [
         (
             result.row.name,
-            each.goal.who,
-            each.goal.to or "",
+            each.goal.contestant,
+            each.goal.reference or "",
             each.goal.figure,
-            _number(each.value) + (" ×" if each.goal.to else ""),
+            _number(each.value) + (" ×" if each.goal.reference else ""),
             each.goal.wanted,
             "met" if each.met else "MISSED",
             f"{_number(each.least)} … {_number(each.greatest)}",
         )
         for result in results
-        for each in result.judged()
+        for each in result.goal_results()
     ]
     return table("Goals", headers, rows, left=4)
 
 
 def medians(results: Sequence[Result]) -> Table:
-    """Return a table of every figure's median over its runs."""
+    """Return a table of the median of every figure."""
     rows = [
-        (result.row.name, who, ", ".join(f"{_number(result.median(who, figure))} {figure}" for figure in runs[0]))
+        (result.row.name, name, ", ".join(f"{_number(result.median(name, figure))} {figure}" for figure in runs[0]))
         for result in results
-        for who, runs in result.runs.items()
+        for name, runs in result.runs.items()
     ]
     return table("Medians", ("row", "measured", "figures"), rows, left=3)
 
 
 def document(machine: dict[str, Any], size: str, results: Sequence[Result]) -> dict[str, Any]:
-    """Return everything that was measured, every run of it, for machines."""
+    """Return all figures of all runs as a JSON document."""
     return {"machine": machine, "size": size, "rows": [_row(result) for result in results]}
 
 
@@ -57,17 +57,17 @@ def _row(result: Result) -> dict[str, Any]:
     return {
         "name": result.row.name,
         "title": result.row.title,
-        "goals": [_goal(each) for each in result.judged()],
-        "runs": {who: list(runs) for who, runs in result.runs.items()},
+        "goals": [_goal(each) for each in result.goal_results()],
+        "runs": {contestant: list(runs) for contestant, runs in result.runs.items()},
     }
 
 
-def _goal(each: Judged) -> dict[str, Any]:
+def _goal(each: GoalResult) -> dict[str, Any]:
     goal = each.goal
     return {
         "figure": goal.figure,
-        "measured": goal.who,
-        "beside": goal.to,
+        "measured": goal.contestant,
+        "beside": goal.reference,
         "value": each.value,
         "least": each.least,
         "greatest": each.greatest,

@@ -1,4 +1,4 @@
-"""The arithmetic: runs in turn, medians, percentiles by sorting."""
+"""Results: runs the contestants in turn, and computes medians, ratios and percentiles."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from benchmarks.row import Contestants, Figures, Goal, Row
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A goal, the median it was held against, and the least and greatest that any one round gave."""
+class GoalResult:
+    """A goal, the measured value, and the least and greatest value of a single round."""
 
     goal: Goal
     value: float
@@ -19,38 +19,41 @@ class Judged:
 
     @property
     def met(self) -> bool:
-        """Whether the median meets the goal."""
+        """Whether the value meets the goal."""
         return self.goal.is_met_by(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a row gave: each contestant's figures, run by run."""
+    """The result of a row: the figures of each contestant, run by run."""
 
     row: Row
     runs: Mapping[str, Sequence[Figures]]
 
-    def median(self, who: str, figure: str) -> float:
+    def median(self, contestant: str, figure: str) -> float:
         """Return the median of a contestant's figure over its runs."""
-        return median(run[figure] for run in self.runs[who])
+        return median(self._values(contestant, figure))
 
-    def judged(self) -> Iterator[Judged]:
-        """Yield each goal with the ratio of the medians, and the spread of the ratios of single rounds."""
+    def goal_results(self) -> Iterator[GoalResult]:
+        """Yield the result of each goal: the ratio of the medians, and the range of the ratios of single rounds."""
         for goal in self.row.goals:
-            mine = [run[goal.figure] for run in self.runs[goal.who]]
-            other = [run[goal.figure] for run in self.runs[goal.to]] if goal.to else [1.0] * len(mine)
-            ratios = [one / two for one, two in zip(mine, other, strict=True)]
-            yield Judged(goal, median(mine) / median(other), min(ratios), max(ratios))
+            values = self._values(goal.contestant, goal.figure)
+            references = self._values(goal.reference, goal.figure) if goal.reference else [1.0] * len(values)
+            ratios = [value / reference for value, reference in zip(values, references, strict=True)]
+            yield GoalResult(goal, median(values) / median(references), min(ratios), max(ratios))
+
+    def _values(self, contestant: str, figure: str) -> list[float]:
+        return [run[figure] for run in self.runs[contestant]]
 
 
-def in_turn(contestants: Contestants, rounds: int) -> Iterator[tuple[str, Figures]]:
-    """Run the contestants A B A B …, so that what slows the machine for a while slows all of them."""
+def run_interleaved(contestants: Contestants, rounds: int) -> Iterator[tuple[str, Figures]]:
+    """Run the contestants in turn (A B A B …), so that a slow phase of the machine affects all of them."""
     for _ in range(rounds):
-        for who, measure in contestants.items():
-            yield who, measure()
+        for contestant, measure in contestants.items():
+            yield contestant, measure()
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest of the values that so many per cent of them do not exceed."""
+    """Return the smallest value that at least `percent` per cent of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)]

@@ -1,32 +1,34 @@
-"""What a row of the benchmark is: a value that says who is measured, and which ratio is the goal."""
+"""The definition of a row of the benchmark: its contestants and its goals."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from benchmarks.place import Place
+from benchmarks.sandbox import Sandbox
 
 Figures: TypeAlias = Mapping[str, float]
-"""What one run of one contestant gave, such as `{"events/s": 31000.0}`."""
-Measure: TypeAlias = Callable[[], Figures]
-Contestants: TypeAlias = Mapping[str, Measure]
+"""The figures of one run of a contestant, such as `{"events/s": 31000.0}`."""
+Measurement: TypeAlias = Callable[[], Figures]
+"""A function that runs a contestant once."""
+Contestants: TypeAlias = Mapping[str, Measurement]
+"""The measurements of a row by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One figure of a contestant, as a ratio to the same figure of another one, or as it is if there is no other."""
+    """A bound for a figure of a contestant, as a ratio to the same figure of `reference`, or as it is without one."""
 
     figure: str
-    who: str
-    to: str | None = None
+    contestant: str
+    reference: str | None = None
     at_least: float | None = None
     at_most: float | None = None
     stretch: float | None = None
 
     @property
     def wanted(self) -> str:
-        """What is asked for, for people."""
+        """The bound as text."""
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         return bound if self.stretch is None else f"{bound} ({self.stretch:g})"
 
@@ -37,16 +39,16 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Contestants that are measured in turn, A B A B, and the goals that their medians are held against.
+    """Contestants that are measured in turn, and the goals for the medians of their figures.
 
-    `contestants` prepares what they need and clears it away afterwards. `rounds` is for what one long run tells best;
-    `finer` for contestants so alike that the machine drifts more than they differ: so many times the rounds, each of
-    them so much shorter.
+    `contestants` is a context manager that prepares and cleans up. `rounds` replaces the size's number of rounds.
+    `rounds_factor` multiplies it, for contestants that differ less than the machine drifts; the contestants should
+    then shorten each round by the same factor.
     """
 
     name: str
     title: str
     goals: tuple[Goal, ...]
-    contestants: Callable[[Place], AbstractContextManager[Contestants]]
+    contestants: Callable[[Sandbox], AbstractContextManager[Contestants]]
     rounds: int | None = None
-    finer: int = 1
+    rounds_factor: int = 1

@@ -1,1 +1,1 @@
-"""The `projector` command: composes the other packages, imported by none of them."""
+"""The `projector` command. It composes the other packages; none of them imports it."""

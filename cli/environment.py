@@ -1,4 +1,4 @@
-"""Where commands find Redis and the database: in the environment, else where `projector up` runs in this folder."""
+"""The environment of commands. A running `projector up` adds the URLs of its servers through a file, `up.env`."""
 
 import os
 import shlex
@@ -9,7 +9,7 @@ UP_ENV = "up.env"
 
 
 def load() -> None:
-    """Fill in the variables that are unset with those of a running `projector up` in the data directory."""
+    """Set the variables that are unset to those of a `projector up` that runs on the data directory."""
     file = data_dir(os.environ) / UP_ENV
     if not file.is_file():
         return
@@ -20,22 +20,19 @@ def load() -> None:
 
 
 def write(variables: Mapping[str, str], directory: Path) -> None:
-    """Leave variables in `directory` for `load`, and for a shell to source; nobody else may read them."""
-    file = directory / UP_ENV
-    lines = [
-        "# Written by `projector up`; gone when it ends.",
-        *(f"{n}={shlex.quote(v)}" for n, v in variables.items()),
-    ]
-    write_secret(file, "\n".join(lines) + "\n")
+    """Write variables to `up.env` in `directory`, for `load` and for shells. Only the owner can read the file."""
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines = ["# Written by `projector up`; removed when it stops.", *assignments]
+    write_secret(directory / UP_ENV, "\n".join(lines) + "\n")
 
 
 def write_secret(file: Path, text: str) -> None:
-    """Write a file that nobody but its owner may read, not even for a moment."""
+    """Write a file that only its owner can read, from the moment it exists."""
     file.unlink(missing_ok=True)
     file.touch(mode=0o600, exist_ok=False)
     file.write_text(text)
 
 
 def data_dir(environ: Mapping[str, str]) -> Path:
-    """Return the directory of everything that is kept on this machine."""
+    """Return the directory for the data of this machine: PROJECTOR_DATA_DIR, or `var`."""
     return Path(environ.get("PROJECTOR_DATA_DIR") or "var").resolve()

@@ -1,4 +1,4 @@
-"""The `projector` command and how its errors are told."""
+"""The `projector` command, and how it reports errors."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ from projections.errors import ProjectionsError
 from workers import logs
 from workers.errors import WorkersError
 
-# Where each command is; its function has its name.
+# The module of each command. It defines a function with the command's name.
 MODULES = {
     "api": "cli.commands.api",
     "append": "cli.commands.append",
     "contract": "cli.commands.contract",
     "dead-letters": "cli.commands.dead_letters",
-    "demo-traffic": "cli.local.demo",
-    "dispatcher": "cli.commands.processes",
+    "demo-traffic": "cli.commands.demo_traffic",
+    "dispatcher": "cli.commands.dispatcher",
     "doctor": "cli.commands.doctor",
     "keys": "cli.commands.keys",
     "migrate": "cli.commands.migrate",
@@ -30,17 +30,19 @@ MODULES = {
     "status": "cli.commands.status",
     "up": "cli.commands.up",
     "verify": "cli.commands.verify",
-    "worker": "cli.commands.processes",
+    "worker": "cli.commands.worker",
 }
-_ON_PURPOSE = (CliError, EventStreamError, ProjectionsError, WorkersError)
-_OUTAGES = (RedisError, SQLAlchemyError, OSError)
+EXPECTED_ERRORS = (
+    *(CliError, EventStreamError, ProjectionsError, WorkersError),
+    *(RedisError, SQLAlchemyError, OSError),
+)
 
 
-class OnDemand(Mapping[str, click.Command]):
-    """The commands of `MODULES`, each imported when it is asked for: a worker, say, needs no web server, no Alembic."""
+class LazyCommands(Mapping[str, click.Command]):
+    """The commands of `MODULES`. Each module is imported on first use: a worker needs no web server and no Alembic."""
 
     def __getitem__(self, name: str) -> click.Command:
-        """Return a command; raises KeyError if there is none of this name."""
+        """Return the command with this name. Raises KeyError if there is none."""
         command: click.Command = getattr(import_module(MODULES[name]), name.replace("-", "_"))
         return command
 
@@ -49,23 +51,23 @@ class OnDemand(Mapping[str, click.Command]):
         return iter(MODULES)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of commands."""
         return len(MODULES)
 
 
 @click.group(
-    commands=OnDemand(),
+    commands=LazyCommands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="projector")
-def projector(debug: bool) -> None:  # noqa: ARG001 (read where errors are told)
-    """Event-sourced read models: events in through Redis Streams, two instant reads out over HTTP."""
+def projector(debug: bool) -> None:  # noqa: ARG001 (`run` looks for the option in sys.argv)
+    """Event-sourced read models: events come in through Redis Streams, two fast reads go out over HTTP."""
     logs.configure()
 
 
 def run() -> None:
-    """Run the command; errors are one line on stderr: exit 1 for a problem, 2 for wrong usage."""
+    """Run the command. An error is one line on stderr; the exit status is 2 for wrong usage and 1 for other errors."""
     try:
         projector(standalone_mode=False)
     except click.exceptions.Abort:
@@ -74,21 +76,21 @@ def run() -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _end(error.format_message(), error.exit_code)
+        _exit_with(error.format_message(), error.exit_code)
     except SettingsError as error:
-        _end(str(error), 2)
-    except _ON_PURPOSE + _OUTAGES as error:
+        _exit_with(str(error), 2)
+    except EXPECTED_ERRORS as error:
         if "--debug" in sys.argv:
             raise
-        _end(_one_line(error), 1)
+        _exit_with(_first_line(error), 1)
 
 
-def _end(message: str, code: int) -> None:
+def _exit_with(message: str, code: int) -> None:
     click.echo(f"projector: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
-def _one_line(error: Exception) -> str:
-    # What drivers say may hold a statement and its parameters behind the first line.
-    text = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def _first_line(error: Exception) -> str:
+    # The further lines of a driver's error may hold a statement and its parameters.
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""How commands speak: tables and colours to a person, plain text to a pipe, JSON to a machine."""
+"""The output of commands: tables and colours on a terminal, plain text in a pipe, JSON on request."""
 
 import json
 import sys
@@ -15,17 +15,17 @@ PLAIN_WIDTH = 240
 
 
 class CliError(Exception):
-    """A command cannot do what it was asked to; the message says why and what to do."""
+    """A command cannot do its work. The message says why and what to do."""
 
 
 def stdout() -> Console:
-    """Return a console for results."""
+    """Return a console for results on stdout."""
     return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
 
 
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> Table:
-    """Return a table whose first `left` columns are text and the others numbers."""
-    made = Table(
+    """Return a table. The first `left` columns are aligned to the left, the others to the right."""
+    result = Table(
         title=title,
         title_justify="left",
         title_style="bold cyan",
@@ -36,26 +36,26 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], lef
         min_width=len(title),
     )
     for index, header in enumerate(headers):
-        made.add_column(header, justify="left" if index < left else "right", overflow="fold")
+        result.add_column(header, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    return made
-
-
-def _cell(value: object) -> Text:
-    """Return a value as text, never as markup: what producers wrote is shown unchanged."""
-    if isinstance(value, Text):
-        return value
-    return Text(f"{value:,}" if isinstance(value, int) else str(value))
+        result.add_row(*(_cell(value) for value in row))
+    return result
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar on stderr; in a pipe it shows nothing."""
+    """Return a progress bar on stderr. It shows nothing if stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), *Progress.get_default_columns())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_json(value: Any) -> None:
-    """Print a result for a machine."""
+    """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _cell(value: object) -> Text:
+    """Return a value as text. Rich's markup is not interpreted, because producers may have written the value."""
+    if isinstance(value, Text):
+        return value
+    return Text(f"{value:,}" if isinstance(value, int) else str(value))

@@ -1,7 +1,7 @@
-"""Write the generated parts of the reference pages again: `make docs`.
+"""Updates the generated parts of the reference pages: `make docs`.
 
-A page marks each generated part with `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
-A test checks that the pages in the repository are what this script writes.
+A page marks a generated part with `<!-- generated: NAME -->` and `<!-- end -->`. The rest is written by hand. A test
+checks that the pages in the repository are up to date.
 """
 
 import json
@@ -16,30 +16,31 @@ from pydantic.fields import FieldInfo
 from api_stub.settings import ApiSettings
 from cli.main import projector
 from event_stream.documents.json_schema import event_schema, example_event
-from event_stream.event_types import TENANT_LEVEL, TYPES
+from event_stream.events.event_types import TENANT_LEVEL, TYPES
 from event_stream.settings import Settings, StreamSettings
+from monitoring.catalogue import METRICS
 from projections.settings import DatabaseSettings
 from workers.settings import RedisSettings
 
 REFERENCE = Path(__file__).parent / "reference"
-PAGES = [REFERENCE / name for name in ("commands.md", "events.md", "settings.md")]
+PAGES = [REFERENCE / name for name in ("commands.md", "events.md", "metrics.md", "settings.md")]
 _PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HELP_WIDTH = 100
 _PATTERN_WORDS = {"^[a-z0-9-]{1,100}$": "1 to 100 of `a`–`z`, `0`–`9` and `-`"}
 
 
 def generated(page: str) -> str:
-    """Return the text of a page with its generated parts made anew."""
-    return _PART.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n{found[3]}", page)
+    """Return the text of a page with its generated parts updated."""
+    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", page)
 
 
 def event_types() -> str:
-    """Return a section for each event type: what it means, its members and an example."""
+    """Return a section for each event type: its meaning, its members and an example."""
     return "\n".join(_event_type(type_) for type_ in TYPES)
 
 
 def settings_table(*models: type[Settings]) -> Callable[[], str]:
-    """Return the function that makes the table of the variables of some settings."""
+    """Return the function that renders the table of the variables of some settings models."""
     rows = [
         (f"`{field.alias}`", _default(field), str(field.description), str(field.title))
         for model in models
@@ -52,6 +53,15 @@ def commands() -> str:
     """Return a section for each command, with the text of its `--help`."""
     root = click.Context(projector, info_name="projector", **projector.context_settings)
     return "\n".join(_command(context) for context in _contexts(root))
+
+
+def metrics() -> str:
+    """Return the table of all metrics."""
+    rows = [
+        (f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
+        for metric in METRICS
+    ]
+    return _table(("metric", "type", "labels", "meaning"), rows)
 
 
 def _event_type(type_: str) -> str:
@@ -118,6 +128,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "api-settings": settings_table(ApiSettings),
     "server-settings": settings_table(RedisSettings, DatabaseSettings),
     "commands": commands,
+    "metrics": metrics,
 }
 
 

@@ -1,10 +1,11 @@
-"""What a fact is and how it travels: all that a producer imports (redis and pydantic; no SQL, no RQ)."""
+"""The event format and the streams that carry events. Producers import this package, which needs redis and pydantic."""
 
-from event_stream.entries import Position
-from event_stream.envelope import InvalidEventError, Reason
-from event_stream.errors import EventStreamError
-from event_stream.producer import BacklogFullError, Producer, WaitTimeoutError
-from event_stream.stream import Appended, PartitionsMismatchError
+from event_stream.errors import EventStreamError, InvalidEventError, Reason
+from event_stream.producer import Producer, WaitTimeoutError
+from event_stream.streams.appending import Appended
+from event_stream.streams.backlog import BacklogFullError
+from event_stream.streams.entries import Position
+from event_stream.streams.stream import PartitionsMismatchError
 
 __all__ = [
     "Appended",

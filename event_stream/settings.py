@@ -1,4 +1,4 @@
-"""Settings from environment variables: how every package reads its own, and the ones about streams."""
+"""`Settings`: the base class of all settings from environment variables; and `StreamSettings`."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -9,46 +9,46 @@ from event_stream.errors import EventStreamError
 
 
 class SettingsError(EventStreamError):
-    """An environment variable holds a value that is not allowed; the message names the variable, never a secret."""
+    """An environment variable is missing or not allowed. The message names the variable, but not its value."""
 
 
 class Settings(BaseModel):
-    """Base of each package's settings: a field's alias is its variable.
+    """Base class of each package's settings.
 
-    Its description says what the variable may hold, its title what it is for.
+    For each field, the alias is the environment variable, the description its allowed values, the title its meaning.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Return the settings that `environ` holds; an empty value counts as unset.
+        """Return the settings in `environ`; an empty value counts as unset.
 
-        Raises SettingsError for the first variable whose value is not allowed.
+        Raises SettingsError for the first variable that is missing or not allowed.
         """
         try:
-            return cls.model_validate({name: environ[name] for name in cls._names() if environ.get(name)})
+            return cls.model_validate({name: environ[name] for name in cls._variables() if environ.get(name)})
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
             problem = "is not set; set it to" if first["type"] == "missing" else "must be"
-            raise SettingsError(f"{name}: {problem} {cls._names()[name]}") from None
+            raise SettingsError(f"{name}: {problem} {cls._variables()[name]}") from None
 
     @classmethod
-    def _names(cls) -> dict[str, str | None]:
-        """Return the variables of these settings, each with what it may hold."""
+    def _variables(cls) -> dict[str, str | None]:
+        """Return the variables of these settings, each with its allowed values."""
         return {field.alias: field.description for field in cls.model_fields.values() if field.alias}
 
 
 class StreamSettings(Settings):
-    """How streams are laid out, and limits that producers and workers share (docs/reference/settings.md#streams)."""
+    """Settings that producers and workers share (docs/reference/settings.md#streams)."""
 
     partitions: int = Field(
         default=8,
         ge=1,
         le=1024,
         alias="PROJECTOR_PARTITIONS",
-        title="The number of streams. It is fixed for the life of a deployment.",
+        title="The number of partitions. It cannot change later.",
         description="a whole number from 1 to 1024",
     )
     max_clock_skew_s: int = Field(
@@ -56,13 +56,13 @@ class StreamSettings(Settings):
         ge=0,
         le=86_400,
         alias="PROJECTOR_MAX_CLOCK_SKEW_S",
-        title="How far the time of an event may be ahead of the time in its stream entry's id.",
+        title="How far the time of an event may be ahead of the time in its entry's id.",
         description="seconds from 0 to 86400",
     )
     backlog_limit: int = Field(
         default=1_000_000,
         ge=1,
         alias="PROJECTOR_BACKLOG_LIMIT",
-        title="How many entries of a partition may wait to be projected before producers are refused.",
+        title="How many entries of a partition may wait to be projected before appends are refused.",
         description="a whole number from 1 on",
     )

@@ -1,1 +1,1 @@
-"""What Prometheus scrapes, with the alert rules and the dashboard that read it. The `cli` package puts it together."""
+"""Prometheus metrics, with the alert rules and the dashboard that use them."""

@@ -1,4 +1,4 @@
-"""One scrape: reads the deployment within bounded time, whatever is away, and says what could be read."""
+"""The handler of GET /metrics: reads the deployment within bounded time, even while a server is away."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -15,16 +15,18 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from api_stub.lookups.coalesce import Coalescer
-from api_stub.lookups.lookup import in_thread
+from api_stub.lookups.threads import run_in_thread
 from event_stream.errors import EventStreamError
-from monitoring.metrics import Own, Reading, collect
+from monitoring.collect import collect
+from monitoring.snapshot import ApiProcess, MetricsSnapshot
 from projections.error_classes import describe
 from projections.errors import ProjectionsError
-from workers.reporting.status import Observed, Recorded, Status, complete, read_observed, read_recorded
+from workers.reporting.status import Status
+from workers.reporting.status_reader import DatabaseState, RedisState, combine, read_database_state, read_redis_state
 from workers.runtime import Runtime
 from workers.telemetry.batch_metrics import BatchMetrics, read_batch_metrics
 
-HALF_WITHIN_S = 4.0  # both halves take less than the 10 s after which Prometheus gives up
+SOURCE_TIMEOUT_S = 4.0  # for each of two sources; Prometheus gives up after 10 s
 
 T = TypeVar("T")
 
@@ -32,60 +34,58 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class FromRedis:
-    """What a scrape reads from Redis, and the whole that it makes with what the database said, if it did."""
-
-    observed: Observed
-    tally: BatchMetrics
-    status: Status | None
+class _RedisResult:
+    state: RedisState
+    batch_metrics: BatchMetrics
+    status: Status | None  # needs the database's state too
 
 
-class Scrape:
-    """Answers scrapes. Those that come at the same time share one reading; one that hangs keeps nobody waiting."""
+class ScrapeHandler:
+    """Answers scrapes. Concurrent scrapes share the reads, and none waits longer than its time limit."""
 
-    def __init__(self, runtime: Runtime, executor: Executor, own: Own) -> None:
+    def __init__(self, runtime: Runtime, executor: Executor, api_process: ApiProcess) -> None:
         self._runtime = runtime
-        self._own = own
-        self._recorded: Coalescer[None, Recorded] = Coalescer(
-            partial(in_thread, executor, lambda _: {None: read_recorded(runtime)})
+        self._api_process = api_process
+        self._database: Coalescer[None, DatabaseState] = Coalescer(
+            partial(run_in_thread, executor, lambda _: {None: read_database_state(runtime)})
         )
-        self._redis: Coalescer[Recorded | None, FromRedis] = Coalescer(
-            partial(in_thread, executor, lambda asks: {recorded: self._read_redis(recorded) for recorded in asks})
+        self._redis: Coalescer[DatabaseState | None, _RedisResult] = Coalescer(
+            partial(run_in_thread, executor, lambda states: {state: self._read_redis(state) for state in states})
         )
 
     async def __call__(self) -> bytes:
-        """Return the metrics as Prometheus's text, within twice HALF_WITHIN_S; what is away is left out, and said."""
-        recorded = await _read("database", self._recorded.get(None))
-        redis = await _read("redis", self._redis.get(recorded))
+        """Return the metrics in Prometheus's text format, within twice SOURCE_TIMEOUT_S."""
+        database = await _read("database", self._database.get(None))
+        redis = await _read("redis", self._redis.get(database))
         return _text(
-            Reading(
-                own=self._own,
-                recorded=recorded,
-                observed=redis.observed if redis else None,
-                tally=redis.tally if redis else None,
+            MetricsSnapshot(
+                api_process=self._api_process,
+                database=database,
+                redis=redis.state if redis else None,
+                batch_metrics=redis.batch_metrics if redis else None,
                 status=redis.status if redis else None,
             )
         )
 
-    def _read_redis(self, recorded: Recorded | None) -> FromRedis:
-        observed = read_observed(self._runtime)
-        tally = read_batch_metrics(self._runtime.queue.connection)
-        status = complete(self._runtime, recorded, observed) if recorded else None
-        return FromRedis(observed, tally, status)
+    def _read_redis(self, database: DatabaseState | None) -> _RedisResult:
+        state = read_redis_state(self._runtime)
+        batch_metrics = read_batch_metrics(self._runtime.queue.connection)
+        status = combine(self._runtime, database, state) if database else None
+        return _RedisResult(state, batch_metrics, status)
 
 
-async def _read(server: str, answer: Awaitable[T | None]) -> T | None:
-    """Return an answer, or None if there is none in time; the log says why."""
+async def _read(server: str, source: Awaitable[T | None]) -> T | None:
+    """Return what a source gives, or None and a log line if it fails or takes too long."""
     try:
-        return await asyncio.wait_for(answer, HALF_WITHIN_S)
+        return await asyncio.wait_for(source, SOURCE_TIMEOUT_S)
     except (RedisError, SQLAlchemyError, EventStreamError, ProjectionsError, TimeoutError) as error:
         log.warning("metrics.source_unavailable", server=server, error=describe(error))
         return None
 
 
-def _text(reading: Reading) -> bytes:
-    class Once(Collector):
+def _text(snapshot: MetricsSnapshot) -> bytes:
+    class SnapshotCollector(Collector):
         def collect(self) -> Iterator[Metric]:
-            return collect(reading)
+            return collect(snapshot)
 
-    return generate_latest(Once())
+    return generate_latest(SnapshotCollector())

@@ -1,1 +1,1 @@
-"""What facts mean: the event log, the read models folded from it, and the one transaction that moves them."""
+"""The event log, the read models that are folded from it, and the transaction that updates both."""

@@ -1,9 +1,12 @@
-"""Which error means that we are wrong, and which that the world is away: decided here, and nowhere else.
+"""Classify errors of a transaction as internal or external (docs/decisions/0015-classify-errors-in-one-place.md).
 
-The costliest bug of this kind of system is to take an outage for poison. So only three things are held against an
-event: an exception out of our own code, a projection's or an upcaster; a database that refuses the data itself
-(SQLSTATE class 22, data exception, or 23, integrity violation); that it is in the log and cannot be decoded any more.
-Everything else is the world being away, and is tried again.
+An internal error is a problem of an event or of this release, so trying again does not help:
+
+* a projection or an upcaster raised an exception;
+* the database refused the data (SQLSTATE class 22, data exception, or 23, integrity violation);
+* an event of the event log cannot be decoded.
+
+Every other error is external and is tried again, because an outage must never turn events into dead letters.
 """
 
 import sqlite3
@@ -13,23 +16,23 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from projections.folding.projection import FoldError
-from projections.transaction.event_log import UndecodableError
+from projections.lifecycle.log_history import UndecodableError
 
-# Even out of a fold, these say something about the machine, not about the event.
-_OF_THE_WORLD = (MemoryError, OSError)
+# Even if a fold raises these, the machine is the problem and not the event.
+_MACHINE_ERRORS = (MemoryError, OSError)
 _DESCRIPTION_LENGTH_MAX = 300
-_OURS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
+_DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
 
 
 class ErrorClass(StrEnum):
-    """What an error out of `apply`, or of a rebuild, is about."""
+    """Whether an error is a problem of this release or an event, or of a server or the machine."""
 
     INTERNAL = "internal"
     EXTERNAL = "external"
 
     @property
-    def explained(self) -> str:
-        """What that means, for people."""
+    def explanation(self) -> str:
+        """The meaning, for people."""
         return (
             "this release or an event is wrong"
             if self is ErrorClass.INTERNAL
@@ -38,28 +41,28 @@ class ErrorClass(StrEnum):
 
 
 def describe(error: BaseException) -> str:
-    """Return what an error out of `apply` says, on one line and without anything that an event holds."""
+    """Return an error's type and message on one line, without event data."""
     original = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(original, _OURS):
+    if isinstance(original, _DATA_ERRORS):
         return f"{type(original).__name__} {getattr(original, 'sqlstate', None) or ''}".strip()
     first, *_ = str(original).strip().splitlines() or [""]
     return f"{type(original).__name__}: {first}"[:_DESCRIPTION_LENGTH_MAX]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether this process has no memory for what it took on: less at once may fit."""
+    """Return whether this process ran out of memory, so that a smaller batch may succeed."""
     return isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
 
 
 def classify_error(error: BaseException, interruptions: tuple[type[BaseException], ...] = ()) -> ErrorClass:
-    """Return what an error out of `apply` is about.
+    """Return the class of an error from `apply` or a rebuild.
 
-    `interruptions` are exceptions that somebody outside throws into running code, such as a job's time limit.
+    `interruptions` are exceptions that are thrown into running code from outside, such as a job's time limit.
     """
     if isinstance(error, FoldError):
         cause = error.__cause__
-        return ErrorClass.EXTERNAL if isinstance(cause, _OF_THE_WORLD + interruptions) else ErrorClass.INTERNAL
+        return ErrorClass.EXTERNAL if isinstance(cause, _MACHINE_ERRORS + interruptions) else ErrorClass.INTERNAL
     if isinstance(error, UndecodableError):
         return ErrorClass.INTERNAL
     original = error.orig if isinstance(error, DBAPIError) else error
-    return ErrorClass.INTERNAL if isinstance(original, _OURS) else ErrorClass.EXTERNAL
+    return ErrorClass.INTERNAL if isinstance(original, _DATA_ERRORS) else ErrorClass.EXTERNAL

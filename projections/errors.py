@@ -1,5 +1,5 @@
-"""The base of every error that this package raises on purpose."""
+"""The base class of the errors that this package raises."""
 
 
 class ProjectionsError(Exception):
-    """Something about the log or the read models is wrong; the message names the value and the remedy."""
+    """Base class of the errors about the event log and the read models."""

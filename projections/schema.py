@@ -1,11 +1,15 @@
-"""The revision of the schema that this code needs, and the check that the database has it."""
+"""The schema revision that this release needs, and the check that the database has it."""
+
+from pathlib import Path
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select
 
 from projections.errors import ProjectionsError
 from projections.read_models import registry
 
-REVISION = "0001"
+_REVISIONS = Path(__file__).parents[1] / "migrations" / "versions"
+# The name of the newest file is enough; importing the package would load Alembic into every process.
+REVISION = max(file.name[:4] for file in _REVISIONS.glob("[0-9][0-9][0-9][0-9]_*.py"))
 VERSION_TABLE = "projector_schema_version"  # not Alembic's default, which another application may use
 READ_MODELS = tuple(projection.table for projection in registry.PROJECTIONS)
 
@@ -14,17 +18,17 @@ _FOREIGN_VERSION_TABLE = "alembic_version"
 
 
 class SchemaTooOldError(ProjectionsError):
-    """The database's schema is older than this code needs."""
+    """The database's schema is older than this release needs, or missing."""
 
     def __init__(self, revision: str | None) -> None:
         super().__init__(
-            f"the database's schema is {revision or 'missing'}, needed is {REVISION}; run `projector migrate`"
-            " (or is this the wrong folder, or DATABASE_URL?)"
+            f"the database's schema is {revision or 'missing'}, but this release needs {REVISION}; run `projector"
+            " migrate`, or check the working folder and DATABASE_URL"
         )
 
 
 class ForeignSchemaError(ProjectionsError):
-    """The tables in the database were made by another application, or by a version from before the first release."""
+    """The tables belong to another application, or to a version from before the first release."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -34,8 +38,8 @@ class ForeignSchemaError(ProjectionsError):
         )
 
 
-def found(connection: Connection) -> str | None:
-    """Return the revision of a database's schema, None if it has none; raises ForeignSchemaError."""
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of the database's schema, None if it has none; raises ForeignSchemaError."""
     inspector = inspect(connection)
     if inspector.has_table(VERSION_TABLE):
         return connection.scalar(select(_version.c.version_num))
@@ -45,7 +49,7 @@ def found(connection: Connection) -> str | None:
 
 
 def check(connection: Connection) -> None:
-    """Raise SchemaTooOldError unless the schema is at least as new as this code needs; a newer one is fine."""
-    revision = found(connection)
+    """Raise SchemaTooOldError if the schema is older than this release needs; a newer schema is allowed."""
+    revision = current_revision(connection)
     if revision is None or revision < REVISION:
         raise SchemaTooOldError(revision)

@@ -1,4 +1,4 @@
-"""The setting of this package: where the database is."""
+"""`DatabaseSettings`: where the database is."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ _POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
 
 
 class DatabaseSettings(Settings):
-    """Which database holds the log and the read models; SQLite in the data directory unless told otherwise."""
+    """The database of the event log and the read models: SQLite in the data directory, unless DATABASE_URL is set."""
 
     data_dir: Path = Field(
         default=Path("var"),
         alias="PROJECTOR_DATA_DIR",
-        title="The directory of what `projector up` keeps on this machine.",
+        title="The folder for the files of `projector up`.",
         description="a folder",
     )
     configured_url: str | None = Field(
@@ -31,18 +31,18 @@ class DatabaseSettings(Settings):
 
     @field_validator("configured_url")
     @classmethod
-    def _is_a_database_we_know(cls, value: str) -> str:
+    def _check_driver(cls, value: str) -> str:
         try:
             driver = make_url(value).drivername
         except ArgumentError:
             driver = ""
         if driver not in ("sqlite", *_POSTGRESQL):
-            raise ValueError("another database")
+            raise ValueError("not SQLite or PostgreSQL")
         return value
 
     @property
     def database_url(self) -> str:
-        """The URL that SQLAlchemy takes; `postgres://` and `postgresql://` mean psycopg 3."""
+        """The URL for SQLAlchemy, in which `postgres://` and `postgresql://` use psycopg 3."""
         if self.configured_url is None:
             return f"sqlite:///{self.data_dir.resolve() / 'projector.db'}"
         url = make_url(self.configured_url)

@@ -1,12 +1,12 @@
-"""Tests for a projection: given these events, when it folds them in any order, then these rows.
+"""Test a projection: given these events, when folded in any order, then these rows.
 
     from projections.testing import given
 
     given(failed, passed).when_folded_by(open_alerts.projection).then({"rule_count": 0})
     given(failed, passed).when_stored_by(open_alerts.projection, engine).then({"rule_count": 0})
 
-Both check first that the rows do not depend on the order of the events or on how they are batched. They raise
-AssertionError if the rows do. Orders are chosen without randomness, so a test that fails fails again.
+Both first raise AssertionError if the rows depend on the order of the events or on how they are batched. Orders come
+from fixed seeds, so a failure repeats.
 """
 
 import json
@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from event_stream.decoding import decode
-from event_stream.event_types import Event, Identity
+from event_stream.events.decoding import decode
+from event_stream.events.event import Event, Identity
 from projections.database.columns import Row
 from projections.folding.projection import Model, Projection, upcast_all
 
@@ -32,10 +32,10 @@ Rows: TypeAlias = tuple[Row, ...]
 
 
 def given(*events: Mapping[str, Any] | Event) -> "Given":
-    """Return the events to fold, each as a CloudEvents object or as an `Event`.
+    """Return the events to fold, each given as a CloudEvents mapping or as an `Event`.
 
-    A repeated event counts once, as it does in the event log. Raises InvalidEventError for an object that no producer
-    could append, and ValueError for two different events with one id.
+    A repeated event counts once, as in the event log. Raises InvalidEventError for an invalid event, and ValueError for
+    two different events with one id.
     """
     distinct: dict[Identity, Event] = {}
     for each in events:
@@ -47,21 +47,21 @@ def given(*events: Mapping[str, Any] | Event) -> "Given":
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Distinct events, in the newest version of their types."""
+    """Distinct events, upcast to the newest versions of their types."""
 
     events: tuple[Event, ...]
 
     def when_folded_by(self, projection: Projection) -> "Folded":
-        """Return the rows that a projection folds in memory, as a rebuild does, in many orders and batches."""
+        """Return the rows that a projection folds in memory, as a rebuild does; tries many orders and batches."""
         rows = _folded(projection, [self.events])
         for batches in _arrangements(self.events, _orders(self.events)):
             _assert_same(projection, batches, _folded(projection, batches), rows)
         return Folded(projection, rows)
 
     def when_stored_by(self, projection: Projection, engine: Engine) -> "Folded":
-        """Return the rows that a projection stores live, in several orders and batches; a rebuild must give the same.
+        """Return the rows that a projection stores, as a drain does; tries several orders and batches.
 
-        The database must be migrated. All of it happens in a transaction that is rolled back.
+        A rebuild must give the same rows. The database must be migrated; the transaction is rolled back.
         """
         rows = _folded(projection, [self.events])
         orders = (self.events, self.events[::-1], _shuffled(self.events, seed=0))
@@ -74,13 +74,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """The rows of a projection, in the order of their keys, as they are in its table."""
+    """The rows of a projection's table, in the order of their keys."""
 
     projection: Projection
     rows: Rows
 
     def then(self, *expected: Mapping[str, Any]) -> None:
-        """Raise AssertionError unless these are the rows by key; each mapping names the columns to compare."""
+        """Raise AssertionError unless the rows equal these, in key order; each mapping names the columns to compare."""
         columns = self.projection.table.columns.keys()
         found = [dict(zip(columns, row, strict=True)) for row in self.rows]
         if len(found) != len(expected):
@@ -100,7 +100,7 @@ def _orders(events: tuple[Event, ...]) -> Iterable[Sequence[Event]]:
 
 
 def _shuffled(events: Sequence[Event], seed: int) -> Sequence[Event]:
-    return random.Random(seed).sample(events, len(events))  # noqa: S311 (an order to test, no secret)
+    return random.Random(seed).sample(events, len(events))  # noqa: S311 (not a secret)
 
 
 def _arrangements(events: Sequence[Event], orders: Iterable[Sequence[Event]]) -> Iterator[Batches]:

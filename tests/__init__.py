@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.driving", "tests.machine", "tests.chaos.promises")
+pytest.register_assert_rewrite("tests.support.harness", "tests.machine", "tests.chaos.promises")

@@ -1,4 +1,4 @@
-"""Fixtures: one Redis and one PostgreSQL a test process, a fresh database and an empty Redis for each test."""
+"""Fixtures: one Redis and one PostgreSQL for each test process, a new database and an empty Redis for each test."""
 
 import random
 import shutil
@@ -13,20 +13,20 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Engine
 
-from cli.commands.migrate import migrate_database
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream
+from event_stream.streams.stream import Stream
+from migrations import migrate_database
 from projections.database.engines import reader_engine, writer_engine
 from projections.settings import DatabaseSettings
 from tests.support.processes import Start, environ_of, start_module
-from tests.support.servers import PostgresServer, RedisServer, left_over
+from tests.support.servers import PostgresServer, RedisServer, cleanup
 from tests.support.tiers import TIERS, is_in
 from workers.jobs.queue import drain_queue
 from workers.maintenance import verify_jobs
 from workers.runtime import Runtime, redis_client
 
 PARTITIONS = 4
-# No deadline: a busy machine is no failure. The full tier runs all examples.
+# No deadline, because a busy machine is not a failure. The full tier runs all examples.
 settings.register_profile("few", deadline=None, max_examples=20)
 settings.register_profile("all", deadline=None)
 settings.load_profile("few")
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish() -> None:
-    left_over.close()
+    cleanup.close()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -164,7 +164,7 @@ def runtime(redis_url: str, writer: Engine, reader: Engine) -> Iterator[Runtime]
         queue=drain_queue(redis_client(redis_url)),
     )
     made.check()
-    made.queue.connection.set(verify_jobs.KEY, "just done")  # so that in the queue are drains only
+    made.queue.connection.set(verify_jobs.SCHEDULED_KEY, "just done")  # so that the queue contains drains only
     yield made
     made.stream.redis.close()
     made.queue.connection.close()
@@ -172,7 +172,7 @@ def runtime(redis_url: str, writer: Engine, reader: Engine) -> Iterator[Runtime]
 
 @pytest.fixture
 def start(runtime: Runtime, database_url: str, redis_url: str) -> Iterator[Start]:
-    """Start modules as processes on the test's servers; what is left of them in the end is killed."""
+    """Start modules as processes on the test's servers; they are killed at the end of the test."""
     environ = environ_of(database_url, redis_url)
     started: list[subprocess.Popen[bytes]] = []
 

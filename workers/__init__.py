@@ -1,1 +1,1 @@
-"""When it happens: the RQ jobs that drain partitions, and the processes that ring and run them."""
+"""The processes: a dispatcher enqueues RQ jobs, and workers run them to drain partitions and verify read models."""

@@ -1,5 +1,5 @@
-"""The base of every error that this package raises on purpose."""
+"""The base class of the errors that this package raises."""
 
 
 class WorkersError(Exception):
-    """Something about jobs or processes is wrong; the message names the value and the remedy."""
+    """Something about jobs or processes is wrong. The message names the value and the remedy."""

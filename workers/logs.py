@@ -1,4 +1,4 @@
-"""How every process tells what it decides: one line each on stderr, JSON unless a person watches on a terminal."""
+"""Configures logging: one line per event on stderr, as JSON unless stderr is a terminal."""
 
 import logging
 import sys
@@ -10,30 +10,30 @@ from structlog.stdlib import ProcessorFormatter
 
 
 def configure() -> None:
-    """Send the lines of this process, and what libraries warn of, to stderr.
+    """Send the log events of this process and the warnings of libraries to stderr.
 
-    A line carries what is bound to the work that it is about, such as the `drain`. The variables of a traceback are
-    never shown: they hold what events and requests hold.
+    A line includes the values bound to the current work, such as `drain`. Tracebacks never show variables, since these
+    may hold data of events and requests.
     """
-    to_a_person = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    rendered: Any = to_a_person if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    told: list[Any] = [
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = console if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    shared: list[Any] = [
         merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*told, structlog.processors.format_exc_info, rendered],
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
-    finished = [ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, rendered]
-    handler.setFormatter(ProcessorFormatter(processors=finished, foreign_pre_chain=told))
+    processors = [ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, renderer]
+    handler.setFormatter(ProcessorFormatter(processors=processors, foreign_pre_chain=shared))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 def configure_once() -> None:
-    """Do so in a process that another program has started, such as `rq worker`."""
+    """Configure logging unless it is configured, for processes that another program starts, such as `rq worker`."""
     if not structlog.is_configured():
         configure()

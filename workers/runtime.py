@@ -1,4 +1,4 @@
-"""What a process that drains or rings holds open: the stream, the database, the queue."""
+"""Runtime: the connections that a worker or dispatcher process shares: stream, database and queue."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from rq import Queue
 from sqlalchemy import Engine
 
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream
+from event_stream.streams.stream import Stream
 from projections import schema
 from projections.database.engines import reader_engine, writer_engine
 from projections.folding.projection import Projection
 from projections.read_models.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
-from projections.transaction import checkpoint
+from projections.transaction import checkpoint_table
 from workers import logs
 from workers.jobs.queue import drain_queue
 from workers.settings import RedisSettings
@@ -29,9 +29,10 @@ _REDIS_TIMEOUT_S = 5
 
 
 def redis_client(url: str, timeout_s: float = _REDIS_TIMEOUT_S, retries: int = 3) -> Redis:
-    """Return a client that gives up on a silent server within seconds and tries a lost connection again.
+    """Return a client that times out within seconds and retries lost connections.
 
-    A server that has become a replica keeps its connections; only a new one finds the primary that took over.
+    After a failover, a demoted server refuses writes on its old connections (ReadOnlyError). The retry reconnects, and
+    so reaches the new primary.
     """
     return Redis.from_url(
         url,
@@ -44,7 +45,10 @@ def redis_client(url: str, timeout_s: float = _REDIS_TIMEOUT_S, retries: int = 3
 
 @dataclass(frozen=True)
 class Runtime:
-    """The open ends of one process. RQ gets a Redis client of its own, as it stretches its pool's timeouts."""
+    """The connections of one process.
+
+    RQ has its own Redis client, because it raises the timeouts of the pool that it is given.
+    """
 
     settings: StreamSettings
     stream: Stream
@@ -55,7 +59,7 @@ class Runtime:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], open_redis: Callable[[str], Redis] = redis_client) -> Self:
-        """Open what the environment names; raises SettingsError. Nothing is connected yet."""
+        """Return the runtime for these settings, not yet connected; raises SettingsError."""
         settings = StreamSettings.from_environ(environ)
         redis_url = RedisSettings.from_environ(environ).redis_url
         database_url = DatabaseSettings.from_environ(environ).database_url
@@ -68,19 +72,19 @@ class Runtime:
         )
 
     def check(self) -> None:
-        """Raise SchemaTooOldError, or PartitionsMismatchError, unless this process fits the deployment.
+        """Check that this process fits the deployment, and announce the number of partitions to producers.
 
-        The database decides how many partitions there are; producers are told where they look for it.
+        Raises the errors of `schema.check`, and PartitionsMismatchError: the database defines that number.
         """
         with self.reader.connect() as connection:
             schema.check(connection)
-            checkpoint.read_all(connection, self.settings.partitions)
+            checkpoint_table.read_all(connection, self.settings.partitions)
         self.stream.announce_partitions()
 
 
 @cache
 def process_runtime() -> Runtime:
-    """Return this process's runtime, opened by the first job that needs it; raises as `check` does."""
+    """Return the runtime of this process, created and checked by the first job; raises the errors of `check`."""
     logs.configure_once()
     runtime = Runtime.from_environ(os.environ)
     runtime.check()

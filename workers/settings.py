@@ -1,4 +1,4 @@
-"""The setting of this package: where Redis is."""
+"""The setting of this package: the address of Redis."""
 
 from pydantic import Field, field_validator
 from redis.connection import parse_url
@@ -9,7 +9,7 @@ _ALLOWED = "redis://host:6379/0, rediss://… or unix://… (or run `projector u
 
 
 class RedisSettings(Settings):
-    """Which Redis carries RQ's queue and the streams."""
+    """The Redis server that holds the streams and RQ's queue."""
 
     redis_url: str = Field(
         alias="REDIS_URL",

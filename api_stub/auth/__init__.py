@@ -1,1 +1,1 @@
-"""API keys, and the check of the key that a request presents."""
+"""API keys, and the check of a request's key."""

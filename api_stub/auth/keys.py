@@ -1,7 +1,7 @@
-"""API keys: made, stored as hashes, looked up, revoked (docs/reference/api.md#keys).
+"""API keys: create, store as hashes, look up, revoke (docs/reference/api.md#keys).
 
-A key reads `ss_<kind>_<key id>_<secret>`: the id finds the row by its primary key, the secret is compared as a hash in
-constant time. It holds 256 random bits, so a plain SHA-256 cannot be guessed backwards.
+A key's text is `ss_<kind>_<key id>_<secret>`. The id is the primary key of its row
+(docs/decisions/0040-store-api-keys-as-hashes.md).
 """
 
 import re
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Column, Connection, Select, Table, insert, select, update
 
 from api_stub.lookups.lookup import Lookup
-from projections.database import bulk
+from projections.database import key_queries
 from projections.database.columns import KeyText, Row, metadata
 
 PERMISSIONS = ("config:read", "config:write", "analysis:read", "analysis:create")
@@ -25,10 +25,10 @@ _FORMAT = re.compile(r"ss_(secret|org|pub)_([0-9a-f]{16})_([A-Za-z0-9]{43})", re
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
-class Kind(StrEnum):
-    """What a key is bound to: `secret` one project, `org` one tenant; `pub` is for SDKs and may never read."""
+class KeyKind(StrEnum):
+    """What a key may read: `secret` one project, `org` all projects of one tenant, `pub` (for SDKs) nothing."""
 
-    SECRET = "secret"  # noqa: S105 (a kind of key, no key)
+    SECRET = "secret"  # noqa: S105 (not a secret, but a kind of key)
     ORG = "org"
     PUB = "pub"
 
@@ -48,8 +48,8 @@ table = Table(
 )
 
 
-class KeyAsk(NamedTuple):
-    """Which key."""
+class KeyId(NamedTuple):
+    """The key of a lookup of API keys."""
 
     key_id: str
 
@@ -60,7 +60,7 @@ class ApiKey:
 
     key_id: str
     secret_sha256: str
-    kind: Kind
+    kind: KeyKind
     tenant_id: str
     project_id: str | None
     permissions: frozenset[str]
@@ -69,60 +69,60 @@ class ApiKey:
     revoked_us: int | None = None
 
     def has_secret(self, secret: str) -> bool:
-        """Return whether `secret` is this key's, in a time that does not depend on where they differ."""
+        """Return whether `secret` is this key's secret, compared in constant time."""
         return compare_digest(self.secret_sha256, sha256(secret.encode()).hexdigest())
 
 
-class Presented(NamedTuple):
-    """A key as a request shows it."""
+class ParsedKey(NamedTuple):
+    """The parts of a key's text."""
 
-    kind: Kind
+    kind: KeyKind
     key_id: str
     secret: str
 
 
-def parse(text: str) -> Presented | None:
-    """Return what a key's text says, or None for what cannot be a key."""
+def parse(text: str) -> ParsedKey | None:
+    """Return the parts of a key's text, or None if it is malformed."""
     match = _FORMAT.fullmatch(text)
-    return Presented(Kind(match[1]), match[2], match[3]) if match else None
+    return ParsedKey(KeyKind(match[1]), match[2], match[3]) if match else None
 
 
 def create(
     connection: Connection,
-    kind: Kind,
+    kind: KeyKind,
     tenant_id: str,
     project_id: str | None,
     permissions: frozenset[str],
     now_us: int,
     expires_us: int | None = None,
 ) -> tuple[str, ApiKey]:
-    """Store a new key; returns its text, which nobody can show again, and what is stored of it."""
+    """Store a new key. Returns its text, which is not stored, and the stored key."""
     key_id = secrets.token_hex(8)
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(43))
-    hashed = sha256(secret.encode()).hexdigest()
-    key = ApiKey(key_id, hashed, kind, tenant_id, project_id, permissions, now_us, expires_us)
+    secret_sha256 = sha256(secret.encode()).hexdigest()
+    key = ApiKey(key_id, secret_sha256, kind, tenant_id, project_id, permissions, now_us, expires_us)
     connection.execute(insert(table).values(_columns(key)))
     return f"ss_{kind}_{key_id}_{secret}", key
 
 
 def find_many(connection: Connection, key_ids: Sequence[str]) -> dict[str, ApiKey]:
     """Return the keys with these ids, by id; an id without a key is left out."""
-    found = lookup.read(connection, [KeyAsk(key_id) for key_id in key_ids])
-    return {ask.key_id: key for ask, key in found.items()}
+    found = lookup.read(connection, [KeyId(key_id) for key_id in key_ids])
+    return {lookup_key.key_id: key for lookup_key, key in found.items()}
 
 
 def list_all(connection: Connection) -> list[ApiKey]:
     """Return all keys, oldest first."""
     rows = connection.execute(select(table).order_by(table.c.created_us, table.c.key_id))
-    return [_loaded(tuple(row)) for row in rows]
+    return [_from_row(tuple(row)) for row in rows]
 
 
 def revoke(connection: Connection, key_id: str, now_us: int) -> bool:
-    """Revoke a key, now or, if it is already, not again; returns whether there is such a key."""
+    """Revoke a key unless it is revoked already. Returns whether the key exists."""
     if not find_many(connection, [key_id]):
         return False
-    not_yet = (table.c.key_id == key_id) & table.c.revoked_us.is_(None)
-    connection.execute(update(table).where(not_yet).values(revoked_us=now_us))
+    not_revoked = (table.c.key_id == key_id) & table.c.revoked_us.is_(None)
+    connection.execute(update(table).where(not_revoked).values(revoked_us=now_us))
     return True
 
 
@@ -140,19 +140,19 @@ def _columns(key: ApiKey) -> dict[str, object]:
     }
 
 
-def _loaded(row: Row) -> ApiKey:
+def _from_row(row: Row) -> ApiKey:
     key_id, secret_sha256, kind, tenant_id, project_id, permissions, *times = row
-    return ApiKey(key_id, secret_sha256, Kind(kind), tenant_id, project_id, frozenset(permissions.split()), *times)
+    return ApiKey(key_id, secret_sha256, KeyKind(kind), tenant_id, project_id, frozenset(permissions.split()), *times)
 
 
-def _answers(rows: Iterable[Row]) -> dict[KeyAsk, ApiKey]:
-    return {KeyAsk(row[0]): _loaded(row) for row in rows}
+def _results(rows: Iterable[Row]) -> dict[KeyId, ApiKey]:
+    return {KeyId(row[0]): _from_row(row) for row in rows}
 
 
 @cache
 def _statement(dialect_name: str) -> Select[Any]:
-    return bulk.find_statement(dialect_name, table, tuple(table.columns))
+    return key_queries.find_rows_statement(dialect_name, table, tuple(table.columns))
 
 
-lookup = Lookup(_statement, _answers)
-"""The keys with the ids asked for; an id without a key is left out."""
+lookup = Lookup(_statement, _results)
+"""Looks up API keys by id."""

@@ -1,1 +1,1 @@
-"""Lookups: keyed statements that answer many requests at once."""
+"""Lookups: SQL statements that look up many keys at once, shared by concurrent requests."""

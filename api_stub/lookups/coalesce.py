@@ -1,4 +1,4 @@
-"""Lookups that are asked at the same time share one query."""
+"""Coalescing: concurrent lookups share one query."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -9,38 +9,38 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Waiters: TypeAlias = list[asyncio.Future[V | None]]
 
-ASKS_MAX = 256
-WAIT_S = 5.0
+KEYS_PER_QUERY_MAX = 256
+QUERY_TIMEOUT_S = 5.0
 
 
 class Coalescer(Generic[K, V]):
-    """Turns single asks into queries of many.
+    """Combines lookups of single keys into queries of many keys.
 
-    An ask joins the next query, never one already sent; so an answer is never older than its ask, and there is no cache
-    to invalidate. While a query is under way, asks gather for the next. `asked` counts asks, `sent` queries.
+    One query runs at a time, and lookups wait for the next one. A lookup never joins a query that was already sent, so
+    its value is never older than the lookup, and there is no cache to invalidate. `lookups` and `queries` count both.
     """
 
     def __init__(self, query: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
         self._query = query
         self._waiting: dict[K, Waiters[V]] = {}
         self._running: asyncio.Task[None] | None = None
-        self.asked = 0
-        self.sent = 0
+        self.lookups = 0
+        self.queries = 0
 
     async def get(self, key: K) -> V | None:
-        """Return the answer for `key`, None if there is none.
+        """Return the value of `key`, or None if it has none.
 
-        Raises what the query raises, or TimeoutError after WAIT_S.
+        Raises what the query raises, or TimeoutError after QUERY_TIMEOUT_S.
         """
-        self.asked += 1
+        self.lookups += 1
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            # Not at once, but when all that has arrived together has asked.
+            # Send the query only after all requests that have arrived together have added their keys.
             loop.call_soon(self._send)
         waiters = self._waiting.setdefault(key, [])
         answer: asyncio.Future[V | None] = loop.create_future()
         waiters.append(answer)
-        timer = loop.call_later(WAIT_S, _give_up, answer)
+        timer = loop.call_later(QUERY_TIMEOUT_S, _time_out, answer)
         try:
             return await answer
         finally:
@@ -49,37 +49,37 @@ class Coalescer(Generic[K, V]):
                 self._leave(key, waiters, answer)
 
     def _leave(self, key: K, waiters: Waiters[V], answer: asyncio.Future[V | None]) -> None:
-        # While queries hang, what nobody waits for any more would pile up, and keep others waiting later.
+        # While queries hang, keys that no request waits for any more would pile up and delay later lookups.
         waiters.remove(answer)
         if not waiters:
             del self._waiting[key]
 
     def _send(self) -> None:
         if self._running is None and self._waiting:
-            asks = {key: self._waiting.pop(key) for key in list(self._waiting)[:ASKS_MAX]}
-            self.sent += 1
-            self._running = asyncio.create_task(self._run(asks))
+            keys = {key: self._waiting.pop(key) for key in list(self._waiting)[:KEYS_PER_QUERY_MAX]}
+            self.queries += 1
+            self._running = asyncio.create_task(self._run(keys))
 
-    async def _run(self, asks: Mapping[K, Waiters[V]]) -> None:
+    async def _run(self, keys: Mapping[K, Waiters[V]]) -> None:
         try:
-            answers = await self._query(list(asks))
-            for key, waiters in asks.items():
+            values = await self._query(list(keys))
+            for key, waiters in keys.items():
                 for waiter in waiters:
                     if not waiter.done():
-                        waiter.set_result(answers.get(key))
+                        waiter.set_result(values.get(key))
         except Exception as error:
-            for waiter in chain.from_iterable(asks.values()):
+            for waiter in chain.from_iterable(keys.values()):
                 _fail(waiter, error)
         finally:
             self._running = None
             self._send()
 
 
-def _give_up(waiter: asyncio.Future[V | None]) -> None:
-    _fail(waiter, TimeoutError(f"no answer within {WAIT_S} s"))
+def _time_out(waiter: asyncio.Future[V | None]) -> None:
+    _fail(waiter, TimeoutError(f"no answer within {QUERY_TIMEOUT_S} s"))
 
 
 def _fail(waiter: asyncio.Future[V | None], error: Exception) -> None:
     if not waiter.done():
         waiter.set_exception(error)
-        waiter.exception()  # whoever asked may be leaving; then nobody is to be warned
+        waiter.exception()  # mark it as retrieved: if the caller has gone, asyncio would log a warning

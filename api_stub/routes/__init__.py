@@ -1,1 +1,1 @@
-"""The reads: one file each, with its query, its handler and its response model. The registry lists them."""
+"""The reads: one file each, with its query, handler and response model. The registry lists them."""

@@ -14,11 +14,19 @@ from api_stub import errors
 from api_stub.auth.keys import ApiKey
 from api_stub.lookups.lookup import Lookup
 from api_stub.responses import ResponseModel, Success, json_response
-from api_stub.routes.parameters import PROJECT_HEADER, no_min_position, project_header
-from api_stub.routes.read import NOT_FILLED, Find, NotFilled, OpenApi, Read, found, lack_rows
-from event_stream.event_types import Severity, SuppressedReason
-from projections.database.bulk import key_rows
+from api_stub.routes.parameters import PROJECT_HEADER, project_header, reject_min_position
+from api_stub.routes.read import (
+    REBUILD_PENDING,
+    Find,
+    OpenApiOperation,
+    Read,
+    RebuildPending,
+    is_rebuild_pending,
+    require_found,
+)
+from event_stream.events.event_types import Severity, SuppressedReason
 from projections.database.columns import Row
+from projections.database.key_queries import key_rows
 from projections.read_models.activity import ENTRIES_KEPT
 from projections.read_models.activity import table as activity
 from projections.read_models.project import table as project
@@ -51,25 +59,25 @@ class ActivityEntry(ResponseModel):
     summary: str
 
 
-ActivityAnswer = Success[list[ActivityEntry]]
+ActivityResponse = Success[list[ActivityEntry]]
 
 
-class ActivityAsk(NamedTuple):
-    """Which project's activity, and from when on (exclusive), in microseconds since 1970 UTC."""
+class ActivityKey(NamedTuple):
+    """The key of a lookup: a project, and the time (microseconds since 1970 UTC) after which evaluations are wanted."""
 
     tenant_id: str
     project_id: str
     after_us: int
 
 
-def _answers(rows: Iterable[Row]) -> dict[ActivityAsk, bytes | NotFilled]:
-    answers: dict[ActivityAsk, bytes | NotFilled] = {}
+def _results(rows: Iterable[Row]) -> dict[ActivityKey, bytes | RebuildPending]:
+    results: dict[ActivityKey, bytes | RebuildPending] = {}
     for *key, versions, exists, entries in rows:
-        if lack_rows(versions, _READ_MODELS):
-            answers[ActivityAsk(*key)] = NOT_FILLED
+        if is_rebuild_pending(versions, _READ_MODELS):
+            results[ActivityKey(*key)] = REBUILD_PENDING
         elif exists:
-            answers[ActivityAsk(*key)] = entries or b""
-    return answers
+            results[ActivityKey(*key)] = entries or b""
+    return results
 
 
 @cache
@@ -84,8 +92,8 @@ def _statement(dialect_name: str) -> Select[Any]:
         .correlate(keys)
         .subquery("newest")
     )
-    # Both take the rows as the ordered subquery gives them; to say their order once more took a tenth of the time.
-    # As bytes, because they go to the reader as they are: text would be decoded and encoded again.
+    # Both aggregates keep the subquery's order: ordering again took a tenth of the time. The result is bytes, because
+    # the response sends them unchanged (docs/decisions/0039-activity-as-bytes.md).
     joined: ColumnElement[Any]
     if dialect_name == "postgresql":
         joined = func.convert_to(func.string_agg(newest.c.evaluation, type_coerce(",", Text)), "UTF8")
@@ -109,18 +117,18 @@ def _statement(dialect_name: str) -> Select[Any]:
     )
 
 
-lookup = Lookup(_statement, _answers)
-"""The newest entries of each ask whose project exists in its tenant: UTF-8 JSON with commas between, newest first."""
+lookup = Lookup(_statement, _results)
+"""Looks up the newest entries of an existing project, newest first, as JSON objects in UTF-8 separated by commas."""
 
 
-async def handle(request: Request, key: ApiKey, now_us: int, find: Find[ActivityAsk, bytes]) -> Response:
-    """Answer with the newest evaluations of the project that the header or the key names."""
+async def handle(request: Request, key: ApiKey, now_us: int, find: Find[ActivityKey, bytes]) -> Response:
+    """Return the newest evaluations of the project that the header or the API key names."""
     hours = _hours(request)
     project_id = project_header(request) or key.project_id
-    no_min_position(request)
+    reject_min_position(request)
     if project_id is None:
         raise errors.missing_project_id()
-    entries = found(await find(ActivityAsk(key.tenant_id, project_id, now_us - hours * HOUR_US)))
+    entries = require_found(await find(ActivityKey(key.tenant_id, project_id, now_us - hours * HOUR_US)))
     if project_id != (key.project_id or project_id):
         raise errors.forbidden("WRONG_PROJECT", "This API key is bound to another project.")
     return json_response(200, b'{"success":true,"data":[' + entries + b"]}")
@@ -140,11 +148,11 @@ read = Read(
     path="/v1/config/monitoring/activity",
     lookup=lookup,
     handle=handle,
-    openapi=OpenApi(
+    openapi=OpenApiOperation(
         "getMonitoringActivity",
         summary="The newest watchdog evaluations of one project, newest first, at most 100.",
         parameters=(_HOURS_PARAMETER, PROJECT_HEADER),
-        response=ActivityAnswer,
-        description="The entries.",
+        response=ActivityResponse,
+        response_description="The entries.",
     ),
 )

@@ -1,22 +1,23 @@
-"""The headers that reads share: which project is meant, and which features are not built yet."""
+"""Request headers that all reads share: X-Project-Id and X-Min-Position."""
 
 from starlette.requests import Request
 
 from api_stub import errors
-from event_stream.envelope import UUID_PATTERN, matches
+from event_stream.events.envelope import UUID_PATTERN, matches
 
 PROJECT_HEADER = {
     "name": "X-Project-Id",
     "in": "header",
     "required": False,
-    "description": "The project. With an organisation key activity needs it; elsewhere it must be the one meant.",
+    "description": "The project. Activity needs it with an organisation key. Elsewhere it is optional and must name the"
+    " project that is read.",
     "schema": {"type": "string", "format": "uuid", "pattern": UUID_PATTERN},
     "example": "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11",
 }
 
 
 def project_header(request: Request) -> str | None:
-    """Return the project that the header X-Project-Id names, None if it is left out."""
+    """Return the project that the header X-Project-Id names, or None without the header."""
     values = request.headers.getlist("X-Project-Id")
     if not values:
         return None
@@ -25,7 +26,7 @@ def project_header(request: Request) -> str | None:
     raise errors.invalid("X-Project-Id", "must be one lower-case canonical UUID")
 
 
-def no_min_position(request: Request) -> None:
-    """Refuse what is not built yet (docs/reference/api.md#x-min-position)."""
+def reject_min_position(request: Request) -> None:
+    """Raise an ApiError if the request has X-Min-Position (docs/reference/api.md#x-min-position)."""
     if "X-Min-Position" in request.headers:
         raise errors.not_implemented("X-Min-Position is not supported yet; leave it out.")

@@ -1,4 +1,4 @@
-"""What a read is: a value that names its path, its lookup, its handler, and its entry in the OpenAPI document."""
+"""The definition of a read: its path, lookup, handler and entry in the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,57 +12,61 @@ from api_stub import errors
 from api_stub.auth.keys import ApiKey
 from api_stub.lookups.lookup import Lookup
 from projections.database.columns import Row
-from projections.transaction.projection_version import have_rows
+from projections.transaction.projection_state import have_rows
 
 K = TypeVar("K", bound=Row)
 V = TypeVar("V")
 
 
-class NotFilled:
-    """The answer while a rebuild has not given the tenant rows in all read models that one needs."""
+class RebuildPending:
+    """The result of a lookup while a rebuild has not yet filled all read models that it needs."""
 
 
-NOT_FILLED = NotFilled()
+REBUILD_PENDING = RebuildPending()
 
-Find: TypeAlias = Callable[[K], Awaitable[V | NotFilled | None]]
-"""Looks up one key; concurrent calls share a query. Give its result to `found`."""
+Find: TypeAlias = Callable[[K], Awaitable[V | RebuildPending | None]]
+"""Looks up one key. Concurrent calls share a query. Pass the result to `require_found`."""
 
 
 @dataclass(frozen=True, slots=True)
-class OpenApi:
-    """What the OpenAPI document says of a read; all reads share the errors and the security scheme."""
+class OpenApiOperation:
+    """A read's entry in the OpenAPI document. Errors and the security scheme are the same for all reads."""
 
     operation_id: str
     summary: str
     parameters: tuple[Mapping[str, Any], ...]
     response: type[BaseModel]
-    description: str
+    response_description: str
 
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[K, V]):
     """A read over HTTP.
 
-    `name` labels its metrics. `handle` answers a GET of `path`; it gets the request, the key, which may read, the time
-    of the request in microseconds since 1970 UTC, and the function that looks up one key of `lookup`.
+    `name` labels its metrics. `handle` answers a GET request for `path`. Its arguments are the request, the API key
+    (already checked), the time of the request in microseconds since 1970 UTC, and a function that looks up one key.
     """
 
     name: str
     path: str
-    lookup: Lookup[K, V | NotFilled]
+    lookup: Lookup[K, V | RebuildPending]
     handle: Callable[[Request, ApiKey, int, Find[K, V]], Awaitable[Response]]
-    openapi: OpenApi
+    openapi: OpenApiOperation
 
 
-def found(result: V | NotFilled | None) -> V:
-    """Return what a lookup found; raises the ApiError to answer if there is no such project, or no rows yet."""
+def require_found(result: V | RebuildPending | None) -> V:
+    """Return the value of a lookup. Raises an ApiError if there is no such project, or a rebuild is pending."""
     if result is None:
         raise errors.no_such_project()
-    if isinstance(result, NotFilled):
-        raise errors.not_filled()
+    if isinstance(result, RebuildPending):
+        raise errors.rebuild_pending()
     return result
 
 
-def lack_rows(versions: str | None, read_models: tuple[str, ...]) -> bool:
-    """Return whether read models of a tenant are not filled; a tenant without events has none to fill."""
+def is_rebuild_pending(versions: str | None, read_models: tuple[str, ...]) -> bool:
+    """Return whether a rebuild has yet to fill some read models of a tenant.
+
+    `versions` is the tenant's row in the table projection_version. It is None for a tenant without events, which needs
+    no rebuild.
+    """
     return versions is not None and not have_rows(versions, read_models)

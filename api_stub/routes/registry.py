@@ -1,4 +1,7 @@
-"""The reads. A new one is one file and one line here; routes, metrics and the OpenAPI document derive from it."""
+"""The registry of reads: a new read is one file and one line here.
+
+Routes, metrics and the OpenAPI document derive from it.
+"""
 
 from typing import Any
 

@@ -16,10 +16,18 @@ from api_stub import errors
 from api_stub.auth.keys import ApiKey
 from api_stub.lookups.lookup import Lookup
 from api_stub.responses import ResponseModel, Success, json_response
-from api_stub.routes.parameters import PROJECT_HEADER, no_min_position, project_header
-from api_stub.routes.read import NOT_FILLED, Find, NotFilled, OpenApi, Read, found, lack_rows
-from projections.database.bulk import key_rows
+from api_stub.routes.parameters import PROJECT_HEADER, project_header, reject_min_position
+from api_stub.routes.read import (
+    REBUILD_PENDING,
+    Find,
+    OpenApiOperation,
+    Read,
+    RebuildPending,
+    is_rebuild_pending,
+    require_found,
+)
 from projections.database.columns import Row
+from projections.database.key_queries import key_rows
 from projections.read_models.analysis_trend import DAY_US, by_day_from_json
 from projections.read_models.analysis_trend import table as analysis_trend
 from projections.read_models.project import table as project
@@ -59,18 +67,18 @@ class Stats(ResponseModel):
     daily_trend: list[DayCount] = Field(description="Days with at least one analysis, ascending.")
 
 
-StatsAnswer = Success[Stats]
+StatsResponse = Success[Stats]
 
 
-class StatsAsk(NamedTuple):
-    """Which project's stats: the one that answers to this slug in this tenant."""
+class StatsKey(NamedTuple):
+    """The key of a lookup: a tenant and the slug of one of its projects."""
 
     tenant_id: str
     slug: str
 
 
 class StatsRow(NamedTuple):
-    """What the read models hold of a project's stats; `by_day` counts analyses by days since 1970 UTC, ascending."""
+    """A project's stats in the read models. `by_day` has the number of analyses by day since 1970 UTC, ascending."""
 
     project_id: str
     log_source_count: int
@@ -81,7 +89,7 @@ class StatsRow(NamedTuple):
     by_day: Mapping[int, int]
 
     def trend(self, now_us: int) -> list[tuple[str, int]]:
-        """Return (date, count) for each day with analyses among the last 30 UTC days, today included, ascending."""
+        """Return (date, count) of each day with analyses in the last 30 UTC days, including today, ascending."""
         today = now_us // DAY_US
         days = range(today - WINDOW_DAYS + 1, today + 1)
         return [(_date(day), count) for day, count in self.by_day.items() if day in days]
@@ -92,16 +100,16 @@ def _date(day: int) -> str:
     return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
 
 
-def _answers(rows: Iterable[Row]) -> dict[StatsAsk, StatsRow | NotFilled]:
-    answers: dict[StatsAsk, StatsRow | NotFilled] = {}
+def _results(rows: Iterable[Row]) -> dict[StatsKey, StatsRow | RebuildPending]:
+    results: dict[StatsKey, StatsRow | RebuildPending] = {}
     for tenant_id, slug, versions, project_id, log_sources, repos, channels, desks, watchdog, by_day in rows:
-        ask = StatsAsk(tenant_id, slug)
-        if lack_rows(versions, _READ_MODELS):
-            answers[ask] = NOT_FILLED
+        key = StatsKey(tenant_id, slug)
+        if is_rebuild_pending(versions, _READ_MODELS):
+            results[key] = REBUILD_PENDING
         elif project_id is not None:
             counts = by_day_from_json(by_day or "[]")
-            answers[ask] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
-    return answers
+            results[key] = StatsRow(project_id, log_sources, repos, channels, desks, watchdog, counts)
+    return results
 
 
 @cache
@@ -109,7 +117,7 @@ def _statement(dialect_name: str) -> Select[Any]:
     keys = key_rows(dialect_name, [project.c.tenant_id, project.c.slug])
     tenant_id, slug = keys.c
     holder = project.alias("holder")
-    latest_taker = (
+    latest_holder = (
         select(holder.c.project_id)
         .where(holder.c.tenant_id == tenant_id, holder.c.slug == slug, holder.c.project_exists)
         .order_by(holder.c.slug_time_us.desc(), holder.c.slug_event_id.desc())
@@ -132,8 +140,8 @@ def _statement(dialect_name: str) -> Select[Any]:
         )
         .select_from(keys)
         .outerjoin(projection_version, projection_version.c.tenant_id == tenant_id)
-        # Outer, so that no planner begins with the projects, whatever it knows of their number.
-        .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_taker))
+        # An outer join, so that no planner starts with the projects, however few it believes there are.
+        .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_holder))
         .outerjoin(tenant, tenant.c.tenant_id == tenant_id)
         .outerjoin(
             analysis_trend,
@@ -142,20 +150,20 @@ def _statement(dialect_name: str) -> Select[Any]:
     )
 
 
-lookup = Lookup(_statement, _answers)
-"""The stats of each ask whose slug an existing project of its tenant holds."""
+lookup = Lookup(_statement, _results)
+"""Looks up the stats of the existing project that holds a slug."""
 
 
-async def handle(request: Request, key: ApiKey, now_us: int, find: Find[StatsAsk, StatsRow]) -> Response:
-    """Answer with the stats of the project that holds the slug in the path."""
+async def handle(request: Request, key: ApiKey, now_us: int, find: Find[StatsKey, StatsRow]) -> Response:
+    """Return the stats of the project that holds the slug in the path."""
     slug = _slug(request)
-    wanted = project_header(request)
-    no_min_position(request)
-    row = found(await find(StatsAsk(key.tenant_id, slug)))
-    if row.project_id != (key.project_id or row.project_id) or row.project_id != (wanted or row.project_id):
-        raise errors.forbidden("WRONG_PROJECT", "This slug belongs to another project than the request's.")
+    requested = project_header(request)
+    reject_min_position(request)
+    row = require_found(await find(StatsKey(key.tenant_id, slug)))
+    if row.project_id != (key.project_id or row.project_id) or row.project_id != (requested or row.project_id):
+        raise errors.forbidden("WRONG_PROJECT", "This slug does not belong to the project of the key or X-Project-Id.")
     trend = row.trend(now_us)
-    # A dict, because the models would cost more than the lookup; a test holds the two together.
+    # A dict, because building the models would cost more than the lookup. A test compares the two.
     stats = {
         "analysisCount": sum(count for _, count in trend),
         "logSourceCount": row.log_source_count,
@@ -171,7 +179,7 @@ async def handle(request: Request, key: ApiKey, now_us: int, find: Find[StatsAsk
 def _slug(request: Request) -> str:
     value = str(request.path_params["slug"])
     if not _SLUG.fullmatch(value):
-        raise errors.invalid("slug", "must be 1 to 100 of a-z, 0-9 and -")
+        raise errors.invalid("slug", "must be 1 to 100 characters of a-z, 0-9 and -")
     return value
 
 
@@ -180,11 +188,11 @@ read = Read(
     path="/v1/config/projects/{slug}/stats",
     lookup=lookup,
     handle=handle,
-    openapi=OpenApi(
+    openapi=OpenApiOperation(
         "getProjectStats",
         summary="Rollup counts and the 30-day trend of one project.",
         parameters=(_SLUG_PARAMETER, PROJECT_HEADER),
-        response=StatsAnswer,
-        description="The stats.",
+        response=StatsResponse,
+        response_description="The stats.",
     ),
 )

@@ -1,1 +1,1 @@
-"""What the product is measured against."""
+"""The references that the projector is compared with (docs/reference/benchmarks.md#references)."""

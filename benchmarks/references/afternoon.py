@@ -1,7 +1,7 @@
-"""afternoon: the loop that somebody writes in an afternoon. A consumer group, 1,000 events a transaction, no log.
+"""afternoon: a simple hand-written projector, with a consumer group and 1,000 events per transaction.
 
-`python -m benchmarks.references.afternoon <redis> <events>` prints its events per second. It validates nothing, and
-counts an event again that comes again.
+It validates nothing, keeps no log, and counts a repeated event twice.
+`python -m benchmarks.references.afternoon <redis> <events>` prints its events per second.
 """
 
 import json
@@ -14,24 +14,24 @@ from typing import Any
 import psycopg
 from redis import Redis
 
-from benchmarks.mixes import PARTITIONS, Entry
-from benchmarks.place import Place
 from benchmarks.references.naive_tables import SCHEMA, statement
-from benchmarks.row import Figures, Measure
-from benchmarks.running import figures_of
-from event_stream.stream import stream_key
+from benchmarks.row import Figures, Measurement
+from benchmarks.sandbox import Sandbox
+from benchmarks.subprocesses import run_module
+from benchmarks.workloads import PARTITIONS, Entry
+from event_stream.streams.stream_keys import stream_key
 
 BATCH = 1_000
 GROUP = "afternoon"
 
 
-def afternoon(place: Place, backlog: list[Entry]) -> Measure:
-    """Measure it, in a process of its own, on a PostgreSQL that is empty."""
+def afternoon(sandbox: Sandbox, backlog: list[Entry]) -> Measurement:
+    """Return its measurement, in a process of its own, on an empty PostgreSQL database."""
 
     def measure() -> Figures:
-        place.let_wait(backlog)
-        with place.database() as url:
-            return figures_of("benchmarks.references.afternoon", place.redis.url, len(backlog), DATABASE_URL=url)
+        sandbox.load_backlog(backlog)
+        with sandbox.database() as url:
+            return run_module("benchmarks.references.afternoon", sandbox.redis.url, len(backlog), DATABASE_URL=url)
 
     return measure
 
@@ -60,14 +60,14 @@ def main(redis_url: str, events: int) -> None:
 
 def _project(redis: Any, connection: psycopg.Connection, key: str) -> int:
     done = 0
-    while answer := redis.xreadgroup(GROUP, "only", {key: ">"}, count=BATCH):
-        entries = answer[0][1]
-        together: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    while reply := redis.xreadgroup(GROUP, "only", {key: ">"}, count=BATCH):
+        entries = reply[0][1]
+        values_by_query: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for _, fields in entries:
             query, values = statement(json.loads(fields[b"event"]), json.dumps)
-            together[query].append(values)
+            values_by_query[query].append(values)
         with connection.cursor() as cursor:
-            for query, many in together.items():
+            for query, many in values_by_query.items():
                 cursor.executemany(query.encode(), many)
         connection.commit()
         redis.xack(key, GROUP, *(entry_id for entry_id, _ in entries))

@@ -1,4 +1,4 @@
-"""bare-job: from enqueueing an RQ job that does nothing to its start, on an idle SimpleWorker.
+"""bare-job: the time from enqueueing an empty RQ job to its start, on an idle SimpleWorker.
 
 `python -m benchmarks.references.bare_job <redis>` is the worker.
 """
@@ -15,8 +15,8 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from benchmarks.place import Place
-from benchmarks.running import MeasureError
+from benchmarks.sandbox import Sandbox
+from benchmarks.subprocesses import BenchmarkError
 from tests.support.servers import wait_until
 
 QUEUE = "bare-job"
@@ -24,26 +24,26 @@ STARTED = "bare-job:started"
 
 
 @contextmanager
-def worker(place: Place) -> Iterator[Queue]:
-    """Run an idle worker; yields its queue."""
-    queue = Queue(QUEUE, connection=place.client, serializer=JSONSerializer)
-    with place.process("benchmarks.references.bare_job", place.redis.url):
-        wait_until(lambda: place.client.scard(f"rq:workers:{QUEUE}") == 1, "the bare worker is ready")
+def worker(sandbox: Sandbox) -> Iterator[Queue]:
+    """Run an idle worker. Yields its queue."""
+    queue = Queue(QUEUE, connection=sandbox.client, serializer=JSONSerializer)
+    with sandbox.process("benchmarks.references.bare_job", sandbox.redis.url):
+        wait_until(lambda: sandbox.client.scard(f"rq:workers:{QUEUE}") == 1, "the bare worker is ready")
         yield queue
 
 
-def wait_s(place: Place, queue: Queue) -> float:
-    """Return the seconds from before a job is enqueued until it is known to have started."""
-    client: Any = place.client
+def wait_s(sandbox: Sandbox, queue: Queue) -> float:
+    """Enqueue a job, and return the seconds until its start is observed."""
+    client: Any = sandbox.client
     began = time.perf_counter()
-    queue.enqueue(start, place.redis.url, result_ttl=0)
+    queue.enqueue(start, sandbox.redis.url, result_ttl=0)
     if client.blpop(STARTED, timeout=30) is None:
-        raise MeasureError(f"the bare job did not start\n{place.said()}")
+        raise BenchmarkError(f"the bare job did not start\n{sandbox.log_tail()}")
     return time.perf_counter() - began
 
 
 def start(redis_url: str) -> None:
-    """Say that we have started: the job."""
+    """Report the start of the job. This is the job's function."""
     _client(redis_url).rpush(STARTED, "")
 
 

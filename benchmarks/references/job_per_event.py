@@ -1,6 +1,6 @@
-"""job-per-event: what most people write. One RQ job for each event, an upsert and a commit in it.
+"""job-per-event: one RQ job for each event, with an upsert and a commit, as many projects do it.
 
-`python -m benchmarks.references.job_per_event <redis> <jobs>` works the queue off and prints its jobs per second.
+`python -m benchmarks.references.job_per_event <redis> <jobs>` runs all queued jobs and prints its jobs per second.
 """
 
 import json
@@ -16,37 +16,37 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from benchmarks.mixes import Entry
-from benchmarks.place import Place
 from benchmarks.references.naive_tables import SCHEMA, statement
-from benchmarks.row import Figures, Measure
-from benchmarks.running import figures_of
+from benchmarks.row import Figures, Measurement
+from benchmarks.sandbox import Sandbox
+from benchmarks.subprocesses import run_module
+from benchmarks.workloads import Entry
 
 QUEUE = "job-per-event"
 
 
-def job_per_event(place: Place, backlog: list[Entry]) -> Measure:
-    """Measure it on the first events of a backlog, in a process of its own, on a PostgreSQL that is empty."""
-    events = [json.loads(raw) for _, raw in backlog[: place.size.jobs]]
+def job_per_event(sandbox: Sandbox, backlog: list[Entry]) -> Measurement:
+    """Return its measurement on the first events of a backlog, in a process of its own, on an empty database."""
+    events = [json.loads(raw) for _, raw in backlog[: sandbox.size.jobs]]
 
     def measure() -> Figures:
-        queue = Queue(QUEUE, connection=place.client, serializer=JSONSerializer)
+        queue = Queue(QUEUE, connection=sandbox.client, serializer=JSONSerializer)
         queue.enqueue_many(
             [
                 Queue.prepare_data("benchmarks.references.job_per_event.project", (event,), result_ttl=0)
                 for event in events
             ]
         )
-        with place.database() as url:
+        with sandbox.database() as url:
             with psycopg.connect(url) as connection:
                 connection.execute(SCHEMA)
-            return figures_of("benchmarks.references.job_per_event", place.redis.url, len(events), DATABASE_URL=url)
+            return run_module("benchmarks.references.job_per_event", sandbox.redis.url, len(events), DATABASE_URL=url)
 
     return measure
 
 
 def project(event: dict[str, Any]) -> None:
-    """Upsert what one event says: the job."""
+    """Apply one event. This is the job's function."""
     connection = _connection()
     query, values = statement(event, json.dumps)
     connection.execute(query.encode(), values)
@@ -59,7 +59,7 @@ def _connection() -> psycopg.Connection:
 
 
 def main(redis_url: str, jobs: int) -> None:
-    """Work the queue off and print the jobs per second."""
+    """Run all queued jobs and print the jobs per second."""
     redis = Redis.from_url(redis_url)
     queue = Queue(QUEUE, connection=redis, serializer=JSONSerializer)
     worker = SimpleWorker([queue], connection=redis, serializer=JSONSerializer)

@@ -1,4 +1,4 @@
-"""limit-http: uvicorn and Starlette as they come, answering the same bytes as the API from memory.
+"""limit-http: uvicorn and Starlette with their defaults, which send the same bytes as the API from memory.
 
 `python -m benchmarks.references.limit_http <port> <file>` serves the file's content on every path of the API.
 """
@@ -15,21 +15,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.asking import await_port
-from benchmarks.place import Place
+from benchmarks.api_process import wait_for_port
+from benchmarks.sandbox import Sandbox
 from tests.support.servers import free_port
 
 _numbers = count(1)
 
 
 @contextmanager
-def limit_http(where: Place, answer: bytes) -> Iterator[int]:
-    """Serve an answer; yields the port."""
-    file = where.directory / f"answer_{next(_numbers)}"
-    file.write_bytes(answer)
+def limit_http(sandbox: Sandbox, body: bytes) -> Iterator[int]:
+    """Serve a body until the end of the block. Yields the port."""
+    file = sandbox.directory / f"body_{next(_numbers)}"
+    file.write_bytes(body)
     port = free_port()
-    with where.process("benchmarks.references.limit_http", str(port), str(file)):
-        await_port(port, "limit-http answers")
+    with sandbox.process("benchmarks.references.limit_http", str(port), str(file)):
+        wait_for_port(port, "limit-http answers")
         yield port
 
 

@@ -1,6 +1,6 @@
-"""limit-log: the envelopes go into the log table by binary COPY, their identities looked up first; nothing else.
+"""limit-log: writes decoded events to the log table by binary COPY, after a lookup of their identities.
 
-No projector that keeps a log can be faster: events are decoded beforehand, nothing is read from Redis or folded.
+No projector that keeps a log can be faster: it neither reads from Redis, nor decodes, nor folds.
 """
 
 import gc
@@ -9,10 +9,10 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.mixes import Entry
-from benchmarks.place import Place
-from benchmarks.row import Figures, Measure
-from event_stream.decoding import decode
+from benchmarks.row import Figures, Measurement
+from benchmarks.sandbox import Sandbox
+from benchmarks.workloads import Entry
+from event_stream.events.decoding import decode
 
 BATCH = 2_000
 _KNOWN = """
@@ -25,13 +25,13 @@ COPY event_log (tenant_id, event_id, partition, number, type, project_id, time_u
 _TYPES = ("text", "text", "int4", "int8", "text", "text", "int8", "bytea")
 
 
-def limit_log(place: Place, backlog: list[Entry]) -> Measure:
-    """Measure it on a PostgreSQL that is empty."""
+def limit_log(sandbox: Sandbox, backlog: list[Entry]) -> Measurement:
+    """Return its measurement on an empty PostgreSQL database."""
     rows = [_row(number, *entry) for number, entry in enumerate(sorted(backlog, key=lambda entry: entry[0]), start=1)]
 
     def measure() -> Figures:
-        gc.freeze()  # these rows are ours alone: no collection should look through them while the clock runs
-        with place.database() as url, psycopg.connect(url) as connection:
+        gc.freeze()  # or the garbage collector would scan these rows during the measurement
+        with sandbox.database() as url, psycopg.connect(url) as connection:
             started = time.perf_counter()
             for first in range(0, len(rows), BATCH):
                 _write(connection, rows[first : first + BATCH])

@@ -1,6 +1,6 @@
-"""live-sql: the two answers computed from the raw events, with the best index for each and no read model.
+"""live-sql: computes both responses from the event log by SQL, with the best index for each and no read model.
 
-It is told the project's id, so it need not look for who holds the slug.
+It gets the project's id as a parameter, so it does not search for the holder of the slug.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 
 from benchmarks.results import percentile
-from benchmarks.row import Figures, Measure
-from benchmarks.running import MeasureError
+from benchmarks.row import Figures, Measurement
+from benchmarks.subprocesses import BenchmarkError
 
 _INDEXES = """
 CREATE FUNCTION live_data(body bytea) RETURNS jsonb IMMUTABLE PARALLEL SAFE LANGUAGE sql
@@ -54,10 +54,10 @@ DAY_US = 86_400_000_000
 
 
 class LiveSql:
-    """One connection that answers from the raw events of a database."""
+    """Queries on the event log, over one connection."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
-        """Builds the indexes."""
+        """Create the indexes."""
         self._connection = connection
         connection.execute(_INDEXES)
         connection.execute("VACUUM ANALYZE event_log")
@@ -78,22 +78,22 @@ class LiveSql:
         assert row is not None
         return row
 
-    def agree(self, stats: bytes, activity: bytes, tenant: str, project_id: str) -> None:
-        """Raise unless these answers of the API say what we compute: else we would measure something else."""
-        said, (by_day, watchdog, log_sources) = json.loads(stats)["data"], self.stats(tenant, project_id)
-        mine = (sum(count for _, count in by_day), [count for _, count in by_day], watchdog == "true", log_sources)
-        trend = [day["count"] for day in said["dailyTrend"]]
-        theirs = (said["analysisCount"], trend, said["watchdogEnabled"], said["logSourceCount"])
+    def check_agreement(self, stats: bytes, activity: bytes, tenant: str, project_id: str) -> None:
+        """Raise BenchmarkError unless these responses of the API contain the same data."""
+        data, (by_day, watchdog, log_sources) = json.loads(stats)["data"], self.stats(tenant, project_id)
+        computed = (sum(count for _, count in by_day), [count for _, count in by_day], watchdog == "true", log_sources)
+        trend = [day["count"] for day in data["dailyTrend"]]
+        served = (data["analysisCount"], trend, data["watchdogEnabled"], data["logSourceCount"])
         entries = [each["summary"] for each in json.loads(activity)["data"]]
-        if mine != theirs or entries != [each["data"]["summary"] for each in self.activity(tenant, project_id)]:
-            raise MeasureError(f"live-sql and the API disagree: {mine} and {theirs}")
+        if computed != served or entries != [each["data"]["summary"] for each in self.activity(tenant, project_id)]:
+            raise BenchmarkError(f"live-sql and the API disagree: {computed} and {served}")
 
 
-def timed(ask: Callable[..., Any], places: list[tuple[str, str]]) -> Measure:
-    """Measure asks one after another over one connection, SQL alone, without any HTTP."""
+def time_queries(query: Callable[..., Any], projects: list[tuple[str, str]]) -> Measurement:
+    """Return the measurement of a query for each of `projects`, one after another, without HTTP."""
 
     def measure() -> Figures:
-        latencies_s = [_took_s(partial(ask, *each)) for each in places]
+        latencies_s = [_took_s(partial(query, *project)) for project in projects]
         return {"ms": percentile(latencies_s, 50) * 1000, "requests/s": len(latencies_s) / sum(latencies_s)}
 
     return measure

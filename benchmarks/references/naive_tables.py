@@ -1,9 +1,9 @@
-"""The tables and statements of the two hand-written projectors: upserts that trust that each event comes once."""
+"""Tables and statements of the hand-written references: upserts that rely on each event coming once."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from event_stream.envelope import time_us_of
+from event_stream.events.rfc3339 import parse_time
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -40,20 +40,20 @@ ACTIVITY = "INSERT INTO naive_activity VALUES (%s, %s, %s, %s, %s::jsonb) ON CON
 
 
 def statement(event: dict[str, Any], dump: Any) -> Statement:
-    """Return the one statement that an event needs."""
+    """Return the statement that applies an event, and its values."""
     kind, _, verb = event["type"].removesuffix(".v1").partition(".")
-    data, place = event["data"], (event["tenantid"], event.get("projectid", ""))
+    data, project = event["data"], (event["tenantid"], event.get("projectid", ""))
     match kind, verb:
         case "watchdog", "evaluated":
-            return ACTIVITY, (*place, event["time"], event["id"], dump(data))
+            return ACTIVITY, (*project, event["time"], event["id"], dump(data))
         case "analysis", _:
-            return TREND, (*place, datetime.fromtimestamp(time_us_of(event["time"]) / 1e6, UTC).date())
+            return TREND, (*project, datetime.fromtimestamp(parse_time(event["time"]) / 1e6, UTC).date())
         case "watchdog", _:
-            return WATCHDOG, (*place, data["enabled"])
+            return WATCHDOG, (*project, data["enabled"])
         case "project", "deleted":
-            return DELETED, place
+            return DELETED, project
         case "project", _:
-            return PROJECT, (*place, data.get("slug"), data.get("name"))
+            return PROJECT, (*project, data.get("slug"), data.get("name"))
         case _:
             added = verb in ("added", "connected", "bound")
-            return ADDED if added else REMOVED, (*place, kind, data[_MEMBERS[kind]])
+            return ADDED if added else REMOVED, (*project, kind, data[_MEMBERS[kind]])

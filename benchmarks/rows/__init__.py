@@ -1,1 +1,1 @@
-"""The rows, one file for each thing that is measured."""
+"""The rows of the benchmark."""

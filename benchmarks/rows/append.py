@@ -1,4 +1,4 @@
-"""How fast a producer appends, beside a pipeline of XADD alone."""
+"""How fast a producer appends events, compared with plain XADD in a pipeline."""
 
 import gc
 import time
@@ -6,42 +6,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks import mixes
-from benchmarks.mixes import PARTITIONS
-from benchmarks.place import Place
+from benchmarks import workloads
 from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.sandbox import Sandbox
+from benchmarks.workloads import PARTITIONS
 from event_stream import Producer
-from event_stream.entries import EVENT_FIELD
-from event_stream.event_types import partition_of
-from event_stream.producer import encode
+from event_stream.events.encoding import encode
+from event_stream.events.event import partition_of
 from event_stream.settings import StreamSettings
-from event_stream.stream import stream_key
+from event_stream.streams.entries import EVENT_FIELD
+from event_stream.streams.stream_keys import stream_key
 
-_AT_ONCE = 1_000
+_EVENTS_PER_CALL = 1_000
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
-    events = list(mixes.standard(place.size.appended))
-    chunks = [events[first : first + _AT_ONCE] for first in range(0, len(events), _AT_ONCE)]
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
+    events = list(workloads.standard_mix(sandbox.size.append_events))
+    chunks = [events[first : first + _EVENTS_PER_CALL] for first in range(0, len(events), _EVENTS_PER_CALL)]
     raw = [[_entry(each) for each in chunk] for chunk in chunks]
-    # Or whoever makes more objects would pay for the collector's walks through what only this benchmark holds.
+    # Otherwise the contestant that creates more objects would pay for garbage collections of this benchmark's data.
     gc.collect()
     gc.freeze()
 
     def append_many() -> Figures:
-        place.clear()
-        producer = Producer.from_url(place.redis.url, StreamSettings(partitions=PARTITIONS))
+        sandbox.clear()
+        producer = Producer.from_url(sandbox.redis.url, StreamSettings(partitions=PARTITIONS))
         began = time.perf_counter()
         for chunk in chunks:
             producer.append_many(chunk)
         return {"events/s": len(events) / (time.perf_counter() - began)}
 
     def pipelined() -> Figures:
-        place.clear()
+        sandbox.clear()
         began = time.perf_counter()
         for chunk in raw:
-            with place.client.pipeline(transaction=False) as pipe:
+            with sandbox.client.pipeline(transaction=False) as pipe:
                 for key, body in chunk:
                     pipe.xadd(key, {EVENT_FIELD: body})
                 pipe.execute()
@@ -51,7 +51,7 @@ def _contestants(place: Place) -> Iterator[Contestants]:
         yield {"append_many": append_many, "pipelined XADD": pipelined}
     finally:
         gc.unfreeze()
-    place.clear()
+    sandbox.clear()
 
 
 def _entry(event: dict[str, Any]) -> tuple[str, bytes]:

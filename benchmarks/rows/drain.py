@@ -1,31 +1,34 @@
-"""Draining a backlog on PostgreSQL, by one worker and by two."""
+"""How fast one worker and two workers drain a backlog on PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.draining import drain
-from benchmarks.place import Place
+from benchmarks.drain_timing import measure_drain
 from benchmarks.references.afternoon import afternoon
 from benchmarks.references.job_per_event import job_per_event
 from benchmarks.references.limit_log import limit_log
 from benchmarks.row import Contestants, Goal, Row
+from benchmarks.sandbox import Sandbox
 
 
 @contextmanager
-def _one_worker(place: Place) -> Iterator[Contestants]:
-    backlog = place.standard_mix
+def _one_worker(sandbox: Sandbox) -> Iterator[Contestants]:
+    backlog = sandbox.standard_mix
     yield {
-        "one worker": drain(place, backlog),
-        "limit-log": limit_log(place, backlog),
-        "afternoon": afternoon(place, backlog),
-        "job-per-event": job_per_event(place, backlog),
+        "one worker": measure_drain(sandbox, backlog),
+        "limit-log": limit_log(sandbox, backlog),
+        "afternoon": afternoon(sandbox, backlog),
+        "job-per-event": job_per_event(sandbox, backlog),
     }
 
 
 @contextmanager
-def _two_workers(place: Place) -> Iterator[Contestants]:
-    backlog = place.standard_mix
-    yield {"two workers": drain(place, backlog, workers=2), "one worker": drain(place, backlog)}
+def _two_workers(sandbox: Sandbox) -> Iterator[Contestants]:
+    backlog = sandbox.standard_mix
+    yield {
+        "two workers": measure_drain(sandbox, backlog, workers=2),
+        "one worker": measure_drain(sandbox, backlog),
+    }
 
 
 one_worker = Row(

@@ -1,33 +1,33 @@
-"""Draining into a log that is long already: events with ids in order of time, and with random ones."""
+"""How fast a worker drains into a long event log, with time-ordered and with random event ids."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.draining import drain, timed_drain
-from benchmarks.history import History, log_only
-from benchmarks.mixes import Entry, in_order
-from benchmarks.place import Place
-from benchmarks.row import Contestants, Figures, Goal, Measure, Row
+from benchmarks.drain_timing import measure_drain, timed_drain
+from benchmarks.row import Contestants, Figures, Goal, Measurement, Row
+from benchmarks.sandbox import Sandbox
+from benchmarks.synthetic_log import SyntheticLog, database_with_log
+from benchmarks.workloads import Entry, with_time_ordered_ids
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
-    random = place.standard_mix
-    ordered = in_order(random)
-    with log_only(place, History(place.size.log_rows, projects=1000)) as template:
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
+    random = sandbox.standard_mix
+    ordered = with_time_ordered_ids(random)
+    with database_with_log(sandbox, SyntheticLog(sandbox.size.log_rows, projects=1000)) as template:
 
-        def into_full_log(backlog: list[Entry]) -> Measure:
+        def drain_into_full_log(backlog: list[Entry]) -> Measurement:
             def measure() -> Figures:
-                with place.database(template) as url:
-                    return timed_drain(place, backlog, url)
+                with sandbox.database(template) as url:
+                    return timed_drain(sandbox, backlog, url)
 
             return measure
 
         yield {
-            "full log": into_full_log(ordered),
-            "empty log": drain(place, ordered),
-            "full log, random ids": into_full_log(random),
-            "empty log, random ids": drain(place, random),
+            "full log": drain_into_full_log(ordered),
+            "empty log": measure_drain(sandbox, ordered),
+            "full log, random ids": drain_into_full_log(random),
+            "empty log, random ids": measure_drain(sandbox, random),
         }
 
 

@@ -1,4 +1,4 @@
-"""Both reads with a short log and with a long one, and live SQL beside them."""
+"""How the length of the event log affects both reads, and SQL on the log itself."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,54 +6,61 @@ from functools import partial
 
 import psycopg
 
-from benchmarks.asking import Api, api
-from benchmarks.history import History, with_read_models
-from benchmarks.load import put_load
-from benchmarks.place import Place
-from benchmarks.references.live_sql import LiveSql, timed
-from benchmarks.row import Contestants, Goal, Measure, Row
+from benchmarks.api_process import RunningApi, run_api
+from benchmarks.load_generator import generate_load
+from benchmarks.references.live_sql import LiveSql, time_queries
+from benchmarks.row import Contestants, Goal, Measurement, Row
+from benchmarks.sandbox import Sandbox
+from benchmarks.synthetic_log import SyntheticLog, database_with_read_models
 
-_ASKED = 20  # of so many projects, one a tenant
-_PROJECTS_OF_THE_LONG_LOG = 1_000
-_HOT = 0.05
-_FINER = 5
+_PROJECTS_READ = 20  # one per tenant
+_LONG_LOG_PROJECTS = 1_000
+_HOT_SHARE = 0.05
+_ROUNDS_FACTOR = 5
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
-    short, long = place.size.history
-    # As many projects are asked on both; each has 100 evaluations and more, so that both answer as many bytes.
-    few, many = History(short, _ASKED), History(long, min(_PROJECTS_OF_THE_LONG_LOG, long // 500), _HOT)
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
+    short_rows, long_rows = sandbox.size.history_rows
+    # Both logs are read for the same number of projects, which have at least 100 evaluations each. So the responses
+    # are equally long.
+    short_log = SyntheticLog(short_rows, _PROJECTS_READ)
+    long_log = SyntheticLog(long_rows, min(_LONG_LOG_PROJECTS, long_rows // 500), _HOT_SHARE)
     with ExitStack() as stack:
-        on_few = stack.enter_context(api(place, stack.enter_context(with_read_models(place, few))))
-        url = stack.enter_context(with_read_models(place, many))
-        on_many = stack.enter_context(api(place, url))
-        connection = stack.enter_context(psycopg.connect(url, autocommit=True))
+        short_url = stack.enter_context(database_with_read_models(sandbox, short_log))
+        long_url = stack.enter_context(database_with_read_models(sandbox, long_log))
+        short_api = stack.enter_context(run_api(sandbox, short_url))
+        long_api = stack.enter_context(run_api(sandbox, long_url))
+        connection = stack.enter_context(psycopg.connect(long_url, autocommit=True))
         sql = LiveSql(connection)
-        hot, *average = [(many.tenant(each), many.project_id(each)) for each in range(_ASKED)]
+        hot, *average = [(long_log.tenant(each), long_log.project_id(each)) for each in range(_PROJECTS_READ)]
         for number, (tenant, project_id) in enumerate([hot, *average]):
-            stats = on_many.ask(on_many.stats(tenant, f"project-{number}"))
-            sql.agree(stats, on_many.ask(on_many.activity(tenant, project_id)), tenant, project_id)
-        queries = place.size.queries // _FINER
+            stats = long_api.get(long_api.stats(tenant, f"project-{number}"))
+            sql.check_agreement(stats, long_api.get(long_api.activity(tenant, project_id)), tenant, project_id)
+        queries = sandbox.size.queries // _ROUNDS_FACTOR
         times = queries // len(average) + 1
         yield {
-            "stats, long log": _stats(place, on_many, many),
-            "stats, short log": _stats(place, on_few, few),
-            "activity, long log": _activity(place, on_many, many),
-            "activity, short log": _activity(place, on_few, few),
-            "live-sql stats, average project": timed(sql.stats, average * times),
-            "live-sql stats, project of 5 %": timed(sql.stats, [hot] * queries),
-            "live-sql activity, average project": timed(sql.activity, average * times),
-            "live-sql activity, project of 5 %": timed(sql.activity, [hot] * queries),
+            "stats, long log": _stats(sandbox, long_api, long_log),
+            "stats, short log": _stats(sandbox, short_api, short_log),
+            "activity, long log": _activity(sandbox, long_api, long_log),
+            "activity, short log": _activity(sandbox, short_api, short_log),
+            "live-sql stats, average project": time_queries(sql.stats, average * times),
+            "live-sql stats, project of 5 %": time_queries(sql.stats, [hot] * queries),
+            "live-sql activity, average project": time_queries(sql.activity, average * times),
+            "live-sql activity, project of 5 %": time_queries(sql.activity, [hot] * queries),
         }
 
 
-def _stats(place: Place, asked: Api, history: History) -> Measure:
-    return partial(put_load, asked.port, asked.random_stats(history, _ASKED, place.size.requests // _FINER))
+def _stats(sandbox: Sandbox, api: RunningApi, log: SyntheticLog) -> Measurement:
+    return partial(
+        generate_load, api.port, api.random_stats(log, _PROJECTS_READ, sandbox.size.requests // _ROUNDS_FACTOR)
+    )
 
 
-def _activity(place: Place, asked: Api, history: History) -> Measure:
-    return partial(put_load, asked.port, asked.random_activity(history, _ASKED, place.size.requests // _FINER))
+def _activity(sandbox: Sandbox, api: RunningApi, log: SyntheticLog) -> Measurement:
+    return partial(
+        generate_load, api.port, api.random_activity(log, _PROJECTS_READ, sandbox.size.requests // _ROUNDS_FACTOR)
+    )
 
 
 row = Row(
@@ -64,5 +71,5 @@ row = Row(
         Goal("requests/s", "activity, long log", "activity, short log", at_least=0.95),
     ),
     _contestants,
-    finer=_FINER,
+    rounds_factor=_ROUNDS_FACTOR,
 )

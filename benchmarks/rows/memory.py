@@ -1,61 +1,61 @@
-"""What a worker keeps in memory while it drains a long backlog, and the API while it answers."""
+"""How much memory a worker uses while it drains a long backlog, and the API while it answers reads."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import mean
 
-from benchmarks.asking import api
-from benchmarks.draining import await_projected, projected, ready
-from benchmarks.history import History, with_read_models
-from benchmarks.load import put_load
-from benchmarks.mixes import renumbered
-from benchmarks.place import Place
+from benchmarks.api_process import run_api
+from benchmarks.drain_timing import projected_events, running_workers, wait_until_projected
+from benchmarks.load_generator import generate_load
 from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.sandbox import Sandbox
+from benchmarks.synthetic_log import SyntheticLog, database_with_read_models
+from benchmarks.workloads import with_new_ids
 
 _MIB = 2**20
-_HISTORY = History(events=26_000, projects=100)
+_HISTORY = SyntheticLog(events=26_000, projects=100)
 _LOADS = 10
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
     def worker() -> Figures:
-        place.clear()
-        backlog = _append_backlog(place)
+        sandbox.clear()
+        backlog = _append_backlog(sandbox)
         sizes: list[float] = []
 
-        def look() -> None:
-            if projected(place) > 0:
+        def note_size() -> None:
+            if projected_events(sandbox) > 0:
                 sizes.append(process.memory_info().rss)
 
-        with place.database() as url, ready(place, url) as (process,):
-            await_projected(place, backlog, look)
-        place.clear()
+        with sandbox.database() as url, running_workers(sandbox, url) as (process,):
+            wait_until_projected(sandbox, backlog, note_size)
+        sandbox.clear()
         return _figures(sizes)
 
     def reader() -> Figures:
         sizes = []
-        with with_read_models(place, _HISTORY) as url, api(place, url) as asked:
+        with database_with_read_models(sandbox, _HISTORY) as url, run_api(sandbox, url) as api:
             for _ in range(_LOADS):
-                for random_requests in (asked.random_stats, asked.random_activity):
-                    put_load(asked.port, random_requests(_HISTORY, _HISTORY.projects, place.size.requests // 2))
-                sizes.append(asked.process.memory_info().rss)
+                for random_requests in (api.random_stats, api.random_activity):
+                    generate_load(api.port, random_requests(_HISTORY, _HISTORY.projects, sandbox.size.requests // 2))
+                sizes.append(api.process.memory_info().rss)
         return _figures(sizes)
 
     yield {"worker": worker, "API": reader}
 
 
-def _append_backlog(place: Place) -> int:
-    """Append the standard mix again and again, each time with other ids; returns how many entries there are."""
-    mix = place.standard_mix
-    times = max(1, place.size.backlog // len(mix))
+def _append_backlog(sandbox: Sandbox) -> int:
+    """Append the standard mix several times, each time with other event ids. Returns the number of entries."""
+    mix = sandbox.standard_mix
+    times = max(1, sandbox.size.memory_events // len(mix))
     for generation in range(times):
-        place.append(renumbered(mix, generation))
+        sandbox.append(with_new_ids(mix, generation))
     return times * len(mix)
 
 
 def _figures(sizes: Sequence[float]) -> Figures:
-    """Return the greatest size, and the last tenth beside the second: the first one fills caches."""
+    """Return the greatest size, and the last tenth divided by the second tenth. The first tenth fills caches."""
     tenth = max(1, len(sizes) // 10)
     return {"MiB": max(sizes) / _MIB, "growth": mean(sizes[-tenth:]) / mean(sizes[tenth : 2 * tenth])}
 

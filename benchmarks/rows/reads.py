@@ -1,42 +1,48 @@
-"""The two reads, over HTTP, beside the same server that answers from memory."""
+"""How fast the API answers both reads, compared with a server that sends the same bytes from memory."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from benchmarks.asking import api
-from benchmarks.history import History, with_read_models
-from benchmarks.load import put_load
-from benchmarks.place import Place
+from benchmarks.api_process import run_api
+from benchmarks.load_generator import generate_load
 from benchmarks.references.limit_http import limit_http
 from benchmarks.row import Contestants, Goal, Row
-from benchmarks.running import MeasureError
+from benchmarks.sandbox import Sandbox
+from benchmarks.subprocesses import BenchmarkError
+from benchmarks.synthetic_log import SyntheticLog, database_with_read_models
 
 _ACTIVITY_PROJECTS = 100
-_EVENTS_FOR_100_ENTRIES = 400  # half of a project's events are evaluations, and which are its is a matter of chance
+_EVENTS_PER_PROJECT = 400  # about half are evaluations; at least 100 are needed
 
 
 @contextmanager
-def _stats(place: Place) -> Iterator[Contestants]:
-    history = History(place.size.many_projects * 10, place.size.many_projects)
+def _stats(sandbox: Sandbox) -> Iterator[Contestants]:
+    log = SyntheticLog(sandbox.size.many_projects * 10, sandbox.size.many_projects)
     with ExitStack() as stack:
-        asked = stack.enter_context(api(place, stack.enter_context(with_read_models(place, history))))
-        requests = asked.random_stats(history, history.projects, place.size.requests)
-        limit = stack.enter_context(limit_http(place, asked.ask(requests[0])))
-        yield {"stats": partial(put_load, asked.port, requests), "limit-http": partial(put_load, limit, requests)}
+        api = stack.enter_context(run_api(sandbox, stack.enter_context(database_with_read_models(sandbox, log))))
+        requests = api.random_stats(log, log.projects, sandbox.size.requests)
+        limit = stack.enter_context(limit_http(sandbox, api.get(requests[0])))
+        yield {
+            "stats": partial(generate_load, api.port, requests),
+            "limit-http": partial(generate_load, limit, requests),
+        }
 
 
 @contextmanager
-def _activity(place: Place) -> Iterator[Contestants]:
-    history = History(_ACTIVITY_PROJECTS * _EVENTS_FOR_100_ENTRIES, _ACTIVITY_PROJECTS)
+def _activity(sandbox: Sandbox) -> Iterator[Contestants]:
+    log = SyntheticLog(_ACTIVITY_PROJECTS * _EVENTS_PER_PROJECT, _ACTIVITY_PROJECTS)
     with ExitStack() as stack:
-        asked = stack.enter_context(api(place, stack.enter_context(with_read_models(place, history))))
-        requests = asked.random_activity(history, history.projects, place.size.requests)
-        answer = asked.ask(requests[0])
-        if answer.count(b'"ruleId"') != 100:
-            raise MeasureError("the activity does not hold 100 entries")
-        limit = stack.enter_context(limit_http(place, answer))
-        yield {"activity": partial(put_load, asked.port, requests), "limit-http": partial(put_load, limit, requests)}
+        api = stack.enter_context(run_api(sandbox, stack.enter_context(database_with_read_models(sandbox, log))))
+        requests = api.random_activity(log, log.projects, sandbox.size.requests)
+        body = api.get(requests[0])
+        if body.count(b'"ruleId"') != 100:
+            raise BenchmarkError("the activity response does not have 100 entries")
+        limit = stack.enter_context(limit_http(sandbox, body))
+        yield {
+            "activity": partial(generate_load, api.port, requests),
+            "limit-http": partial(generate_load, limit, requests),
+        }
 
 
 stats = Row(

@@ -1,4 +1,4 @@
-"""Recomputing the read models from the log that a drain has filled, beside that drain."""
+"""How fast a rebuild recomputes the read models from the log, compared with the drain that filled it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,45 +6,45 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.draining import drain, timed_drain
-from benchmarks.place import Place
+from benchmarks.drain_timing import measure_drain, timed_drain
 from benchmarks.row import Contestants, Figures, Goal, Row
-from benchmarks.running import MeasureError, figures_of
+from benchmarks.sandbox import Sandbox
+from benchmarks.subprocesses import BenchmarkError, run_module
 from projections.read_models.registry import PROJECTIONS
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
-    backlog = place.standard_mix
-    with place.database() as url:
-        timed_drain(place, backlog, url)
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
+    backlog = sandbox.standard_mix
+    with sandbox.database() as url:
+        timed_drain(sandbox, backlog, url)
 
-        def of_empty_tables() -> Figures:
-            """Every row is written, as after a release that gives all read models a new version."""
+        def from_empty_tables() -> Figures:
+            """Rebuild into empty tables: every row is written, as after new versions of all projections."""
             with psycopg.connect(url) as connection:
                 connection.execute(f"TRUNCATE {', '.join(projection.table.name for projection in PROJECTIONS)}")
-            return _rebuilt(url, len(backlog))
+            return _rebuild(url, len(backlog))
 
-        def of_equal_rows() -> Figures:
-            """Every row is compared, and none written."""
-            return _rebuilt(url, len(backlog))
+        def from_equal_rows() -> Figures:
+            """Rebuild rows that are correct: every row is compared and none is written."""
+            return _rebuild(url, len(backlog))
 
         yield {
-            "rebuild": of_empty_tables,
-            "rebuild, rows equal": of_equal_rows,
-            "live drain": drain(place, backlog),
+            "rebuild": from_empty_tables,
+            "rebuild, rows equal": from_equal_rows,
+            "live drain": measure_drain(sandbox, backlog),
         }
 
 
-def _rebuilt(url: str, events: int) -> Figures:
-    """Run the command; it tells its time itself, from the first page of the log to the last commit."""
-    told: Any = figures_of("cli", "rebuild", "--json", DATABASE_URL=url)
-    pending = told["pendingTenants"]
-    if told["events"] != events or pending:
-        raise MeasureError(
-            f"of {events:,} events {told['events']:,} were folded, {pending} tenants are still to be rebuilt"
+def _rebuild(url: str, events: int) -> Figures:
+    """Run the command, which reports its own duration from the first page of the log to the last commit."""
+    report: Any = run_module("cli", "rebuild", "--json", DATABASE_URL=url)
+    pending = report["pendingTenants"]
+    if report["events"] != events or pending:
+        raise BenchmarkError(
+            f"{report['events']:,} of {events:,} events were folded; {pending} tenants still need a rebuild"
         )
-    return {"events/s": events / told["seconds"], "claim ms": told["lockHeldMs"]["max"]}
+    return {"events/s": events / report["seconds"], "claim ms": report["lockHeldMs"]["max"]}
 
 
 row = Row(

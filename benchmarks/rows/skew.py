@@ -1,21 +1,23 @@
-"""Draining backlogs unlike the standard mix: one hot project, very many projects."""
+"""How fast a worker drains skewed backlogs: one hot project, and very many projects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks import mixes
-from benchmarks.draining import drain
-from benchmarks.place import Place
+from benchmarks import workloads
+from benchmarks.drain_timing import measure_drain
 from benchmarks.row import Contestants, Goal, Row
+from benchmarks.sandbox import Sandbox
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
-    size = place.size
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
+    size = sandbox.size
+    hot_project = workloads.stream_entries(workloads.one_hot_project(size.events))
+    many_projects = workloads.stream_entries(workloads.many_projects(size.events, size.many_projects))
     yield {
-        "hot project": drain(place, mixes.entries(mixes.hot(size.events))),
-        "standard mix": drain(place, place.standard_mix),
-        "many projects": drain(place, mixes.entries(mixes.spread(size.events, size.many_projects))),
+        "hot project": measure_drain(sandbox, hot_project),
+        "standard mix": measure_drain(sandbox, sandbox.standard_mix),
+        "many projects": measure_drain(sandbox, many_projects),
     }
 
 

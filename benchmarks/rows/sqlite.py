@@ -1,29 +1,29 @@
-"""Draining a backlog on SQLite."""
+"""How fast a worker drains a backlog on SQLite."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.draining import timed_drain
-from benchmarks.place import Place
+from benchmarks.drain_timing import timed_drain
 from benchmarks.references.limit_log import limit_log
 from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.sandbox import Sandbox
 
 
 @contextmanager
-def _contestants(place: Place) -> Iterator[Contestants]:
-    backlog = place.standard_mix
+def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
+    backlog = sandbox.standard_mix
 
     def on_sqlite() -> Figures:
-        with place.sqlite() as url:
-            return timed_drain(place, backlog, url)
+        with sandbox.sqlite() as url:
+            return timed_drain(sandbox, backlog, url)
 
-    yield {"SQLite": on_sqlite, "limit-log": limit_log(place, backlog)}
+    yield {"SQLite": on_sqlite, "limit-log": limit_log(sandbox, backlog)}
 
 
 row = Row(
     "sqlite",
     "the same backlog, one worker, SQLite",
-    # 20,000 events/s where limit-log makes 70,000.
+    # This is 20,000 events/s on a machine where limit-log reaches 70,000.
     (Goal("events/s", "SQLite", "limit-log", at_least=0.286),),
     _contestants,
 )

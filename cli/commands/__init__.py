@@ -1,1 +1,1 @@
-"""The commands, one file each: they parse arguments and render results."""
+"""The commands, one file each. They parse arguments and print results."""

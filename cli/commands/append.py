@@ -1,4 +1,4 @@
-"""`projector append`: events from a file or a pipe, one JSON per line."""
+"""`projector append`: append events from a file or a pipe, one JSON object per line."""
 
 import os
 import sys
@@ -17,14 +17,14 @@ from cli.output import CliError, print_json, progress_bar
 from event_stream import Appended, BacklogFullError, InvalidEventError, Producer
 from event_stream.producer import Prepared
 
-LINES_AT_ONCE = 1_000
+LINES_PER_CHUNK = 1_000
 BACKLOG_PAUSE_S = 0.2
 WAIT_STEP_S = 0.02
 
 
 @dataclass
-class Outcome:
-    """What became of the lines; `last` is the last position in each partition."""
+class AppendResult:
+    """What happened to the lines so far. `last` holds the last appended entry of each partition."""
 
     appended: int = 0
     rejected: list[tuple[int, InvalidEventError]] = field(default_factory=list)
@@ -33,55 +33,56 @@ class Outcome:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--wait", is_flag=True, help="Return when everything appended is projected.")
+@click.option("--wait", is_flag=True, help="Wait until all appended events are projected.")
 @click.option(
-    "--timeout", default=600.0, show_default=True, help="Give up waiting after so many seconds without progress."
+    "--timeout", default=600.0, show_default=True, help="Give up after this many seconds without any progress."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
     """Append events from FILE (- for stdin), one JSON object per line.
 
-    A line that is not a valid event is rejected with its number and the reason; the others are appended. Appending a
-    file again is safe: an event that was accepted before counts once.
+    Invalid lines are reported with their number and the reason, and the others are appended. It is safe to append a
+    file again: an event that was accepted before has no effect.
     """
     environment.load()
     producer = make_producer(os.environ)
-    outcome = Outcome()
+    result = AppendResult()
     try:
         with progress_bar() as progress, click.open_file(file, "rb") as lines:
-            append_lines(producer, progress, lines, _size(file), timeout, outcome)
+            _append_lines(producer, progress, lines, _size(file), timeout, result)
             if wait:
-                _wait(producer, progress, outcome, timeout)
+                _wait(producer, progress, result, timeout)
     finally:
-        _print(outcome, as_json)
-    if outcome.rejected:
+        _print(result, as_json)
+    if result.rejected:
         sys.exit(1)
 
 
-def append_lines(
+def _append_lines(
     producer: Producer,
     progress: Progress,
     lines: Iterable[bytes],
     total_bytes: int | None,
     timeout_s: float,
-    outcome: Outcome,
+    result: AppendResult,
 ) -> None:
-    """Append lines in chunks; raises BacklogFullError if a chunk finds no room for `timeout_s`."""
+    """Append lines in chunks. Raises BacklogFullError if the backlog stays full for `timeout_s`."""
     task = progress.add_task("appending", total=total_bytes)
     numbered = enumerate(lines, start=1)
-    while chunk := list(islice(numbered, min(LINES_AT_ONCE, producer.backlog_limit))):
-        prepared = list(_prepared(producer, chunk, outcome))
+    while chunk := list(islice(numbered, min(LINES_PER_CHUNK, producer.backlog_limit))):
+        prepared = list(_prepare(producer, chunk, result))
         for appended in _send(producer, prepared, timeout_s):
-            outcome.last[appended.partition] = appended
-        outcome.appended += len(prepared)
+            result.last[appended.partition] = appended
+        result.appended += len(prepared)
         progress.update(
             task,
             advance=sum(len(line) for _, line in chunk),
-            description=f"appending: {outcome.appended:,} appended, {len(outcome.rejected):,} rejected",
+            description=f"appending: {result.appended:,} appended, {len(result.rejected):,} rejected",
         )
 
 
-def _prepared(producer: Producer, chunk: Iterable[tuple[int, bytes]], outcome: Outcome) -> Iterator[Prepared]:
+def _prepare(producer: Producer, chunk: Iterable[tuple[int, bytes]], result: AppendResult) -> Iterator[Prepared]:
+    """Yield the valid events of numbered lines, and add the invalid lines to the result. Empty lines are skipped."""
     for number, line in chunk:
         body = line.strip()
         if not body:
@@ -89,10 +90,11 @@ def _prepared(producer: Producer, chunk: Iterable[tuple[int, bytes]], outcome: O
         try:
             yield producer.prepare(body)
         except InvalidEventError as error:
-            outcome.rejected.append((number, error))
+            result.rejected.append((number, error))
 
 
 def _send(producer: Producer, prepared: list[Prepared], timeout_s: float) -> list[Appended]:
+    """Append events; retry while the backlog is full."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -103,33 +105,33 @@ def _send(producer: Producer, prepared: list[Prepared], timeout_s: float) -> lis
             time.sleep(BACKLOG_PAUSE_S)
 
 
-def _wait(producer: Producer, progress: Progress, outcome: Outcome, timeout_s: float) -> None:
-    """Return when all is projected; raises CliError once nothing at all was projected for `timeout_s`."""
-    task = progress.add_task("projecting", total=len(outcome.last))
-    waiting = list(outcome.last.values())
-    moved_at, before = time.monotonic(), producer.projected()
-    while waiting := [position for position in waiting if not producer.is_projected(position)]:
-        progress.update(task, completed=len(outcome.last) - len(waiting))
+def _wait(producer: Producer, progress: Progress, result: AppendResult, timeout_s: float) -> None:
+    """Wait until all appended events are projected. Raises CliError after `timeout_s` without any progress."""
+    task = progress.add_task("projecting", total=len(result.last))
+    waiting = list(result.last.values())
+    progressed_at, before = time.monotonic(), producer.projected()
+    while waiting := [appended for appended in waiting if not producer.is_projected(appended)]:
+        progress.update(task, completed=len(result.last) - len(waiting))
         now = producer.projected()
         if now != before:
-            moved_at, before = time.monotonic(), now
-        if time.monotonic() - moved_at > timeout_s:
+            progressed_at, before = time.monotonic(), now
+        if time.monotonic() - progressed_at > timeout_s:
             raise CliError(
-                f"{waiting[0]} is not projected, and nothing was for {timeout_s:g} s; see `projector status`"
+                f"{waiting[0]} is not projected, and no event was projected for {timeout_s:g} s; run `projector status`"
             )
         time.sleep(WAIT_STEP_S)
 
 
-def _print(outcome: Outcome, as_json: bool) -> None:
+def _print(result: AppendResult, as_json: bool) -> None:
     if as_json:
         rejected = [
-            {"line": number, "reason": error.reason.value, "detail": error.detail} for number, error in outcome.rejected
+            {"line": number, "reason": error.reason.value, "detail": error.detail} for number, error in result.rejected
         ]
-        print_json({"appended": outcome.appended, "rejected": rejected})
+        print_json({"appended": result.appended, "rejected": rejected})
         return
-    for number, error in outcome.rejected:
+    for number, error in result.rejected:
         click.echo(f"line {number}: {error}")
-    click.echo(f"appended {outcome.appended:,}, rejected {len(outcome.rejected):,}")
+    click.echo(f"appended {result.appended:,}, rejected {len(result.rejected):,}")
 
 
 def _size(file: str) -> int | None:

@@ -1,4 +1,4 @@
-"""`projector contract`: the generated documents."""
+"""`projector contract`: print the generated interface documents."""
 
 import click
 
@@ -10,9 +10,9 @@ from event_stream.documents.json_schema import events_schema
 
 @click.group()
 def contract() -> None:
-    """Print the machine-readable documents that describe the interfaces.
+    """Print the machine-readable documents of the interfaces.
 
-    The pages docs/reference/events.md and docs/reference/api.md say the same for people.
+    docs/reference/events.md and docs/reference/api.md describe the same interfaces for people.
     """
 
 

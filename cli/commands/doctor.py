@@ -1,4 +1,4 @@
-"""`projector doctor`: what in Redis, database, settings and processes endangers the promises, each with its remedy."""
+"""`projector doctor`: report what endangers the guarantees, each finding with its remedy."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from cli.output import print_json, stdout
 from workers.doctor.check import Finding, Severity
 from workers.doctor.context import Context
 from workers.doctor.registry import CHECKS
-from workers.doctor.runner import Examination, examine
+from workers.doctor.runner import DoctorReport, run_checks
 
 COLOURS = {Severity.DANGER: "bold red", Severity.ADVICE: "yellow"}
 
@@ -23,60 +23,60 @@ COLOURS = {Severity.DANGER: "bold red", Severity.ADVICE: "yellow"}
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what endangers the promises, each with its remedy; changes nothing.
+    """Report what endangers the guarantees, each finding with its remedy. Changes nothing.
 
-    Looks at Redis, the database, the settings, and whether events reach the read models. Exit 1 if a promise is in
-    danger; advice alone is exit 0. docs/reference/doctor.md lists the codes.
+    It checks Redis, the database, the settings, and whether events reach the read models. The exit status is 1 if a
+    guarantee is in danger, else 0, even if there is advice. docs/reference/doctor.md lists all codes.
     """
     environment.load()
-    with closing(Context.from_environ(os.environ)) as patient:
-        examination = examine(patient)
+    with closing(Context.from_environ(os.environ)) as context:
+        report = run_checks(context)
     if as_json:
-        print_json(examination.model_dump())
+        print_json(report.model_dump())
     elif sys.stdout.isatty():
-        stdout().print(_shown(examination))
+        stdout().print(_for_terminal(report))
     else:
-        click.echo("\n".join(_lines(examination)))
-    if examination.in_danger:
+        click.echo("\n".join(_as_lines(report)))
+    if report.has_danger:
         sys.exit(1)
 
 
-def _shown(examination: Examination) -> RenderableType:
-    """Return the examination for a person."""
+def _for_terminal(report: DoctorReport) -> RenderableType:
+    """Return the report as a coloured table with a summary."""
     parts: list[RenderableType] = []
-    if examination.findings:
-        parts += [_table(examination.findings), Text()]
-    style = COLOURS[Severity.DANGER] if examination.in_danger else "green"
-    return Group(*parts, *(Text(line, style=style) for line in _verdict(examination)))
+    if report.findings:
+        parts += [_table(report.findings), Text()]
+    style = COLOURS[Severity.DANGER] if report.has_danger else "green"
+    return Group(*parts, *(Text(line, style=style) for line in _summary(report)))
 
 
 def _table(findings: list[Finding]) -> Table:
     table = Table(title="Findings", title_justify="left", show_lines=True)
-    for header in ("finding", "what is so", "remedy"):
+    for header in ("finding", "problem", "remedy"):
         table.add_column(header, overflow="fold")
-    for each in findings:
-        name = f"{each.severity} {each.guarantee or ''}\n{each.code}"
-        table.add_row(Text(name, style=COLOURS[each.severity]), Text(each.message), Text(each.remedy))
+    for finding in findings:
+        name = f"{finding.severity} {finding.guarantee or ''}\n{finding.code}"
+        table.add_row(Text(name, style=COLOURS[finding.severity]), Text(finding.message), Text(finding.remedy))
     return table
 
 
-def _lines(examination: Examination) -> Iterator[str]:
-    """Yield the examination as plain lines, one a finding."""
-    for each in examination.findings:
-        yield f"{each.severity} {each.guarantee or '-'} {each.code}: {each.message} -> {each.remedy}"
-    yield from _verdict(examination)
+def _as_lines(report: DoctorReport) -> Iterator[str]:
+    """Yield the report as plain lines, one for each finding."""
+    for finding in report.findings:
+        yield f"{finding.severity} {finding.guarantee or '-'} {finding.code}: {finding.message} -> {finding.remedy}"
+    yield from _summary(report)
 
 
-def _verdict(examination: Examination) -> Iterator[str]:
-    """Yield what it comes to, and what it rests on."""
-    dangers = sum(each.severity == Severity.DANGER for each in examination.findings)
-    advice = len(examination.findings) - dangers
+def _summary(report: DoctorReport) -> Iterator[str]:
+    """Yield the number of findings or, if there are none, the problems that were looked for."""
+    dangers = sum(finding.severity == Severity.DANGER for finding in report.findings)
+    advice = len(report.findings) - dangers
     if dangers:
         yield f"Dangers: {dangers}, advice: {advice}."
     elif advice:
-        yield f"Nothing endangers the promises; advice: {advice}."
+        yield f"No guarantee is in danger. Advice: {advice}."
     else:
-        yield "Nothing endangers the promises. None of these is so:"
-        yield from (f"  {check.code:<32} {check.means}" for check in CHECKS if check.code in examination.checked)
-    if examination.skipped:
-        yield f"Not checked: {', '.join(examination.skipped)}."
+        yield "No guarantee is in danger. None of these problems was found:"
+        yield from (f"  {check.code:<32} {check.meaning}" for check in CHECKS if check.code in report.checked)
+    if report.skipped:
+        yield f"Not checked: {', '.join(report.skipped)}."

@@ -1,1 +1,1 @@
-"""What `projector up` runs on one machine: embedded Valkey, supervisor, watchdog, demo."""
+"""The parts of `projector up`: startup, supervisor, watchdog, embedded Valkey, and the demo tenant."""

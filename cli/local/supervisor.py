@@ -1,21 +1,20 @@
-"""Keeps processes running: starts them, restarts what dies or stalls, ends them all in order."""
+"""Supervises child processes: starts them, restarts those that exit or stall, and stops them in order."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import structlog
+
+from cli.local import pid_file
 
 RESTART_PAUSE_FIRST_S = 0.2
 RESTART_PAUSE_MAX_S = 5.0
-STEADY_AFTER_S = 10.0
+STEADY_AFTER_S = 10.0  # the restart pause starts over for a process that ran for longer
 POLL_S = 0.1
 
 log = structlog.get_logger()
@@ -23,33 +22,33 @@ log = structlog.get_logger()
 
 @dataclass
 class Child:
-    """One process that is to run all the time, or `until_done`, which its exit code 0 says.
+    """A process that is restarted whenever it exits; with `until_done`, only while its exit code is not 0.
 
-    `last` children are ended after all others.
+    Children with `stop_last` are stopped after all others.
     """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
-    last: bool = False
+    stop_last: bool = False
     until_done: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
-    due_at: float = 0.0
-    pause_s: float = RESTART_PAUSE_FIRST_S
+    restart_at: float = 0.0
+    restart_pause_s: float = RESTART_PAUSE_FIRST_S
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The process id while it runs, else None."""
         return self.process.pid if self.process and self.process.poll() is None else None
 
     @property
     def age_s(self) -> float:
-        """How long ago it was started last."""
+        """Seconds since it was last started."""
         return time.monotonic() - self.started_at
 
     def start(self) -> None:
-        """Start it, away from the terminal's signals: ending is the supervisor's to order."""
+        """Start it in a session of its own: the terminal's Ctrl-C reaches only the supervisor, which stops it."""
         self.process = subprocess.Popen(
             list(self.command),
             env=dict(self.environ),
@@ -59,107 +58,86 @@ class Child:
         )
         self.started_at = time.monotonic()
 
-    def tend(self) -> bool:
-        """Start it if it is due; returns whether it was started."""
+    def restart_if_exited(self) -> bool:
+        """Start it again if it has exited and its restart pause is over. Returns whether it was started."""
         now = time.monotonic()
         if self.pid is not None or self._is_done():
             return False
         if self.process is not None:
             log.warning("process.exited", process=self.name, exit_code=self.process.returncode)
-            steady = self.age_s > STEADY_AFTER_S
-            self.pause_s = RESTART_PAUSE_FIRST_S if steady else min(self.pause_s * 2, RESTART_PAUSE_MAX_S)
-            self.due_at = now + self.pause_s
+            is_steady = self.age_s > STEADY_AFTER_S
+            longer_s = min(self.restart_pause_s * 2, RESTART_PAUSE_MAX_S)
+            self.restart_pause_s = RESTART_PAUSE_FIRST_S if is_steady else longer_s
+            self.restart_at = now + self.restart_pause_s
             self.process = None
-        if now < self.due_at:
+        if now < self.restart_at:
             return False
         try:
             self.start()
-        except OSError as error:  # no memory or no process to be had now
+        except OSError as error:  # the machine is out of memory or processes
             log.warning("process.start_failed", process=self.name, error=str(error))
-            self.due_at = now + RESTART_PAUSE_MAX_S
+            self.restart_at = now + RESTART_PAUSE_MAX_S
             return False
         return True
-
-    def _is_done(self) -> bool:
-        return self.until_done and self.process is not None and self.process.returncode == 0
 
     def signal(self, number: int) -> None:
         """Send a signal if it runs."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)
 
+    def _is_done(self) -> bool:
+        return self.until_done and self.process is not None and self.process.returncode == 0
+
 
 @dataclass
 class Supervisor:
-    """The processes of one machine; `pids_file` lets the next supervisor end what this one could not."""
+    """The child processes on one machine. `pids_file` lists them for the next supervisor."""
 
     pids_file: Path
     children: list[Child] = field(default_factory=list)
 
     def add(self, child: Child) -> None:
-        """Start a process and keep it running from now on."""
+        """Start a process and supervise it from now on."""
         self.children.append(child)
         child.start()
-        self._note_pids()
+        self._write_pids()
 
-    def tend(self) -> None:
-        """Restart what died."""
-        started = [child.name for child in self.children if child.tend()]
+    def restart_exited(self) -> None:
+        """Restart the processes that have exited."""
+        started = [child.name for child in self.children if child.restart_if_exited()]
         if started:
-            self._note_pids()
+            self._write_pids()
 
-    def kill(self, child: Child, why: str) -> None:
-        """Kill a stalled process; `tend` restarts it."""
-        log.warning("process.stalled", process=child.name, pid=child.pid, reason=why)
+    def kill(self, child: Child, reason: str) -> None:
+        """Kill a stalled process; `restart_exited` starts it again."""
+        log.warning("process.stalled", process=child.name, pid=child.pid, reason=reason)
         child.signal(signal.SIGKILL)
 
-    def kill_all(self, name: str, why: str) -> None:
-        """Kill the stalled processes of a name; `tend` restarts them."""
+    def kill_all(self, name: str, reason: str) -> None:
+        """Kill all processes of one name because they are stalled."""
         for child in self.children:
             if child.name == name:
-                self.kill(child, why)
+                self.kill(child, reason)
 
     def stop(self, timeout_s: float) -> None:
-        """End all within `timeout_s`, the last ones last; what does not go is killed."""
+        """Stop all processes within `timeout_s`. Those that do not exit in time are killed."""
         deadline = time.monotonic() + timeout_s
-        first = [child for child in self.children if not child.last]
-        last = [child for child in self.children if child.last]
-        _end(first, deadline - timeout_s * 0.25)
-        _end(last, deadline)
+        _stop([child for child in self.children if not child.stop_last], deadline - timeout_s * 0.25)
+        _stop([child for child in self.children if child.stop_last], deadline)
         self.pids_file.unlink(missing_ok=True)
 
-    def end_leftovers(self) -> int:
-        """Kill what a supervisor that was killed left running; returns how many there were."""
-        ended = 0
-        for pid, created in _noted(self.pids_file):
-            # The time of birth tells our process from another one that got its number.
-            with suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if abs(process.create_time() - created) < 1:
-                    process.kill()
-                    process.wait(5)
-                    ended += 1
-        self.pids_file.unlink(missing_ok=True)
-        return ended
+    def kill_leftovers(self) -> int:
+        """Kill the processes that an earlier supervisor left running when it was killed. Returns how many."""
+        return pid_file.kill_listed(self.pids_file)
 
-    def _note_pids(self) -> None:
-        noted = []
-        for child in self.children:
-            with suppress(psutil.Error):
-                if child.pid is not None:
-                    noted.append([child.pid, psutil.Process(child.pid).create_time()])
-        draft = self.pids_file.with_suffix(".new")
-        try:
-            draft.write_text(json.dumps(noted))
-            draft.replace(self.pids_file)
-        except OSError as error:  # a full disk is no reason to end what still runs
-            log.warning("pid_file.write_failed", error=str(error))
+    def _write_pids(self) -> None:
+        pid_file.write(self.pids_file, [child.pid for child in self.children if child.pid is not None])
 
 
-def _end(children: Sequence[Child], deadline: float) -> None:
+def _stop(children: Sequence[Child], deadline: float) -> None:
     for child in children:
         child.signal(signal.SIGTERM)
-        child.signal(signal.SIGCONT)  # a stopped process cannot hear
+        child.signal(signal.SIGCONT)  # a suspended process does not receive SIGTERM
     for child in children:
         if child.process is None:
             continue
@@ -169,10 +147,3 @@ def _end(children: Sequence[Child], deadline: float) -> None:
             log.warning("process.killed", process=child.name)
             child.process.kill()
             child.process.wait()
-
-
-def _noted(file: Path) -> list[tuple[int, float]]:
-    try:
-        return [(int(pid), float(created)) for pid, created in json.loads(file.read_text())]
-    except (OSError, ValueError):
-        return []

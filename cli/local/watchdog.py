@@ -1,4 +1,4 @@
-"""Tends what `projector up` has started: what died is started again, what has stalled is killed so that it is.
+"""The watchdog of `projector up`: restarts processes that have exited, and kills those that have stalled.
 
 Keys:
 
@@ -18,95 +18,109 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from cli.local.supervisor import POLL_S, Supervisor
-from workers.reporting.status import read_dispatchers, read_workers
+from workers.reporting.heartbeats import read_dispatchers, read_workers
 from workers.runtime import Runtime, redis_client
 from workers.telemetry.progress import STALLED_AFTER_S
 
 START_TIMEOUT_S = 60.0
-LOOK_TIMEOUT_S = 1.0
-LOOK_EVERY_S = 5.0
-BEATING = ("worker", "dispatcher")  # their loops give signs of life in Redis
-LOOK_KEY = "projector:up-probe"
+PROBE_TIMEOUT_S = 1.0
+PROBE_EVERY_S = 5.0
+PROBE_KEY = "projector:up-probe"
+WITH_HEARTBEAT = ("worker", "dispatcher")  # these processes write heartbeats to Redis
 
 
 def watch(supervisor: Supervisor, runtime: Runtime, operations_url: str, stopping: threading.Event) -> None:
-    """Restart what dies or stalls, until told to stop; the API answers at `operations_url`, Redis to `runtime`."""
+    """Restart processes that exit or stall, until `stopping` is set."""
     servers = [
-        Server("api", partial(is_ok, f"{operations_url}/healthz", LOOK_TIMEOUT_S)),
-        Server("valkey", partial(_answers, runtime.stream.redis)),
+        ServerProbe("api", partial(is_ok, f"{operations_url}/healthz", PROBE_TIMEOUT_S)),
+        ServerProbe("valkey", partial(_is_responding, runtime.stream.redis)),
     ]
-    ear = HeartbeatProbe(runtime.queue.connection)
-    look_at = time.monotonic()
+    heartbeats = HeartbeatProbe(runtime.queue.connection)
+    probe_at = time.monotonic()
     while not stopping.wait(POLL_S):
-        supervisor.tend()
-        if time.monotonic() < look_at:
+        supervisor.restart_exited()
+        if time.monotonic() < probe_at:
             continue
-        kill_stalled(supervisor, runtime, ear)
+        kill_stalled(supervisor, runtime, heartbeats)
         for server in servers:
-            if server.is_silent():
-                supervisor.kill_all(server.name, why=f"no answer for more than {STALLED_AFTER_S:.0f} s")
-        look_at = time.monotonic() + LOOK_EVERY_S
+            if server.is_stalled():
+                supervisor.kill_all(server.name, reason=f"no answer for more than {STALLED_AFTER_S:.0f} s")
+        probe_at = time.monotonic() + PROBE_EVERY_S
 
 
 @dataclass
-class Server:
-    """A process that answers whenever it is asked; `answers` asks it."""
+class ServerProbe:
+    """Notices that a server has stopped responding. `is_responding` sends it one request."""
 
     name: str
-    answers: Callable[[], bool]
-    answered_at: float = field(default_factory=time.monotonic)
+    is_responding: Callable[[], bool]
+    responded_at: float = field(default_factory=time.monotonic)
 
-    def is_silent(self) -> bool:
-        """Ask; return whether it has not answered for STALLED_AFTER_S, once in that time."""
-        answers = self.answers()
-        silent = not answers and time.monotonic() - self.answered_at > STALLED_AFTER_S
-        if answers or silent:
-            self.answered_at = time.monotonic()
-        return silent
+    def is_stalled(self) -> bool:
+        """Send a request. Returns whether the last response is older than STALLED_AFTER_S, once per such period."""
+        is_responding = self.is_responding()
+        is_stalled = not is_responding and time.monotonic() - self.responded_at > STALLED_AFTER_S
+        if is_responding or is_stalled:
+            self.responded_at = time.monotonic()
+        return is_stalled
 
 
 @dataclass
 class HeartbeatProbe:
-    """Tells whether a silence is a process's own: a Redis that is full, say, takes signs of life from nobody."""
+    """Checks that Redis accepts writes. If it does not, for example because it is full, no process has heartbeats."""
 
     redis: Redis
     clock: Callable[[], float] = time.monotonic
-    deaf_at: float = float("-inf")
+    failed_at: float = float("-inf")
 
-    def hears(self) -> bool:
-        """Return whether Redis takes what is written now, and did at every look of the last STALLED_AFTER_S."""
+    def is_reliable(self) -> bool:
+        """Write the probe key. Returns whether that worked, now and at every probe of the last STALLED_AFTER_S."""
         try:
-            self.redis.set(LOOK_KEY, 1, ex=60)
+            self.redis.set(PROBE_KEY, 1, ex=60)
         except RedisError:
-            self.deaf_at = self.clock()
-        return self.clock() - self.deaf_at > STALLED_AFTER_S
+            self.failed_at = self.clock()
+        return self.clock() - self.failed_at > STALLED_AFTER_S
 
 
-def kill_stalled(supervisor: Supervisor, runtime: Runtime, ear: HeartbeatProbe) -> None:
-    """Kill workers and dispatchers that are silent: a paused worker holds SQLite's write lock for ever.
+def kill_stalled(supervisor: Supervisor, runtime: Runtime, heartbeats: HeartbeatProbe) -> None:
+    """Kill workers and dispatchers without a fresh heartbeat: a suspended worker would keep SQLite's write lock.
 
-    One that has not been heard of at all stalled while it started, or Redis has forgotten it. While Redis hears nobody
-    none is killed: a dispatcher that was could not go on emptying it.
+    A process without any heartbeat has stalled during its start, or Redis has lost its data. Nothing is killed while
+    Redis does not accept writes: a full Redis needs the running dispatcher, which trims its streams.
     """
-    if not ear.hears():
+    if not heartbeats.is_reliable():
         return
     try:
         found = [*read_workers(runtime), *read_dispatchers(runtime)]
     except RedisError:
         return
     here = [process for process in found if process.host == socket.gethostname()]
-    # In a container that was started again numbers repeat: the latest sign of life is the one who lives.
-    by_age = sorted(here, key=lambda each: each.heartbeat_age_s, reverse=True)
-    heartbeat_age_s = {each.pid: each.heartbeat_age_s for each in by_age}
+    # Process ids repeat when a container is restarted: the freshest heartbeat belongs to the running process.
+    oldest_first = sorted(here, key=lambda process: process.heartbeat_age_s, reverse=True)
+    heartbeat_age_s = {process.pid: process.heartbeat_age_s for process in oldest_first}
     for child in supervisor.children:
-        if child.name in BEATING and child.pid is not None:
-            longest_s = STALLED_AFTER_S if child.pid in heartbeat_age_s else START_TIMEOUT_S
-            if heartbeat_age_s.get(child.pid, child.age_s) > longest_s:
-                supervisor.kill(child, why=f"silent for more than {longest_s:.0f} s")
+        if child.name in WITH_HEARTBEAT and child.pid is not None:
+            limit_s = STALLED_AFTER_S if child.pid in heartbeat_age_s else START_TIMEOUT_S
+            if heartbeat_age_s.get(child.pid, child.age_s) > limit_s:
+                supervisor.kill(child, reason=f"no heartbeat for more than {limit_s:.0f} s")
 
 
-def _answers(client: Redis) -> bool:
-    """Whether Redis says anything at all; while it loads its data it says that it is busy."""
+def fail_fast_redis(url: str) -> Redis:
+    """Return a client that gives up within PROBE_TIMEOUT_S, so that a silent Redis does not delay a stop."""
+    return redis_client(url, PROBE_TIMEOUT_S, retries=0)
+
+
+def is_ok(url: str, timeout_s: float = 5.0) -> bool:
+    """Return whether a URL of this deployment answers 200 in time."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 (a URL of this deployment)
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _is_responding(client: Redis) -> bool:
+    """Return whether Redis responds at all; an error such as "loading the dataset" counts as a response."""
     try:
         client.ping()
     except (BusyLoadingError, ResponseError):
@@ -114,17 +128,3 @@ def _answers(client: Redis) -> bool:
     except RedisError:
         return False
     return True
-
-
-def impatient_redis(url: str) -> Redis:
-    """Return a client that soon gives up: a silent server must not keep us from hearing that we are to end."""
-    return redis_client(url, LOOK_TIMEOUT_S, retries=0)
-
-
-def is_ok(url: str, timeout_s: float = 5.0) -> bool:
-    """Return whether an address of ours answers 200 in time."""
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 (our own address)
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

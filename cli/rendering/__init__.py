@@ -1,1 +1,1 @@
-"""What commands print: the status screen and the reports of rebuilds."""
+"""The output of larger commands: the status screen, progress, and the reports of rebuilds and verifications."""

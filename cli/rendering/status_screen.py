@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import table
-from event_stream.envelope import time_text
-from workers.maintenance.verify_results import Verified
+from event_stream.events.rfc3339 import format_time
+from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.overview import Overview
-from workers.reporting.status import FAILURES_MAX, PartitionStatus, ProcessStatus
-from workers.telemetry.apply_rates import LATELY_S
+from workers.reporting.problems import FAILING_AFTER
+from workers.reporting.status import PartitionStatus, ProcessStatus
+from workers.telemetry.apply_rates import HISTORY_S
 
 HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failing": "red"}
 LAG_WARNING_S = 5.0
@@ -57,7 +58,7 @@ FULL = NumberFormat("{:,}".format, "{:,.1f} s".format)
 
 @dataclass(frozen=True, slots=True)
 class StatusScreen:
-    """The status of a deployment. Health and problems come first, so that a low terminal shows them."""
+    """The status of a deployment. Health and problems come first, so that a short terminal shows them."""
 
     overview: Overview
 
@@ -74,7 +75,7 @@ class StatusScreen:
             summary,
             title="projector status",
             title_align="left",
-            subtitle=time_text(self.overview.read_at_ms * 1000),
+            subtitle=format_time(self.overview.read_at_ms * 1000),
             subtitle_align="right",
             border_style=HEALTH_COLOURS[self.overview.health],
         )
@@ -88,7 +89,7 @@ class StatusScreen:
 def _summary(overview: Overview) -> Iterator[Text]:
     colour = HEALTH_COLOURS[overview.health]
     yield Text.assemble("health: ", (overview.health, f"bold {colour}"))
-    yield from (Text(f"problem: {problem}", style=colour) for problem in overview.problems())
+    yield from (Text(f"problem: {problem}", style=colour) for problem in overview.problems)
 
     def total(name: str) -> str:
         return f"{sum(getattr(each, name) for each in overview.partitions):,}"
@@ -102,18 +103,21 @@ def _summary(overview: Overview) -> Iterator[Text]:
         f" + {total('dead_lettered')} dead letters",
         style="dim",
     )
-    yield Text(f"jobs waiting for a worker: {overview.queue_length:,}; {_verified(overview.verification)}", style="dim")
+    yield Text(
+        f"jobs waiting for a worker: {overview.queue_length:,}; {_last_verification(overview.verification)}",
+        style="dim",
+    )
 
 
-def _verified(verified: Verified) -> str:
-    if verified.finished_ms is None:
+def _last_verification(summary: VerificationSummary) -> str:
+    if summary.finished_ms is None:
         return "not verified yet"
-    skipped = f", {verified.skipped_tenants:,} skipped because of their size" if verified.skipped_tenants else ""
-    return f"verified {verified.tenants:,} tenants at {time_text(verified.finished_ms // 1000 * 1_000_000)}{skipped}"
+    skipped = f", {summary.skipped_tenants:,} skipped because they are too large" if summary.skipped_tenants else ""
+    return f"verified {summary.tenants:,} tenants at {format_time(summary.finished_ms // 1000 * 1_000_000)}{skipped}"
 
 
 def _rows(overview: Overview, numbers: NumberFormat) -> Iterator[list[Table]]:
-    """Yield the tables from top to bottom; those of one row may stand side by side."""
+    """Yield the tables from top to bottom; the tables of one row may stand side by side."""
     yield [_partitions(overview, numbers)]
     if any(each.failure for each in overview.partitions):
         yield [_failures(overview, numbers)]
@@ -123,7 +127,7 @@ def _rows(overview: Overview, numbers: NumberFormat) -> Iterator[list[Table]]:
 
 
 def _partitions(overview: Overview, numbers: NumberFormat) -> Table:
-    def row(label: Text, position: str, partitions: list[PartitionStatus], per_s: float, lately: int) -> list[Text]:
+    def row(label: Text, position: str, partitions: list[PartitionStatus], per_s: float, recent: int) -> list[Text]:
         def count(name: str, style: str = "") -> Text:
             return _count(sum(getattr(each, name) for each in partitions), numbers, style)
 
@@ -133,7 +137,7 @@ def _partitions(overview: Overview, numbers: NumberFormat) -> Table:
             _lag(max(each.lag_s for each in partitions), numbers),
             count("in_flight", "bold"),
             _rate(per_s),
-            _rate(lately / LATELY_S),
+            _rate(recent / HISTORY_S),
             count("applied"),
             count("duplicates"),
             count("dead_lettered", "bold yellow"),
@@ -150,15 +154,15 @@ def _partitions(overview: Overview, numbers: NumberFormat) -> Table:
         )
         for each, rate in zip(overview.partitions, overview.rates, strict=True)
     ]
-    rates = overview.rates
-    all_per_s, all_lately = sum(rate.events_per_s for rate in rates), sum(rate.events_last_10_min for rate in rates)
-    rows.append(row(Text("all"), "", overview.partitions, all_per_s, all_lately))
+    all_per_s = sum(rate.events_per_s for rate in overview.rates)
+    all_recent = sum(rate.events_last_10_min for rate in overview.rates)
+    rows.append(row(Text("all"), "", overview.partitions, all_per_s, all_recent))
     return table("Partitions", PARTITION_HEADERS, rows, left=2)
 
 
 def _colour(partition: PartitionStatus) -> str:
     failure = partition.failure
-    if partition.stalled or (failure and failure.consecutive_failures >= FAILURES_MAX):
+    if partition.stalled or (failure and failure.consecutive_failures >= FAILING_AFTER):
         return "bold red"
     return "yellow" if failure else "green"
 

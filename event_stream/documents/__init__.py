@@ -1,1 +1,1 @@
-"""The published documents of the events: JSON Schema and AsyncAPI."""
+"""Documents that describe the events: JSON Schema and AsyncAPI."""

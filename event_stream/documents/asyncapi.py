@@ -1,16 +1,16 @@
-"""The AsyncAPI 3.0 document of the streams: which messages a producer may append, and where."""
+"""The AsyncAPI 3.0 document of the streams: which events a producer may append, and where."""
 
 from functools import cache
 from typing import Any
 
 from event_stream.documents.json_schema import event_schema, example_event
-from event_stream.event_types import TENANT_LEVEL, TYPES
+from event_stream.events.event_types import TENANT_LEVEL, TYPES
 
 VERSION = "1.0.0"
 
 _ABOUT = (
-    "Producers append facts about tenants and their projects to Redis streams. The projector reads the streams and"
-    " keeps read models, which the HTTP API answers from."
+    "Producers append events about tenants and their projects to Redis streams. The projector reads the streams and"
+    " keeps read models, which the HTTP API serves."
 )
 _CHANNEL = """\
 The streams of a deployment. An event of a tenant belongs to the partition crc32(utf8(tenantid)) mod P, with the CRC-32
@@ -25,7 +25,7 @@ have no headers, so every CloudEvents attribute is a member of that JSON object.
 
 @cache
 def asyncapi_document() -> dict[str, Any]:
-    """Return the document. It describes the projector, so the one operation receives what producers append."""
+    """Return the document. It describes the projector, so its one operation receives events."""
     return {
         "asyncapi": "3.0.0",
         "info": {

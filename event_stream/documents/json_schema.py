@@ -1,4 +1,4 @@
-"""JSON Schema (2020-12) of every event type, generated from the types that `decode` validates with."""
+"""JSON Schemas (2020-12) of all event types, generated from the types with which `decode` validates."""
 
 from functools import cache
 from typing import Any
@@ -6,16 +6,15 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from event_stream.decoding import event_type_adapter
-from event_stream.event_types import TENANT_LEVEL, TYPES
+from event_stream.events.adapters import event_object_type
+from event_stream.events.event_types import TENANT_LEVEL, TYPES
 
 DIALECT = GenerateJsonSchema.schema_dialect
 _EXAMPLE_PROJECT = "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11"
 _DESCRIPTION = (
     "An event as CloudEvents 1.0 in structured JSON: the value of the field `event` of an entry in a Redis stream."
-    " Some rules are beyond JSON Schema: at most 65,536 bytes, nested at most 64 levels deep, a `time` that exists in"
-    " the calendar, is not before 1970 and not ahead of the clock, the partition of the tenant, and one content for"
-    " each event id."
+    " JSON Schema cannot express some rules: at most 65,536 bytes; at most 64 levels of nesting; a `time` that exists,"
+    " is not before 1970 and not ahead of the clock; the partition of the tenant; one content for each event id."
 )
 _MEMBERS = {
     "specversion": "The version of CloudEvents.",
@@ -27,12 +26,12 @@ _MEMBERS = {
     "projectid": "Ignored, as the type belongs to the whole tenant.",
     "data": "What happened.",
 }
-"""The members in the order of the documents, with the description of those that the types do not describe."""
+"""The members in the order of the documents, with descriptions of those that have none in their types."""
 
 
 class _WithoutTitles(GenerateJsonSchema):
     def field_title_should_be_set(self, _schema: Any) -> bool:
-        """Set none: a title would only repeat the member's name."""
+        """Return False, because a title would only repeat the member's name."""
         return False
 
 
@@ -54,7 +53,7 @@ def events_schema() -> dict[str, Any]:
 @cache
 def event_schema(type_: str) -> dict[str, Any]:
     """Return the JSON Schema of one event type: its envelope with its data."""
-    made = TypeAdapter(event_type_adapter(type_, TYPES[type_])).json_schema(schema_generator=_WithoutTitles)
+    made = TypeAdapter(event_object_type(type_, TYPES[type_])).json_schema(schema_generator=_WithoutTitles)
     (data,) = made["$defs"].values()
     del data["title"]
     members = made["properties"] | {"data": data}
@@ -69,7 +68,7 @@ def event_schema(type_: str) -> dict[str, Any]:
 
 
 def example_event(type_: str) -> dict[str, Any]:
-    """Return a valid event of a type, whose data holds the example of each member."""
+    """Return a valid event of a type, made from the examples of its members."""
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": _example_id(type_),

@@ -1,1 +1,1 @@
-"""The revisions, oldest first; a revision is never changed once it is released."""
+"""The revisions, oldest first. A released revision never changes."""

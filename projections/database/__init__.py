@@ -1,1 +1,1 @@
-"""How SQLAlchemy and the drivers are used: engines, connections, bulk statements, pipelines."""
+"""Access to the database with SQLAlchemy and the drivers: engines, connections, bulk statements, pipeline mode."""

@@ -1,4 +1,4 @@
-"""The tables' metadata and column types that mean the same on both databases."""
+"""The tables' metadata, and column types that mean the same on both databases."""
 
 from typing import Any, TypeAlias
 
@@ -9,14 +9,17 @@ Row: TypeAlias = tuple[Any, ...]
 
 metadata = MetaData()
 
-IN_BINARY = {"binary": True}
-"""Execution options: PostgreSQL sends bytes and numbers as they are, not as text, which for bytes is twice as long."""
+BINARY_RESULTS = {"binary": True}
+"""Execution options that make PostgreSQL send results in binary, which halves the size of bytes."""
+
+# Identifiers compare byte by byte on both databases, as they do in Python.
+KeyText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class UnsignedBigInteger(TypeDecorator[int]):
-    """A number of 64 bits without a sign, as both halves of an entry id are; the database holds it signed.
+    """An unsigned 64-bit number, such as each half of an entry id, stored as a signed one with the same bits.
 
-    Such columns are compared for equality only.
+    Compare such columns for equality only.
     """
 
     impl = BigInteger
@@ -29,7 +32,3 @@ class UnsignedBigInteger(TypeDecorator[int]):
     def process_result_value(self, value: int | None, _dialect: Dialect) -> int | None:
         """Return the unsigned number with the same bits."""
         return value + 2**64 if value is not None and value < 0 else value
-
-
-# Identifiers compare byte by byte on both databases, as they do in Python.
-KeyText = Text().with_variant(Text(collation="C"), "postgresql")

@@ -1,4 +1,7 @@
-"""Connections to PostgreSQL that never wait for ever: whatever becomes of the server, a caller gets control back."""
+"""Connections to PostgreSQL that never wait for ever, and work to do while they wait.
+
+docs/decisions/0026-bound-every-wait.md, docs/decisions/0021-decode-the-next-batch-while-waiting.md
+"""
 
 import select
 from collections.abc import Callable, Iterator
@@ -14,17 +17,17 @@ from psycopg.waiting import Ready, Wait
 
 T = TypeVar("T")
 
-_LOOK_EVERY_S = 0.1
+_CHECK_EVERY_S = 0.1
 
 _work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
 
 
 @contextmanager
 def run_while_waiting(step: Callable[[], bool]) -> Iterator[None]:
-    """Take steps of other work wherever this block waits for PostgreSQL, until one says that there is no more.
+    """While this block waits for PostgreSQL, call `step` until it returns False.
 
-    A step should be short, as the answer waits for its end, and not use the connection waited for. What it raises ends
-    the wait.
+    A step must be short, because a result that arrives waits for it, and must not use the connection. If it raises, the
+    wait ends with its exception.
     """
     token = _work.set(step)
     try:
@@ -34,44 +37,45 @@ def run_while_waiting(step: Callable[[], bool]) -> Iterator[None]:
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that gives up on a server that has been silent for `answer_within_s`, and closes itself then.
+    """A connection that closes itself when the server has not answered for `answer_timeout_s`.
 
-    It closes too when something else interrupts a wait, such as a job's time limit: nobody will read that answer, and
-    whoever came next on the connection would. What was in its transaction is rolled back by the server.
+    It also closes when a wait is interrupted, for example by a job's time limit. Otherwise its next user would read the
+    result that is still to come. The server rolls back its transaction.
     """
 
-    # Longer than the server's own limit for a statement, which says better what was wrong, and shorter than what passes
-    # for stalled. A whole pipeline has no longer.
-    answer_within_s: float | None = 25.0
+    # Longer than the server's statement_timeout, whose error is clearer, and shorter than the time after which a
+    # partition counts as stalled. It also bounds a whole pipeline.
+    answer_timeout_s: float | None = 25.0
 
-    def wait(self, gen: PQGen[T], interval: float = _LOOK_EVERY_S, timeout: float | None = None) -> T:
-        """Run a step of the protocol to its end; raises what the server answers, or OperationalError if it does not."""
+    def wait(self, gen: PQGen[T], interval: float = _CHECK_EVERY_S, timeout: float | None = None) -> T:
+        """Run a step of the protocol to its end; raises the server's error, or OperationalError if it is silent."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
         if _work.get() is not None:
-            gen = _working(gen, self.fileno())
+            gen = _work_while_waiting(gen, self.fileno())
         try:
-            return super().wait(gen, interval, self.answer_within_s)
+            return super().wait(gen, interval, self.answer_timeout_s)
         except BaseException as error:
-            if self.pgconn.transaction_status != TransactionStatus.ACTIVE or _is_answer(error):
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE or _is_from_server(error):
                 raise
             self.close()
             if isinstance(error, psycopg.OperationalError):
-                raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
+                raise psycopg.OperationalError(f"the server was silent for {self.answer_timeout_s} s") from error
             raise
 
     @property
-    def is_hung_up(self) -> bool:
-        """Whether an idle connection is closed, or has something to read: the server has said that it closes it.
+    def is_closed_by_server(self) -> bool:
+        """Whether an idle connection is closed, or has something to read, which means that the server closes it.
 
-        A look at the socket, where asking the server would be a round trip.
+        This looks at the socket only, without a round trip.
         """
-        return self.closed or bool(_polling(self.fileno(), Wait.R).poll(0))
+        return self.closed or bool(_poll_for(self.fileno(), Wait.R).poll(0))
 
     def rollback(self) -> None:
-        """Roll back; a closed connection has nothing to roll back, so the error that closed it stays the one to see.
+        """Roll back, unless the connection is closed.
 
-        So does the error of a pipeline, before what stood behind it there and was aborted.
+        This raises neither for a closed connection nor for statements that a pipeline aborted, so the first error is
+        the one that the caller sees.
         """
         while not self.closed:
             try:
@@ -82,53 +86,53 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
-    """The same for an event loop; it closes itself too when the task that waits is cancelled."""
+    """A `BoundedConnection` for an event loop. It also closes itself when the waiting task is cancelled."""
 
-    answer_within_s: float | None = BoundedConnection.answer_within_s
+    answer_timeout_s: float | None = BoundedConnection.answer_timeout_s
 
     async def wait(
         self,
         gen: PQGen[T],
-        interval: float = _LOOK_EVERY_S,
+        interval: float = _CHECK_EVERY_S,
         timeout: float | None = None,  # noqa: ASYNC109 (psycopg's own signature)
     ) -> T:
-        """Run a step of the protocol to its end; raises what the server answers, or OperationalError if it does not."""
+        """Run a step of the protocol to its end; raises the server's error, or OperationalError if it is silent."""
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
         try:
-            return await super().wait(_reading_on(gen, self.fileno()), interval, self.answer_within_s)
+            return await super().wait(_read_greedily(gen, self.fileno()), interval, self.answer_timeout_s)
         except BaseException as error:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
             await self.close()
             if isinstance(error, psycopg.OperationalError):
-                raise psycopg.OperationalError(f"the server was silent for {self.answer_within_s} s") from error
+                raise psycopg.OperationalError(f"the server was silent for {self.answer_timeout_s} s") from error
             raise
 
 
-def _is_answer(error: BaseException) -> bool:
-    """Return whether it is what the server answers; in a pipeline there are others to come behind it."""
+def _is_from_server(error: BaseException) -> bool:
+    """Return whether the server sent this error. In a pipeline, more results may follow it."""
     return isinstance(error, psycopg.Error) and (error.sqlstate is not None or isinstance(error, PipelineAborted))
 
 
-def _reading_on(gen: PQGen[T], socket: int) -> PQGen[T]:
-    """Run a step of the protocol, but wait only where nothing more has come: libpq takes 16 KiB at a time.
+def _read_greedily(gen: PQGen[T], socket: int) -> PQGen[T]:
+    """Run a step of the protocol, and wait only if no more data has arrived.
 
-    A turn of the event loop for each of them took more than a tenth of a long answer's time.
+    libpq reads 16 KiB at a time. A turn of the event loop for each took more than a tenth of a long result's time.
     """
-    has_come = _polling(socket, Wait.R)
+    arrived = _poll_for(socket, Wait.R)
     try:
         wanted = next(gen)
         while True:
-            ready = Ready.R if wanted == Wait.R and has_come.poll(0) else (yield wanted)
+            ready = Ready.R if wanted == Wait.R and arrived.poll(0) else (yield wanted)
             wanted = gen.send(ready)
     except StopIteration as done:
         result: T = done.value
         return result
 
 
-def _working(gen: PQGen[T], socket: int) -> PQGen[T]:
-    """Run a step of the protocol, and before each wait, steps of the work to do meanwhile, as long as there is any."""
+def _work_while_waiting(gen: PQGen[T], socket: int) -> PQGen[T]:
+    """Run a step of the protocol, and do other work before each wait, until the wait is over or no work is left."""
     ready: Any = None
     while True:
         try:
@@ -137,16 +141,16 @@ def _working(gen: PQGen[T], socket: int) -> PQGen[T]:
             result: T = done.value
             return result
         if step := _work.get():
-            has_come = _polling(socket, wanted)
-            while not has_come.poll(0):
+            ready_socket = _poll_for(socket, wanted)
+            while not ready_socket.poll(0):
                 if not step():
-                    _work.set(None)  # a few events have many waits, and no work for any
+                    _work.set(None)  # do not ask again at each of many waits
                     break
         ready = yield wanted
 
 
-def _polling(socket: int, wanted: Wait) -> select.poll:
+def _poll_for(socket: int, wanted: Wait) -> select.poll:
     events = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
-    polling = select.poll()
-    polling.register(socket, events[wanted])
-    return polling
+    poll = select.poll()
+    poll.register(socket, events[wanted])
+    return poll

@@ -12,12 +12,12 @@ _BYTES = 4
 
 
 def fingerprint_of(event_id: str) -> int:
-    """Return 32 bits of an event id's hash: one that PostgreSQL has too, and that ids in sequence do not cancel out."""
+    """Return 32 bits of the SHA-256 of an event id. Sequential ids do not cancel each other out in sums."""
     return int.from_bytes(sha256(event_id.encode()).digest()[:_BYTES])
 
 
-class fingerprint(GenericFunction[int]):  # noqa: N801 (SQLAlchemy's functions are called like SQL's)
-    """The fingerprint of an event id, for the database to compute."""
+class fingerprint(GenericFunction[int]):  # noqa: N801 (named like the SQL function)
+    """The SQL expression for the fingerprint of an event id."""
 
     type = BigInteger()
     inherit_cache = True

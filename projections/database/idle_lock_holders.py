@@ -1,13 +1,13 @@
-"""Ends sessions that sleep while they hold a claim, where PostgreSQL's own limits do not reach."""
+"""Ends idle sessions that hold a claim, in states that PostgreSQL's own timeouts do not cover."""
 
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-# The limit for idle transactions does not look at a session that waits for the rest of a COPY; nor at one in a
-# pipeline, or, until its next statement, out of one again, which is how psycopg sends an executemany. So whoever waits
-# for a claim in vain looks: at those who lock checkpoints and have waited for their own client for longer than that.
-_END_SLEEPERS = text("""
+# idle_in_transaction_session_timeout does not apply to a session that waits for the rest of a COPY, or that is in
+# pipeline mode, which psycopg also uses for executemany. So a process that does not get a claim ends the sessions that
+# hold a row lock on `checkpoint` and have waited for their client for longer than that timeout.
+_TERMINATE = text("""
     SELECT count(pg_terminate_backend(pid))
     FROM pg_stat_activity JOIN pg_locks USING (pid)
     WHERE relation = 'checkpoint'::regclass AND mode = 'RowShareLock' AND granted
@@ -17,7 +17,7 @@ _END_SLEEPERS = text("""
 
 
 def end_idle_lock_holders(engine: Engine, error: DBAPIError) -> None:
-    """End whoever sleeps on a claim, if `error` says that a lock could not be had; their transactions roll back."""
+    """End idle sessions that hold a claim, if `error` is a lock timeout. Their transactions roll back."""
     if isinstance(error.orig, LockNotAvailable):
         with engine.begin() as connection:
-            connection.execute(_END_SLEEPERS)
+            connection.execute(_TERMINATE)

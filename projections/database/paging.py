@@ -1,15 +1,15 @@
-"""A tenant's rows of a table, in pages by primary key: no statement takes long, however many rows there are."""
+"""Read a tenant's rows in pages by primary key, so that no statement takes long."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Table, select, text, tuple_
 
-from projections.database.columns import IN_BINARY, Row
+from projections.database.columns import BINARY_RESULTS, Row
 
-ROWS_AT_ONCE = 2_000
+PAGE_ROWS = 2_000
 
-# One look-up a tenant: PostgreSQL 16 cannot skip from one value of an index to the next by itself.
+# A recursive query makes one lookup per tenant. PostgreSQL 16 cannot skip through the distinct values of an index.
 _TENANTS = """
     WITH RECURSIVE found (tenant_id) AS (
         SELECT min({key}) FROM {table} WHERE {key} > :after
@@ -19,7 +19,7 @@ _TENANTS = """
     )
     SELECT tenant_id FROM found WHERE tenant_id IS NOT NULL LIMIT :limit
 """
-ALL = 2**62
+NO_LIMIT = 2**62
 
 
 def read_page(
@@ -30,34 +30,34 @@ def read_page(
     limit: int,
     *conditions: ColumnElement[bool],
 ) -> CursorResult[Any]:
-    """Return the next `limit` rows of a tenant, ascending by primary key, to be fetched.
+    """Return the next `limit` rows of a tenant, ascending by primary key.
 
-    `after` is the tenant's id, followed by the rest of the last row's key if there was one.
+    `after` is the tenant's id, followed for all pages but the first by the rest of the last row's primary key.
     """
     tenant, *rest = table.primary_key.columns
     here = [tenant == after[0], *conditions]
     if len(after) > 1:
         here.append(tuple_(*rest) > tuple_(*after[1:]))
     statement = select(*columns).where(*here).order_by(*rest).limit(limit)
-    return connection.execute(statement, execution_options=IN_BINARY)
+    return connection.execute(statement, execution_options=BINARY_RESULTS)
 
 
-def rows_of(connection: Connection, table: Table, tenant_id: str) -> Iterator[Row]:
+def iter_tenant_rows(connection: Connection, table: Table, tenant_id: str) -> Iterator[Row]:
     """Yield all rows of a tenant, ascending by primary key."""
     columns: Sequence[Column[object]] = list(table.columns)
     width = len(table.primary_key.columns)
     after: Row = (tenant_id,)
     while True:
-        # As plain tuples, which are quicker to cut and to compare than SQLAlchemy's rows.
-        page = [*map(tuple, read_page(connection, table, columns, after, ROWS_AT_ONCE).all())]
+        # Plain tuples are faster to slice and compare than SQLAlchemy's rows.
+        page = [*map(tuple, read_page(connection, table, columns, after, PAGE_ROWS).all())]
         yield from page
-        if width == 1 or len(page) < ROWS_AT_ONCE:
+        if width == 1 or len(page) < PAGE_ROWS:
             return
         after = page[-1][:width]
 
 
-def tenants_of(connection: Connection, table: Table, after: str = "", limit: int = ALL) -> Sequence[str]:
-    """Return the next `limit` tenants that have rows, ascending; the primary key begins with the tenant."""
+def list_tenants(connection: Connection, table: Table, after: str = "", limit: int = NO_LIMIT) -> Sequence[str]:
+    """Return the next `limit` tenants that have rows, ascending. The primary key must begin with the tenant."""
     key = next(iter(table.primary_key.columns)).name
     statement = text(_TENANTS.format(key=key, table=table.name))
     return connection.scalars(statement, {"after": after, "limit": limit}).all()

@@ -1,7 +1,7 @@
-"""Statements that SQLAlchemy makes and the driver carries: `ask` and `tell`; and `together`, without waiting between.
+"""Execute SQLAlchemy's statements directly with psycopg, alone or in pipeline mode (`pipelined`).
 
-For a row or two what SQLAlchemy does around each execution takes longer than PostgreSQL; and so does waking up for each
-answer, where it can answer many at once. SQLite answers within our own process; its statements go the usual way.
+For a few rows, SQLAlchemy's work around an execution takes longer than PostgreSQL's, and so does waiting for each
+result (docs/decisions/0020-pipeline-small-batches.md). On SQLite, SQLAlchemy executes the statements.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +17,13 @@ from sqlalchemy.types import TypeEngine
 
 from projections.database.columns import Row
 
-_PIPELINE = "pipeline"  # where a connection's `info` holds it
+_PIPELINE = "pipeline"  # the key in a connection's `info`
 
 Converter: TypeAlias = Callable[[Any], Any]
 
 
 class Query(NamedTuple):
-    """A statement that is kept and executed often, and its parameters for once."""
+    """A statement, which is compiled once and kept, and the parameters for one execution."""
 
     statement: Select[Any]
     parameters: Mapping[str, Any]
@@ -31,10 +31,10 @@ class Query(NamedTuple):
 
 @contextmanager
 def pipelined(connection: Connection) -> Iterator[None]:
-    """Within this block send statements to PostgreSQL without waiting for their answers, but where `ask` needs one.
+    """In this block, send statements to PostgreSQL without waiting for results, except in `fetch`.
 
-    What a statement raises may come from a later one, at the latest from the commit or the end of the block. Rows are
-    got by `ask` alone in it, and there is no COPY.
+    The error of a statement may be raised by a later one, by the commit, or at the end of the block. In the block, read
+    rows only with `fetch` or `iter_fetch`, and use no COPY.
     """
     if connection.dialect.name != "postgresql":
         yield
@@ -48,29 +48,30 @@ def pipelined(connection: Connection) -> Iterator[None]:
             del info[_PIPELINE]
 
 
-def fetch(connection: Connection, *questions: Query | None) -> list[Sequence[Row]]:
-    """Return the rows that answer each question, in order; None asks nothing, and is answered by no rows."""
-    return list(iter_fetch(connection, *questions))
+def fetch(connection: Connection, *queries: Query | None) -> list[Sequence[Row]]:
+    """Return the rows of each query, in order; no rows for None."""
+    return list(iter_fetch(connection, *queries))
 
 
-def iter_fetch(connection: Connection, *questions: Query | None) -> Iterator[Sequence[Row]]:
-    """Yield what `ask` returns. In `together` all are sent at once; elsewhere each once its answer is wanted."""
+def iter_fetch(connection: Connection, *queries: Query | None) -> Iterator[Sequence[Row]]:
+    """Yield the rows of each query. In `pipelined`, all queries are sent at once; elsewhere one after the other."""
     if connection.dialect.name != "postgresql":
-        for question in questions:
-            yield connection.execute(*question).all() if question else []
+        for query in queries:
+            yield connection.execute(*query).all() if query else []
         return
     with _raising_as_sqlalchemy(connection):
-        awaited: Iterable[Callable[[], Sequence[Row]] | None]
-        awaited = (_send(connection, question) if question else None for question in questions)
-        if _PIPELINE in connection.info and any(awaited := [*awaited]):
-            # Not by fetching: PostgreSQL's limit for idle transactions does not look at who has flushed, not synced.
+        results: Iterable[Callable[[], Sequence[Row]] | None]
+        results = (_send(connection, query) if query else None for query in queries)
+        if _PIPELINE in connection.info and any(results := [*results]):
+            # Fetching would only flush, and idle_in_transaction_session_timeout does not end a session that has not
+            # synced.
             connection.info[_PIPELINE].sync()
-        for each in awaited:
-            yield each() if each else []
+        for result in results:
+            yield result() if result else []
 
 
 def execute(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> None:
-    """Execute a statement that is kept and executed often, and has no rows to answer."""
+    """Execute a statement that returns no rows. It is compiled once and kept."""
     if connection.dialect.name != "postgresql":
         connection.execute(statement, parameters)
         return
@@ -79,21 +80,21 @@ def execute(connection: Connection, statement: Executable, parameters: Mapping[s
 
 
 def execute_driver_sql(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
-    """Execute a statement as PostgreSQL's driver takes it, and that has no rows to answer."""
+    """Execute a statement in psycopg's own form that returns no rows."""
     with _raising_as_sqlalchemy(connection):
         _execute(connection, text, parameters)
 
 
-def _send(connection: Connection, question: Query) -> Callable[[], Sequence[Row]]:
-    """Send a question; returns what to call for its answer."""
-    told = _compile(question.statement, connection.dialect)
-    cursor = told.send(connection, question.parameters)
-    return lambda: told.converted(cursor.fetchall())
+def _send(connection: Connection, query: Query) -> Callable[[], Sequence[Row]]:
+    """Send a query; return the function that reads its rows."""
+    compiled = _compile(query.statement, connection.dialect)
+    cursor = compiled.send(connection, query.parameters)
+    return lambda: compiled.convert_rows(cursor.fetchall())
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledStatement:
-    """A statement as the driver takes it."""
+    """A statement for psycopg: its text, fixed parameters, and converters between SQLAlchemy's and psycopg's values."""
 
     text: str
     parameters: Mapping[str, Any]
@@ -101,14 +102,14 @@ class CompiledStatement:
     from_driver: Sequence[Converter | None]
 
     def send(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        """Return the cursor that executes the statement."""
-        whole = {**self.parameters, **parameters}
+        """Send the statement and return its cursor."""
+        values = {**self.parameters, **parameters}
         for name, convert in self.to_driver.items():
-            whole[name] = convert(whole[name])
-        return _execute(connection, self.text, whole)
+            values[name] = convert(values[name])
+        return _execute(connection, self.text, values)
 
-    def converted(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Return rows of the driver as SQLAlchemy's types have them."""
+    def convert_rows(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return psycopg's rows with the values of SQLAlchemy's types."""
         if not any(self.from_driver):
             return rows
         return [
@@ -123,23 +124,25 @@ class CompiledStatement:
 @cache
 def _compile(statement: Any, dialect: Dialect) -> CompiledStatement:
     compiled = statement.compile(dialect=dialect)
-    to_driver = {name: _own(bind.type, dialect).bind_processor(dialect) for name, bind in compiled.binds.items()}
+    to_driver = {
+        name: _dialect_type(bind.type, dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
+    }
     columns = statement.selected_columns if isinstance(statement, Select) else ()
     return CompiledStatement(
         text=str(compiled),
         parameters=compiled.params,
         to_driver={name: convert for name, convert in to_driver.items() if convert},
-        from_driver=[_own(column.type, dialect).result_processor(dialect, None) for column in columns],
+        from_driver=[_dialect_type(column.type, dialect).result_processor(dialect, None) for column in columns],
     )
 
 
-def _own(kind: TypeEngine[Any], dialect: Dialect) -> Any:
+def _dialect_type(kind: TypeEngine[Any], dialect: Dialect) -> Any:
     return kind.dialect_impl(dialect)
 
 
 @contextmanager
 def _raising_as_sqlalchemy(connection: Connection) -> Iterator[None]:
-    """Let callers meet the driver's errors as they meet them everywhere else."""
+    """Raise psycopg's errors as SQLAlchemy's DBAPIError, so that callers handle one kind."""
     try:
         yield
     except psycopg.Error as error:
@@ -147,7 +150,7 @@ def _raising_as_sqlalchemy(connection: Connection) -> Iterator[None]:
 
 
 def _execute(connection: Connection, text: str, parameters: Any) -> Any:
-    """Return the cursor that executes a statement, in a transaction that begins by itself as SQLAlchemy's do."""
+    """Send a statement and return its cursor; a transaction begins if there is none, as with SQLAlchemy."""
     if not connection.in_transaction():
         connection.begin()
     return _driver(connection).execute(text, parameters)

@@ -1,1 +1,1 @@
-"""What a projection is: rollups and feeds, last-writer-wins values, row checksums."""
+"""Projections: their two kinds, rollup and feed; last-writer-wins values; row checksums."""

@@ -1,7 +1,7 @@
-"""Sums: how many events are in a row of a read model, and a fingerprint of which ones.
+"""Row checksums: how many events are in a row of a read model, and the sum of their fingerprints.
 
-No fold can say whether it has seen each event once. So what calls the folds adds up, in the row itself, one number for
-each event that goes into it. The database adds up the same over the event log, and both must be equal.
+A fold cannot prove that it saw each event once. So each row also counts its events and sums their fingerprints, and
+`verify` compares both with the same sums over the event log.
 """
 
 from collections.abc import Iterable
@@ -9,24 +9,22 @@ from typing import Any, NamedTuple, Self
 
 from sqlalchemy import BigInteger, Column
 
-from event_stream.event_types import Event
+from event_stream.events.event import Event
 from projections.database.fingerprint import fingerprint_of
-
-_BYTES = 4
 
 
 class RowChecksum(NamedTuple):
-    """How many events, and the sum of their fingerprints; the last two columns of a rollup's table."""
+    """The number of events in a row and the sum of their fingerprints: the last two columns of a rollup's table."""
 
     event_count: int = 0
     fingerprint: int = 0
 
     def plus(self, events: Iterable[Event]) -> Self:
-        """Return the sums with some events more."""
+        """Return the checksum after more events."""
         added = [fingerprint_of(event.id) for event in events]
         return type(self)(self.event_count + len(added), self.fingerprint + sum(added))
 
 
 def columns() -> tuple[Column[Any], Column[Any]]:
-    """Return the columns that hold the sums."""
+    """Return the columns of the checksum."""
     return tuple(Column(name, BigInteger, nullable=False) for name in RowChecksum._fields)  # type: ignore[return-value]

@@ -1,1 +1,1 @@
-"""What happens to read models and dead letters afterwards: rebuild, verify, administration."""
+"""Work on stored data beside the main path: rebuild, verify, dead-letter administration."""

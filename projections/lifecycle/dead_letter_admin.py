@@ -1,19 +1,22 @@
-"""What operators do with dead letters: select, look, discard. Parking and closing are the transaction's business."""
+"""Dead-letter administration: lets operators select, list and discard dead letters.
+
+Storing and closing them belongs to the transaction (`projections/transaction/dead_letters.py`).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, false, or_, select, update
 
-from event_stream.entries import Position
+from event_stream.streams.entries import Position
 from projections.transaction.dead_letters import DISCARDED, is_open, table
 
-PAGE = 500
+PAGE_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """A letter as it is stored; `body` holds at most its first 64 KiB, `body_length` and `body_sha256` tell of all."""
+    """A dead letter as stored. `body` is cut at 64 KiB; `body_length` and `body_sha256` describe the whole body."""
 
     id: str
     state: str
@@ -33,17 +36,17 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which open letters are meant: those whose id begins with one of `ids`, else of a reason, of a tenant, or all."""
+    """Chooses dead letters: by the beginning of their id, by reason, by tenant, or all; open ones unless closed too."""
 
     ids: tuple[str, ...] = ()
     reason: str | None = None
     tenant_id: str | None = None
-    closed_too: bool = False
+    include_closed: bool = False
 
     def condition(self) -> ColumnElement[bool]:
-        """Return the condition that the letters meet."""
+        """Return the condition that the chosen dead letters meet."""
         conditions: list[ColumnElement[bool]] = []
-        if not self.closed_too:
+        if not self.include_closed:
             conditions.append(is_open)
         if self.ids:
             conditions.append(or_(false(), *(table.c.id.startswith(id_, autoescape=True) for id_ in self.ids)))
@@ -54,17 +57,17 @@ class Selection:
         return and_(True, *conditions)
 
 
-def latest(connection: Connection, selection: Selection, limit: int) -> list[StoredDeadLetter]:
-    """Return at most `limit` letters, those seen last first."""
+def list_latest(connection: Connection, selection: Selection, limit: int) -> list[StoredDeadLetter]:
+    """Return at most `limit` dead letters, the most recently seen first."""
     statement = select(table).where(selection.condition()).order_by(table.c.last_seen_us.desc(), table.c.id)
     return [_stored(row) for row in connection.execute(statement.limit(limit)).mappings()]
 
 
-def pages(connection: Connection, selection: Selection) -> Iterator[list[StoredDeadLetter]]:
-    """Yield all letters in pages, in the order of their ids; what changes meanwhile is seen or not."""
+def iter_pages(connection: Connection, selection: Selection) -> Iterator[list[StoredDeadLetter]]:
+    """Yield all dead letters in pages, in the order of their ids; concurrent changes may or may not be included."""
     after = ""
     while True:
-        statement = select(table).where(selection.condition(), table.c.id > after).order_by(table.c.id).limit(PAGE)
+        statement = select(table).where(selection.condition(), table.c.id > after).order_by(table.c.id).limit(PAGE_SIZE)
         page = [_stored(row) for row in connection.execute(statement).mappings()]
         if not page:
             return
@@ -73,7 +76,7 @@ def pages(connection: Connection, selection: Selection) -> Iterator[list[StoredD
 
 
 def discard(connection: Connection, selection: Selection) -> int:
-    """Close letters for good; returns how many. One that is seen again opens again."""
+    """Close dead letters, and return how many. A discarded one opens again if its entry is seen again."""
     return connection.execute(update(table).where(selection.condition()).values(state=DISCARDED)).rowcount
 
 

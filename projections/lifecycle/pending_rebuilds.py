@@ -1,6 +1,6 @@
-"""What is still due to be rebuilt: written before the work, gone in the very transaction that has done it.
+"""The table `pending_rebuild`: written before a rebuild begins, deleted by the transaction that rebuilds a tenant.
 
-So whoever asks for the same rebuild again after a crash goes on where it stopped.
+A rebuild that is requested again after a crash continues with the tenants that are left.
 """
 
 from collections import defaultdict
@@ -11,9 +11,7 @@ from sqlalchemy import BigInteger, Column, Connection, Table, delete, func, sele
 
 from projections.database.bulk import upsert_rows
 from projections.database.columns import KeyText, metadata
-from projections.database.paging import ALL, tenants_of
 from projections.folding.projection import Projection
-from projections.transaction import event_log
 
 table = Table(
     "pending_rebuild",
@@ -27,60 +25,53 @@ table = Table(
 
 @dataclass(frozen=True, slots=True)
 class RebuildRequest:
-    """Which rebuild somebody asked for: of one projection or all, of one tenant or all."""
+    """A requested rebuild: of one projection or all, of one tenant or all."""
 
     projection: str | None = None
     tenant_id: str | None = None
 
     @property
     def name(self) -> str:
-        """Its name in the database; what it says, no projection or tenant can be called."""
+        """Its name in the database; no projection and no tenant can have the name `*`."""
         return f"{self.projection or '*'} of {self.tenant_id or '*'}"
-
-
-def tenants_in(
-    connection: Connection, projections: Iterable[Projection], after: str = "", limit: int = ALL
-) -> list[str]:
-    """Return the next tenants that have events in the log or rows in the projections' read models, ascending."""
-    tables = [event_log.table, *(projection.table for projection in projections)]
-    return sorted({tenant_id for each in tables for tenant_id in tenants_of(connection, each, after, limit)})[:limit]
 
 
 def plan(
     connection: Connection,
-    asked: RebuildRequest,
+    request: RebuildRequest,
     projections: Sequence[Projection],
     tenants: Iterable[str],
     now_us: int,
 ) -> None:
-    """Note that these projections are due for these tenants; what has been due under this name is forgotten."""
-    connection.execute(delete(table).where(table.c.request == asked.name))
+    """Store that these projections must be rebuilt for these tenants, in place of all that is left of the request."""
+    connection.execute(delete(table).where(table.c.request == request.name))
     names = [projection.name for projection in projections]
-    rows = [(tenant_id, name, asked.name, now_us) for tenant_id in tenants for name in names]
+    rows = [(tenant_id, name, request.name, now_us) for tenant_id in tenants for name in names]
     upsert_rows(connection, table, rows)
 
 
-def read(connection: Connection, asked: RebuildRequest) -> dict[str, frozenset[str]]:
-    """Return the tenants for which something is due, ascending, each with the names of the projections."""
-    mine = select(table.c.tenant_id, table.c.projection).where(table.c.request == asked.name)
+def read(connection: Connection, request: RebuildRequest) -> dict[str, frozenset[str]]:
+    """Return the tenants that a request has not rebuilt yet, ascending, each with the names of the projections."""
+    pending = select(table.c.tenant_id, table.c.projection).where(table.c.request == request.name)
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for tenant_id, projection in connection.execute(mine.order_by(table.c.tenant_id)):
+    for tenant_id, projection in connection.execute(pending.order_by(table.c.tenant_id)):
         found[tenant_id].add(projection)
     return {tenant_id: frozenset(names) for tenant_id, names in found.items()}
 
 
-def requested_us(connection: Connection, asked: RebuildRequest) -> int | None:
-    """Return since when the oldest of what is due under this name has been so; None if nothing is."""
-    oldest: int | None = connection.scalar(select(func.min(table.c.requested_us)).where(table.c.request == asked.name))
+def requested_us(connection: Connection, request: RebuildRequest) -> int | None:
+    """Return when the oldest pending rebuild of a request was stored; None if there is none."""
+    of_request = table.c.request == request.name
+    oldest: int | None = connection.scalar(select(func.min(table.c.requested_us)).where(of_request))
     return oldest
 
 
-def of_tenant(connection: Connection, tenant_id: str, asked: RebuildRequest) -> frozenset[str]:
-    """Return the names of the projections that are due for one tenant."""
-    mine = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.request == asked.name)
-    return frozenset(connection.scalars(mine))
+def of_tenant(connection: Connection, tenant_id: str, request: RebuildRequest) -> frozenset[str]:
+    """Return the names of the projections that a request has not rebuilt yet for one tenant."""
+    pending = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.request == request.name)
+    return frozenset(connection.scalars(pending))
 
 
 def complete(connection: Connection, tenant_id: str, names: Collection[str]) -> None:
-    """Remove what is due for a tenant, whoever asked for it: in the transaction that does it."""
+    """Delete the pending rebuilds of a tenant, of all requests, in the transaction that replaces the rows."""
     connection.execute(delete(table).where(table.c.tenant_id == tenant_id, table.c.projection.in_(names)))

@@ -1,6 +1,7 @@
-"""Verify: the sums in the rows beside those over the log, by one statement, without folding anything.
+"""Verify: compares the checksums of a tenant's rows with the same sums over the event log, without folding.
 
-A transaction moves rows and log together, and one statement sees one state; so what differs is wrong, at any moment.
+A transaction changes rows and log together, and one statement sees one state. So every difference is an error, even
+while drains commit. docs/decisions/0032-verify-with-row-checksums-and-a-refold.md
 """
 
 from collections.abc import Sequence
@@ -22,19 +23,23 @@ from sqlalchemy import (
     select,
 )
 
-from event_stream.upcasting import types_of
+from event_stream.events.upcasting import types_upcast_to
 from projections.database.columns import Row
 from projections.database.fingerprint import fingerprint
-from projections.folding.projection import Feed, Projection
+from projections.folding.feed import Feed
+from projections.folding.projection import Projection
 from projections.folding.row_checksum import RowChecksum
-from projections.transaction import checkpoint, event_log, projection_version
+from projections.transaction import checkpoint_table, event_log, projection_state, projection_version
 
 GAPS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
-    """One row of a rollup, or one group of a feed, whose events are not those of the log; None where there is none."""
+class RowMismatch:
+    """A row of a rollup, or a group of a feed, whose events are not those of the log.
+
+    `stored` and `logged` are the checksums of both sides; None if a side has no events.
+    """
 
     table: Table
     key: Row
@@ -43,76 +48,78 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
-class LogFault:
-    """A partition whose log does not hold all that was applied, which is numbered from 1 without a gap.
+class LogMismatch:
+    """A partition whose log does not have the events that were applied, numbered from 1 without gaps.
 
-    `applied` and `held` count the events that were looked at; `gaps` are the first runs of numbers that are not there,
-    both ends included.
+    `applied` is the expected number of events and `logged` the number found. `gaps` are the first ranges of missing
+    numbers, both ends included.
     """
 
     partition: int
     applied: int
-    held: int
+    logged: int
     gaps: list[tuple[int, int]]
 
 
-def mismatches(connection: Connection, projection: Projection, tenant_id: str) -> list[Mismatch]:
-    """Return what differs between a tenant's rows of a read model and the log, by key.
+def find_row_mismatches(connection: Connection, projection: Projection, tenant_id: str) -> list[RowMismatch]:
+    """Return the rows of a tenant in a read model whose events are not those of the log, by key.
 
-    Rows that are due to be rebuilt, being of another version or behind, are not looked at.
+    Outdated rows, which are pending a rebuild, are not compared.
     """
     width = len(_group(projection))
     found: dict[Row, dict[str, RowChecksum]] = {}
-    for line, side, *row in connection.execute(_statement(projection), {"tenant": tenant_id}):
-        if line is not None and not projection_version.live_in(projection_version.parse(line), [projection]):
+    for line, side, *row in connection.execute(_difference(projection), {"tenant": tenant_id}):
+        if line is not None and not projection_state.up_to_date(projection_state.parse(line), [projection]):
             return []
         found.setdefault(tuple(row[:width]), {})[side] = RowChecksum(*row[width:])
-    both = [(key, each.get("stored"), each.get("logged")) for key, each in sorted(found.items(), key=repr)]
-    return [Mismatch(projection.table, key, stored, logged) for key, stored, logged in both]
+    return [
+        RowMismatch(projection.table, key, sides.get("stored"), sides.get("logged"))
+        for key, sides in sorted(found.items(), key=repr)
+    ]
 
 
-def log_fault(connection: Connection, partition: int, since: int = 0) -> LogFault | None:
-    """Return what is wrong with a partition's log behind the number `since`, if anything is."""
-    log, at = event_log.table, checkpoint.table
+def find_log_mismatch(connection: Connection, partition: int, after: int = 0) -> LogMismatch | None:
+    """Return how a partition's log after the number `after` differs from what was applied; None if it does not."""
+    log, at = event_log.table, checkpoint_table.table
     applied = select(at.c.applied).where(at.c.partition == partition).scalar_subquery()
-    here = (log.c.partition == partition) & (log.c.number > since)
-    mine = select(applied, func.count(), func.coalesce(func.max(log.c.number), since)).where(here)
-    expected, held, last = connection.execute(mine).one()
-    if expected == held + since == last:
+    numbered = (log.c.partition == partition) & (log.c.number > after)
+    statement = select(applied, func.count(), func.coalesce(func.max(log.c.number), after)).where(numbered)
+    expected, logged, last = connection.execute(statement).one()
+    if expected == logged + after == last:
         return None
-    return LogFault(partition, expected - since, held, _gaps(connection, partition, since, expected))
+    return LogMismatch(partition, expected - after, logged, _gaps(connection, partition, after, expected))
 
 
-def _gaps(connection: Connection, partition: int, since: int, applied: int) -> list[tuple[int, int]]:
+def _gaps(connection: Connection, partition: int, after: int, applied: int) -> list[tuple[int, int]]:
     log = event_log.table
-    here = (log.c.partition == partition, log.c.number > since)
-    before = func.lag(log.c.number, 1, since).over(order_by=log.c.number)
-    numbers = select(log.c.number, before.label("before")).where(*here).subquery()
-    behind_gaps = select(numbers.c.before + 1, numbers.c.number - 1).where(numbers.c.number > numbers.c.before + 1)
-    found = connection.execute(behind_gaps.order_by(numbers.c.number).limit(GAPS_MAX)).all()
-    last = connection.scalar(select(func.max(log.c.number)).where(*here)) or since
-    gaps = [(first, until) for first, until in found]
+    numbered = (log.c.partition == partition, log.c.number > after)
+    before = func.lag(log.c.number, 1, after).over(order_by=log.c.number)
+    numbers = select(log.c.number, before.label("before")).where(*numbered).subquery()
+    gaps_between = select(numbers.c.before + 1, numbers.c.number - 1).where(numbers.c.number > numbers.c.before + 1)
+    found = connection.execute(gaps_between.order_by(numbers.c.number).limit(GAPS_MAX)).all()
+    last = connection.scalar(select(func.max(log.c.number)).where(*numbered)) or after
+    gaps = [(first, up_to) for first, up_to in found]
     if last < applied and len(gaps) < GAPS_MAX:
         gaps.append((last + 1, applied))
     return gaps
 
 
-def _statement(projection: Projection) -> Select[Any] | CompoundSelect[Any]:
-    """Return what is on one side and not on the other, as (where the tenant stands, side, key, sums)."""
-    log, types = event_log.table, sorted(types_of(projection.reads))
+def _difference(projection: Projection) -> Select[Any] | CompoundSelect[Any]:
+    """Return the statement for rows on one side only; its rows are (versions of the tenant, side, key, checksum)."""
+    log, types = event_log.table, sorted(types_upcast_to(projection.reads))
     of_tenant = log.c.tenant_id == bindparam("tenant")
     stored = _stored(projection).cte("stored")
     logged = _summed(projection, log, of_tenant & log.c.type.in_(types)).cte("logged")
     only_stored = select(stored).except_(select(logged)).subquery()
     only_logged = select(logged).except_(select(stored)).subquery()
-    # Of the same moment: a drain of another release may just now leave the tenant's rows behind.
-    active = projection_version.table
-    line = select(active.c.versions).where(active.c.tenant_id == bindparam("tenant")).scalar_subquery()
+    # Read by the same statement, because a drain of another release may make the rows incomplete at any moment.
+    versions = projection_version.table
+    line = select(versions.c.versions).where(versions.c.tenant_id == bindparam("tenant")).scalar_subquery()
     return select(line, literal("stored"), only_stored).union_all(select(line, literal("logged"), only_logged))
 
 
 def _stored(projection: Projection) -> Select[Any]:
-    """Return the keys and sums that a tenant's rows hold; an entry of a feed is one event."""
+    """Return the statement for the keys and checksums of a tenant's rows; each row of a feed is one event."""
     table = projection.table
     of_tenant = next(iter(table.primary_key.columns)) == bindparam("tenant")
     if isinstance(projection, Feed):
@@ -121,7 +128,7 @@ def _stored(projection: Projection) -> Select[Any]:
 
 
 def _summed(projection: Projection, events: Table, of_tenant: ColumnElement[bool]) -> Select[Any]:
-    """Return the keys and sums of events, of a feed's those that it keeps."""
+    """Return the statement for the keys and checksums of events; for a feed, only of those that it keeps."""
     event_id, group = events.c.event_id, [events.c[column.name] for column in _group(projection)]
     rows = select(*group, event_id).where(of_tenant)
     if isinstance(projection, Feed):
@@ -136,5 +143,5 @@ def _summed(projection: Projection, events: Table, of_tenant: ColumnElement[bool
 
 
 def _group(projection: Projection) -> Sequence[Column[Any]]:
-    """Return the columns that name a row of a rollup, or a group of a feed; the log has columns of the same names."""
+    """Return the key of a rollup's row, or of a feed's group; the log has columns of the same names."""
     return projection.group if isinstance(projection, Feed) else list(projection.table.primary_key.columns)

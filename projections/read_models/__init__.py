@@ -1,1 +1,1 @@
-"""The read models, one file each, and their registry."""
+"""The read models, one file each, and the registry of their projections."""

@@ -1,12 +1,14 @@
-"""Monitoring activity: the newest watchdog evaluations of each project, each rendered once as the reader gets it."""
+"""The feed `activity`: the newest watchdog evaluations of each project, each stored as the JSON that reads return."""
 
 from pydantic import TypeAdapter
 from sqlalchemy import BigInteger, Column, Table, Text
 
-from event_stream.envelope import shown_time
-from event_stream.event_types import Event, WatchdogEvaluated
+from event_stream.events.event import Event
+from event_stream.events.event_types import WatchdogEvaluated
+from event_stream.events.rfc3339 import canonical_time
 from projections.database.columns import KeyText, Row, metadata
-from projections.folding.projection import Feed, project_key
+from projections.folding.feed import Feed
+from projections.folding.projection import project_key
 
 ENTRIES_KEPT = 100
 _SERIALIZER = TypeAdapter(WatchdogEvaluated).serializer
@@ -23,9 +25,9 @@ table = Table(
 
 
 def entry(event: Event) -> Row:
-    """Return the row of an evaluation: its key, and the JSON object of docs/reference/api.md#activity."""
+    """Return the row of an evaluation: its key and its JSON object (docs/reference/api.md#activity)."""
     members = _SERIALIZER.to_json(event.data, by_alias=True).decode()
-    rendered = f'{{"timestamp":"{shown_time(event.time)}",{members[1:]}'
+    rendered = f'{{"timestamp":"{canonical_time(event.time)}",{members[1:]}'
     return (*project_key(event), event.time_us, event.id, rendered)
 
 

@@ -1,4 +1,4 @@
-"""Analyses per day: one hot row a project, with a count for each of the newest days and the total ever."""
+"""The rollup `analysis_trend`: per project, the number of analyses on each of the newest days, and the total."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,18 +7,20 @@ from typing import NamedTuple
 from pydantic_core import from_json, to_json
 from sqlalchemy import BigInteger, Column, Table, Text
 
-from event_stream.event_types import AnalysisCreated, Event
+from event_stream.events.event import Event
+from event_stream.events.event_types import AnalysisCreated
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.projection import Key, Rollup, project_key
+from projections.folding.projection import Key, project_key
+from projections.folding.rollup import Rollup
 
 DAY_US = 86_400_000_000
-# The 30 that a reader sees, one for a reader whose day has not begun yet, one for a producer ahead of it.
+# Reads show 30 days. One more is for a reader before midnight, and one for a producer after it.
 DAYS_KEPT = 32
 
 
 class AnalysisTrend(NamedTuple):
-    """Counts by day, a day being a number of days since 1970 UTC; only those near the newest day are kept."""
+    """A row: counts by day, in days since 1970 UTC, for the newest DAYS_KEPT days only."""
 
     tenant_id: str
     project_id: str
@@ -39,20 +41,20 @@ table = Table(
 
 
 def fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
-    """Return the row after the event, whatever the order in which events come.
+    """Return the row after the event.
 
-    What is kept hangs on the newest day seen, never on a clock; so a day that is kept in the end was never dropped.
+    The newest day seen decides which days are kept, so the order of events does not matter.
     """
     day = event.time_us // DAY_US
     by_day = {**row.by_day, day: row.by_day.get(day, 0) + 1}
-    if len(by_day) > len(row.by_day):  # a day that was not there before: the newest may have moved, or it is too old
+    if len(by_day) > len(row.by_day):  # a new day may be the newest, or too old
         oldest = max(by_day) - DAYS_KEPT + 1
         by_day = {kept: count for kept, count in by_day.items() if kept >= oldest}
     return AnalysisTrend(row.tenant_id, row.project_id, row.total + 1, by_day)
 
 
 def by_day_from_json(text: str) -> dict[int, int]:
-    """Return the counts that a row's `by_day` column holds, ascending by day."""
+    """Return the counts in a row's column `by_day`, ascending by day."""
     return dict(from_json(text))
 
 

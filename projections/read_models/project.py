@@ -1,11 +1,11 @@
-"""Projects: one row each, with what is configured on it. Changes at human speed."""
+"""The rollup `project`: per project its names, its settings, and the ids that are connected to it."""
 
 from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text
 
-from event_stream.event_types import (
-    Event,
+from event_stream.events.event import Event
+from event_stream.events.event_types import (
     LogSourceAdded,
     LogSourceRemoved,
     NotificationChannelAdded,
@@ -20,11 +20,12 @@ from event_stream.event_types import (
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
 from projections.folding.lww import LWWRegister, LWWSet, Stamp
-from projections.folding.projection import Key, Rollup, project_key
+from projections.folding.projection import Key, project_key
+from projections.folding.rollup import Rollup
 
 
 class Project(NamedTuple):
-    """A project as its events left it; it exists if the latest created or deleted event is a created."""
+    """A row. The project exists if its latest created or deleted event is a created event."""
 
     tenant_id: str
     project_id: str
@@ -62,7 +63,7 @@ table = Table(
     Column("notification_channels", Text, nullable=False),
     *row_checksum.columns(),
 )
-# Slugs may collide for a while; of the existing projects that hold one, the latest taker answers.
+# Several projects may have the same slug for a while. Reads use the existing project that took it last.
 Index(
     "project_by_slug",
     table.c.tenant_id,
@@ -70,27 +71,27 @@ Index(
     table.c.slug_time_us.desc(),
     table.c.slug_event_id.desc(),
     postgresql_where=table.c.project_exists,
-    sqlite_where=table.c.project_exists == 1,  # as queries spell it there: SQLite compares the terms, not their meaning
+    sqlite_where=table.c.project_exists == 1,  # SQLite uses the index only for this exact term
 )
 
 
 def fold(row: Project, event: Event) -> Project:
-    """Return the row after the event, whatever the order in which events come."""
+    """Return the row after the event."""
     stamp = event.stamp
     match event.data:
         case ProjectCreated(slug=slug, name=name):
-            return _named(row, slug, name, stamp)._replace(exists=row.exists.set(True, stamp))
+            return _rename(row, slug, name, stamp)._replace(exists=row.exists.set(True, stamp))
         case ProjectUpdated(slug=slug, name=name):
-            return _named(row, slug, name, stamp)
+            return _rename(row, slug, name, stamp)
         case ProjectDeleted():
             return row._replace(exists=row.exists.set(False, stamp))
         case WatchdogToggled(enabled=enabled):
             return row._replace(watchdog=row.watchdog.set(enabled, stamp))
         case _:
-            return _with_member(row, event)
+            return _fold_member(row, event)
 
 
-def _with_member(row: Project, event: Event) -> Project:
+def _fold_member(row: Project, event: Event) -> Project:
     present = isinstance(event.data, LogSourceAdded | RepoConnected | NotificationChannelAdded)
     match event.data:
         case LogSourceAdded(log_source_id=member) | LogSourceRemoved(log_source_id=member):
@@ -104,7 +105,7 @@ def _with_member(row: Project, event: Event) -> Project:
             return row
 
 
-def _named(row: Project, slug: str | None, name: str | None, stamp: Stamp) -> Project:
+def _rename(row: Project, slug: str | None, name: str | None, stamp: Stamp) -> Project:
     return row._replace(
         slug=row.slug if slug is None else row.slug.set(slug, stamp),
         name=row.name if name is None else row.name.set(name, stamp),
@@ -117,23 +118,23 @@ def _new(key: Key) -> Project:
 
 
 def _load(columns: Row) -> Project:
-    tenant_id, project_id, *facts = columns[:14]
+    tenant_id, project_id, *registers = columns[:14]
     exists, slug, name, watchdog = (
         LWWRegister(value, (time_us, event_id))
-        for value, time_us, event_id in zip(facts[::3], facts[1::3], facts[2::3], strict=True)
+        for value, time_us, event_id in zip(registers[::3], registers[1::3], registers[2::3], strict=True)
     )
-    members = (LWWSet.from_json(text) for text in columns[15::2])
-    return Project(tenant_id, project_id, exists, slug, name, watchdog, *members)
+    sets = (LWWSet.from_json(text) for text in columns[15::2])
+    return Project(tenant_id, project_id, exists, slug, name, watchdog, *sets)
 
 
 def _dump(row: Project) -> Row:
-    facts = (row.exists, row.slug, row.name, row.watchdog)
-    members = (row.log_sources, row.repos, row.notification_channels)
+    registers = (row.exists, row.slug, row.name, row.watchdog)
+    sets = (row.log_sources, row.repos, row.notification_channels)
     return (
         row.tenant_id,
         row.project_id,
-        *(column for fact in facts for column in (fact.value, *fact.stamp)),
-        *(column for ids in members for column in (ids.count, ids.to_json())),
+        *(column for register in registers for column in (register.value, *register.stamp)),
+        *(column for ids in sets for column in (ids.count, ids.to_json())),
     )
 
 

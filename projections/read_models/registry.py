@@ -1,4 +1,4 @@
-"""The projections. A new read model is one file, one line here, one migration (and a query and a route)."""
+"""The registry of all projections. To add a read model: one file, one line here, one migration."""
 
 from projections.folding.projection import Projection
 from projections.read_models import activity, analysis_trend, project, tenant

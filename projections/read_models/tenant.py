@@ -1,18 +1,20 @@
-"""Tenants: one row each, with the support desks bound to it."""
+"""The rollup `tenant`: per tenant the support desks that are bound to it."""
 
 from typing import NamedTuple
 
 from sqlalchemy import Column, Integer, Table, Text
 
-from event_stream.event_types import Event, SupportDeskBound, SupportDeskUnbound
+from event_stream.events.event import Event
+from event_stream.events.event_types import SupportDeskBound, SupportDeskUnbound
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
 from projections.folding.lww import LWWSet
-from projections.folding.projection import Key, Rollup
+from projections.folding.projection import Key
+from projections.folding.rollup import Rollup
 
 
 class Tenant(NamedTuple):
-    """A tenant's support desks."""
+    """A row: the tenant's support desks."""
 
     tenant_id: str
     support_desks: LWWSet = LWWSet()
@@ -34,7 +36,7 @@ def key(event: Event) -> Key:
 
 
 def fold(row: Tenant, event: Event) -> Tenant:
-    """Return the row after the event, whatever the order in which events come."""
+    """Return the row after the event."""
     match event.data:
         case SupportDeskBound(binding_id=member):
             return row._replace(support_desks=row.support_desks.set(member, True, event.stamp))

@@ -1,1 +1,1 @@
-"""What commits together: event log, read models, dead letters, checkpoint."""
+"""The transaction that applies a batch, and its tables: event log, dead letters, checkpoint, projection versions."""

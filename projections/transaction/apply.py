@@ -1,4 +1,7 @@
-"""The one transaction: log, read models, dead letters and checkpoint move together or not at all."""
+"""Applies a batch: one transaction changes event log, read models, dead letters and checkpoint, or nothing.
+
+The steps are claim, accept, fold, park and advance: docs/explanation/architecture.md#the-transaction
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -7,14 +10,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from event_stream.entries import Position, StreamSlice
-from event_stream.envelope import Reason, equal_json
-from event_stream.event_types import Event, Identity
-from projections.database.bulk import FEW_ROWS
+from event_stream.errors import Reason
+from event_stream.events.event import Event, Identity
+from event_stream.events.json_equality import equal_json
+from event_stream.streams.entries import Position, StreamSlice
+from projections.database.bulk import COPY_ABOVE_ROWS
+from projections.database.columns import Row
 from projections.database.idle_lock_holders import end_idle_lock_holders
 from projections.database.pipeline import pipelined
 from projections.folding.projection import Projection, upcast_all
-from projections.transaction import checkpoint, dead_letters, event_log, projection_version
+from projections.transaction import checkpoint_table, dead_letters, event_log, projection_version
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.dead_letters import DeadLetter
 from projections.transaction.event_log import Classified
@@ -22,107 +27,132 @@ from projections.transaction.event_log import Classified
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A run of entries that were read and judged, ready to be applied.
+    """A run of entries, decoded and ready to be applied.
 
-    `expected` is the checkpoint that the database must still hold; `start` is where the run begins: the same, or a new
-    epoch of it. `homes` are the other partitions that the letters' events belong to.
+    `expected` is the checkpoint that the database must still hold. `start` is where the batch begins: at `expected`, or
+    at a new epoch. `owner_partitions` are the other partitions that the events in the dead letters belong to.
     """
 
     expected: Checkpoint
     start: Checkpoint
-    reading: StreamSlice
+    stream_slice: StreamSlice
     events: list[Event]
-    letters: list[DeadLetter]
+    dead_letters: list[DeadLetter]
     owner_partitions: frozenset[int] = frozenset()
 
     @property
-    def positions(self) -> list[Position]:
-        """Where the entries lie that brought the events, one by one; asked for where something is wrong with one."""
-        others = {letter.position for letter in self.letters}
-        return [position for entry in self.reading.entries if (position := entry.position) not in others]
+    def event_positions(self) -> list[Position]:
+        """The position of each event; not stored, since it is needed only after an error."""
+        parked = {each.position for each in self.dead_letters}
+        return [position for entry in self.stream_slice.entries if (position := entry.position) not in parked]
 
 
 def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
-    """Apply a batch and return the checkpoint after it.
+    """Apply a batch in one transaction, and return the checkpoint after it.
 
-    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError, or the database's own errors;
-    nothing has changed then. If the process dies, or the outcome of the commit is unknown, the checkpoint tells:
-    reading from it again repeats the batch or continues after it, and either way each event counts once.
+    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError or a database error; nothing has
+    changed then. A crash is harmless wherever it happens:
+
+    * before the commit, the database rolls back, and the next drain reads the same entries again;
+    * during the commit, everything or nothing is stored, and the next drain learns from the checkpoint which it was;
+    * after the commit, the next drain continues after the batch.
     """
     try:
-        with _transaction(engine, few=len(batch.reading.entries) <= FEW_ROWS) as connection:
+        with _transaction(engine, batch) as connection:
             return _apply(connection, projections, batch)
     except DBAPIError as error:
         end_idle_lock_holders(engine, error)
         raise
 
 
-@contextmanager
-def _transaction(engine: Engine, *, few: bool) -> Iterator[Connection]:
-    """Begin a transaction, that of few entries with all its statements together: they are soon done, and waited for."""
-    with engine.connect() as connection, pipelined(connection) if few else nullcontext(), connection.begin():
-        yield connection
-
-
 def _apply(connection: Connection, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
-    partition = batch.expected.partition
+    """Claim the checkpoint, accept new events, fold them, park dead letters, and advance the checkpoint."""
     identities = [event.identity for event in batch.events]
-    questions = (
-        event_log.bodies_query(connection, identities),
-        projection_version.versions_query(connection, sorted({event.tenant_id for event in batch.events})),
-        dead_letters.ANY_OPEN,
+    bodies, versions, open_dead_letters = _claim(connection, batch, identities)
+    classified = event_log.classify(batch.events, identities, bodies)
+    _append_and_fold(connection, projections, batch, classified.new, versions)
+    parked = _park(connection, batch, classified, has_open=bool(open_dead_letters))
+    after = batch.start.after_batch(
+        batch.stream_slice,
+        applied=len(classified.new),
+        duplicates=len(classified.duplicates),
+        dead_lettered=len(parked),
     )
-    # An event that went astray may just now be applied at home: only one of us may look for the other's doings.
-    bodies, lines, letter = checkpoint.claim(connection, batch.expected, batch.owner_partitions, questions)
-    accepted = event_log.classify(batch.events, identities, bodies)
-    shares = projection_version.route_by_version(connection, projections, upcast_all(accepted.new), lines)
-    models = [projection.fetch(connection, events) for projection, events in shares]
-    # The database is as busy with the log as we are with the folds: so both at the same time.
-    with event_log.append_while(connection, partition, accepted.new, last_number=batch.start.applied):
-        for (projection, events), model in zip(shares, models, strict=True):
-            projection.fold_into(model, events)
-    for (projection, _), model in zip(shares, models, strict=True):
-        projection.store(connection, model)
-    letters = batch.letters + _conflicts(batch, accepted)
-    dead_letters.park(connection, letters)
-    if letter or letters:
-        dead_letters.close_applied(connection, _applied(connection, accepted, batch.letters))
-    after = _after(batch, applied=len(accepted.new), duplicates=len(accepted.duplicates), dead_lettered=len(letters))
-    checkpoint.advance(connection, after)
+    checkpoint_table.advance(connection, after)
     return after
 
 
-def _applied(connection: Connection, accepted: Classified, letters: Sequence[DeadLetter]) -> dict[Identity, bytes]:
-    """Return the bodies in the log that letters may hold: those of this batch, and those that its letters hold."""
-    named = [(letter.identity, letter.body) for letter in letters if letter.identity is not None]
-    known = event_log.find_bodies(connection, [identity for identity, _ in named])
-    # Not all that they name: of one identity there may be any number of other letters.
-    held = {identity for identity, body in named if identity in known and equal_json(body, known[identity])}
-    return {event.identity: event.body for event in accepted.new + accepted.duplicates} | {
-        identity: known[identity] for identity in held
-    }
+@contextmanager
+def _transaction(engine: Engine, batch: Batch) -> Iterator[Connection]:
+    """Begin a transaction; in a pipeline if the batch is small: docs/decisions/0020-pipeline-small-batches.md."""
+    is_small = len(batch.stream_slice.entries) <= COPY_ABOVE_ROWS
+    with engine.connect() as connection, pipelined(connection) if is_small else nullcontext(), connection.begin():
+        yield connection
 
 
-def _after(batch: Batch, applied: int, duplicates: int, dead_lettered: int) -> Checkpoint:
-    at, reading = batch.start, batch.reading
-    entries = reading.entries
-    passes_seen = reading.reaches_end or entries[-1].position >= at.seen.position
-    if passes_seen:
-        at = at.passing_seen(entries)
-    if passes_seen or at.has_seen(reading.other):
-        at = at.seeing(reading.end)
-    if entries:
-        at = at.moved_to(entries[-1], applied, duplicates, dead_lettered)
-    return at.settled(reading.end) if reading.reaches_end else at
+def _claim(connection: Connection, batch: Batch, identities: Sequence[Identity]) -> list[Sequence[Row]]:
+    """Claim the checkpoint.
+
+    Returns the events that the log has already, the projection versions of the tenants, and one open dead letter.
+    """
+    tenants = sorted({event.tenant_id for event in batch.events})
+    queries = (
+        event_log.bodies_query(connection, identities),
+        projection_version.versions_query(connection, tenants),
+        dead_letters.ANY_OPEN,
+    )
+    # The owner partitions are claimed too: a drain there may be applying an event that this one parks. The second of
+    # the two then finds what the first did, and closes the dead letter.
+    return checkpoint_table.claim(connection, batch.expected, batch.owner_partitions, queries)
 
 
-def _conflicts(batch: Batch, accepted: Classified) -> list[DeadLetter]:
-    if not accepted.conflicts:
+def _append_and_fold(
+    connection: Connection,
+    projections: Sequence[Projection],
+    batch: Batch,
+    new: Sequence[Event],
+    versions: Sequence[Row],
+) -> None:
+    """Append new events to the log, fold them into the rows that they touch, and store these rows."""
+    routed = projection_version.route_by_version(connection, projections, upcast_all(new), versions)
+    models = [projection.fetch(connection, events) for projection, events in routed]
+    # PostgreSQL writes the log during the folds: docs/decisions/0019-fold-while-the-log-is-written.md
+    with event_log.appending(connection, batch.expected.partition, new, last_number=batch.start.applied):
+        for (projection, events), model in zip(routed, models, strict=True):
+            projection.fold_into(model, events)
+    for (projection, _), model in zip(routed, models, strict=True):
+        projection.store(connection, model)
+
+
+def _park(connection: Connection, batch: Batch, classified: Classified, *, has_open: bool) -> list[DeadLetter]:
+    """Store and return the dead letters of a batch; close the open ones whose event is in the log by now."""
+    parked = batch.dead_letters + _conflicts(batch, classified)
+    dead_letters.park(connection, parked)
+    if has_open or parked:
+        dead_letters.close_applied(connection, _logged_bodies(connection, classified, batch.dead_letters))
+    return parked
+
+
+def _conflicts(batch: Batch, classified: Classified) -> list[DeadLetter]:
+    if not classified.conflicts:
         return []
-    positions = batch.positions
-    return [_conflict(batch.expected.partition, positions[at], batch.events[at]) for at in accepted.conflicts]
+    positions = batch.event_positions
+    return [_conflict(batch.expected.partition, positions[at], batch.events[at]) for at in classified.conflicts]
 
 
 def _conflict(partition: int, position: Position, event: Event) -> DeadLetter:
     detail = f"id: {event.id} of tenant {event.tenant_id} was accepted before with other content; use a new id"
     return DeadLetter(partition, position, event.body, Reason.ID_CONFLICT, detail)
+
+
+def _logged_bodies(
+    connection: Connection, classified: Classified, parked: Sequence[DeadLetter]
+) -> dict[Identity, bytes]:
+    """Return the bodies of the batch's events in the log, and of the logged events that a parked entry repeats."""
+    named = [(each.identity, each.body) for each in parked if each.identity is not None]
+    known = event_log.find_bodies(connection, [identity for identity, _ in named])
+    # An identity whose entry has other content is left out: it may have any number of dead letters to compare.
+    repeated = {identity for identity, body in named if identity in known and equal_json(body, known[identity])}
+    return {event.identity: event.body for event in classified.new + classified.duplicates} | {
+        identity: known[identity] for identity in repeated
+    }

@@ -1,4 +1,7 @@
-"""Dead letters: entries that can never be applied, kept with their reason until they are applied or discarded."""
+"""The table `dead_letter`: entries that can never be applied, each with its reason.
+
+A dead letter is open until its event is applied or an operator discards it.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,17 +25,21 @@ from sqlalchemy import (
     update,
 )
 
-from event_stream.entries import Position
-from event_stream.envelope import BODY_BYTES_MAX, InvalidEventError, Reason, claimed_identity, equal_json
-from event_stream.event_types import Identity
-from projections.database.bulk import bind_keys, dialect_insert, key_rows
+from event_stream.errors import InvalidEventError, Reason
+from event_stream.events.envelope import claimed_identity
+from event_stream.events.event import Identity
+from event_stream.events.json_body import BODY_BYTES_MAX
+from event_stream.events.json_equality import equal_json
+from event_stream.streams.entries import Position
+from projections.database.bulk import dialect_insert
 from projections.database.columns import KeyText, Row, UnsignedBigInteger, metadata
+from projections.database.key_queries import bind_keys, key_rows
 from projections.database.pipeline import Query, fetch
 
 OPEN = "open"
 APPLIED = "applied"
 DISCARDED = "discarded"
-TIME_US_MAX = 2**63 - 1  # an entry id that a producer made up may lie beyond
+TIME_US_MAX = 2**63 - 1  # a producer may choose an entry id with a larger time
 
 table = Table(
     "dead_letter",
@@ -54,11 +61,11 @@ table = Table(
     Column("body", LargeBinary, nullable=False),
 )
 is_open = table.c.state == OPEN
-# Not what lost its identity to another event, for ever: of those one identity may have any number.
-may_close = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
+# An event that lost its identity to another one never becomes applicable, and an identity may have many of these.
+is_closable = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
 ANY_OPEN = Query(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
-"""The question for an open letter that names an event."""
+"""The query for one open dead letter that names an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +80,28 @@ class DeadLetter:
 
     @classmethod
     def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "DeadLetter":
-        """Return the letter of an entry that `decode` refused."""
+        """Return the dead letter of an entry that `decode` rejected."""
         return cls(partition, position, body, error.reason, error.detail)
 
     @property
     def identity(self) -> Identity | None:
-        """The identity of the event that it may hold; None where its bytes name none."""
+        """The identity of the event in it; None if its bytes do not name one."""
         tenant_id, event_id = claimed_identity(self.body)
         return (tenant_id, event_id) if tenant_id and event_id else None
 
     @property
     def id(self) -> str:
-        """Which dead letter this is: the hash of its reason and bytes (docs/reference/events.md#dead-letters)."""
+        """The hash of its reason and bytes: docs/reference/events.md#dead-letters."""
         hashed = sha256(self.reason.encode() + b"\0")
-        hashed.update(self.body)  # apart, as a copy of a large one may be what memory is short of
+        hashed.update(self.body)  # separately, to save a copy of a large body
         return hashed.hexdigest()
 
 
-def park(connection: Connection, letters: Sequence[DeadLetter]) -> None:
-    """Store letters; one that is known already is seen once more, and open again."""
-    if not letters:
+def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
+    """Store dead letters. A known one counts as seen once more, and is open again."""
+    if not parked:
         return
-    by_id = [(letter.id, letter) for letter in letters]
+    by_id = [(each.id, each) for each in parked]
     seen = Counter(id_ for id_, _ in by_id)
     last = dict(by_id)
     first = dict(reversed(by_id))
@@ -114,35 +121,35 @@ def park(connection: Connection, letters: Sequence[DeadLetter]) -> None:
 
 
 def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
-    """Close the open letters whose event is among `applied`, bodies of events that are in the log, by identity."""
+    """Close the open dead letters whose event is in `applied`: bodies of events in the log, by identity."""
     if not applied:
         return
     closed = [
         letter_id
-        for letter_id, tenant_id, event_id, body in _open_letters_of(connection, sorted(applied))
+        for letter_id, tenant_id, event_id, body in _find_closable(connection, sorted(applied))
         if equal_json(body, applied[tenant_id, event_id])
     ]
     connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
 
 
-def open_by_reason(connection: Connection) -> dict[str, int]:
-    """Return the number of open letters of each reason that has any."""
+def count_open_by_reason(connection: Connection) -> dict[str, int]:
+    """Return the number of open dead letters by reason, without the reasons that have none."""
     rows = connection.execute(
         select(table.c.reason, func.count()).where(is_open).group_by(table.c.reason).order_by(table.c.reason)
     )
     return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
 
 
-def _open_letters_of(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
+def _find_closable(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
     name = connection.dialect.name
-    (found,) = fetch(connection, Query(_letters_of(name), bind_keys(name, identities)))
+    (found,) = fetch(connection, Query(_closable_statement(name), bind_keys(name, identities)))
     return found
 
 
 @cache
-def _letters_of(dialect_name: str) -> Select[Any]:
+def _closable_statement(dialect_name: str) -> Select[Any]:
     keys = key_rows(dialect_name, [table.c.tenant_id, table.c.event_id])
-    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & may_close
+    of_event = (table.c.tenant_id == keys.c[0]) & (table.c.event_id == keys.c[1]) & is_closable
     statement = select(table.c.id, table.c.tenant_id, table.c.event_id, table.c.body).select_from(keys)
     return statement.join(table, of_event)
 

@@ -1,1 +1,1 @@
-"""Chaos: real processes and servers, killed and paused at random moments, and every promise checked afterwards."""
+"""Chaos runs: processes and servers are killed and paused at random moments, then every guarantee is checked."""

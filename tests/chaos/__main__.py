@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: many seeded runs, and a table of which promises held."""
+"""`python -m tests.chaos`: many seeded runs, and a table of the guarantees that held."""
 
 import random
 import signal
@@ -12,43 +12,43 @@ from rich.table import Table
 
 from tests.chaos.plan import DATABASES, Kind, plan
 from tests.chaos.promises import PROMISES
-from tests.chaos.runs import Result, grounds
+from tests.chaos.runs import Result, environments
 
 SEEDS_SHOWN = 8
-# What processes log when a fault meets them in the middle of work.
-MET = {
-    "drain.stale_checkpoint": "drains that came too late and changed nothing",
-    "drain.failed": "batches that failed and were tried again",
+# Log events that show that a fault interrupted work.
+LOG_EVENTS = {
+    "drain.stale_checkpoint": "drains that were overtaken and changed nothing",
+    "drain.failed": "batches that failed and were retried",
     "dispatcher.outage": "sweeps without a server",
 }
 
 
 @click.command()
 @click.option("--runs", default=200, show_default=True, help="How many runs.")
-@click.option("--seed", type=int, help="The first run's seed; the others count on from it. Default: by chance.")
+@click.option("--seed", type=int, help="The seed of the first run; later runs count up from it. Default: random.")
 @click.option("--database", type=click.Choice([*DATABASES, "both"]), default="both", show_default=True)
 def main(runs: int, seed: int | None, database: str) -> None:
-    """Kill and pause real processes and servers at random moments, and check every promise after each run."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leaves no server and no process behind
+    """Kill and pause real processes and servers at random moments, and check every guarantee after each run."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends all servers and processes
     console = Console() if sys.stdout.isatty() else Console(width=160, no_color=True)
     first = random.randrange(10**6) if seed is None else seed
     chosen = "" if database == "both" else database
     console.print(f"{runs} runs from seed {first}, {database}")
     results: list[Result] = []
-    with grounds() as ground, _progress(console) as progress:
+    with environments() as environment, _progress(console) as progress:
         task = progress.add_task("runs", total=runs)
         for number in range(runs):
-            results.append(ground.run(plan(first + number, chosen)))
-            _tell(progress.console, number + 1, runs, results[-1])
+            results.append(environment.run(plan(first + number, chosen)))
+            _print_result(progress.console, number + 1, runs, results[-1])
             progress.update(task, advance=1, description=_summary(results))
     console.print(promises_table(results))
     console.print(faults_table(results))
-    sys.exit(_judge(console, results))
+    sys.exit(_print_failures(console, results))
 
 
 def promises_table(results: list[Result]) -> Table:
-    table = Table(title="promises", title_justify="left")
-    for heading in ("promise", "runs", "held", "broken", "seeds that broke it"):
+    table = Table(title="guarantees", title_justify="left")
+    for heading in ("guarantee", "runs", "held", "broken", "seeds that broke it"):
         table.add_column(heading, justify="right" if heading in ("runs", "held", "broken") else "left")
     for name in PROMISES:
         seeds = [str(result.plan.seed) for result in results if name in result.broken]
@@ -58,7 +58,7 @@ def promises_table(results: list[Result]) -> Table:
 
 
 def faults_table(results: list[Result]) -> Table:
-    """Return how many faults of each kind really happened, and how often they were met in the middle of work."""
+    """Return how many faults of each kind happened, and how often they interrupted work."""
     happened = sum((result.happened for result in results), Counter[str]())
     table = Table(title="faults that happened", title_justify="left")
     table.add_column("fault")
@@ -66,9 +66,9 @@ def faults_table(results: list[Result]) -> Table:
     for kind in Kind:
         table.add_row(kind.value, str(happened[kind]))
     table.add_section()
-    met = sum((result.met for result in results), Counter[str]())
-    for name, what in MET.items():
-        table.add_row(what, str(met[name]))
+    logged = sum((result.logged for result in results), Counter[str]())
+    for name, what in LOG_EVENTS.items():
+        table.add_row(what, str(logged[name]))
     return table
 
 
@@ -79,8 +79,8 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _tell(console: Console, number: int, runs: int, result: Result) -> None:
-    """Print a line for a run: each in a pipe, only those that broke something on a terminal."""
+def _print_result(console: Console, number: int, runs: int, result: Result) -> None:
+    """Print a line for a run; on a terminal only for failed runs."""
     if console.is_terminal and not result.broken:
         return
     faults = ", ".join(f"{times} × {kind}" for kind, times in sorted(result.happened.items()) if times)
@@ -95,8 +95,8 @@ def _summary(results: list[Result]) -> str:
     return f"runs ({broken} broken)" if broken else "runs"
 
 
-def _judge(console: Console, results: list[Result]) -> int:
-    """Print how to repeat what broke; returns the exit code."""
+def _print_failures(console: Console, results: list[Result]) -> int:
+    """Print how to repeat the failed runs; returns the exit code."""
     for result in results:
         if result.broken:
             again = f"python -m tests.chaos --runs 1 --seed {result.plan.seed} --database {result.plan.database}"

@@ -1,4 +1,4 @@
-"""What a run does, all of it from one seed: the entries that are appended, and what goes wrong when."""
+"""The plan of a run, derived from one seed: the appended entries, and the faults with their times."""
 
 import random
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from event_stream.envelope import time_text
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
+from event_stream.events.rfc3339 import format_time
 from tests.support.events import DAY_US, NOW_US, body, event, mixed
 
 PARTITIONS = 4
@@ -20,7 +20,7 @@ DATABASES = ("sqlite", "postgresql")
 
 
 class Kind(StrEnum):
-    """What can go wrong. Killed is SIGKILL, paused is SIGSTOP and later SIGCONT."""
+    """The kinds of faults. Killed means SIGKILL; paused means SIGSTOP and later SIGCONT."""
 
     WORKER_KILLED = "worker killed"
     WORKER_PAUSED = "worker paused"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One thing that goes wrong: when, what, to which of several, and after how long it comes back."""
+    """One fault: its time, its kind, which of several processes it hits, and its duration."""
 
     at_s: float
     kind: Kind
@@ -52,7 +52,7 @@ class Plan:
 
 
 class Sent(NamedTuple):
-    """An entry that the producer appends; `reason` says why it can never be applied, `event` what it holds else."""
+    """An entry that the producer appends: either its event, or the `reason` why it can never be applied."""
 
     partition: int
     body: bytes
@@ -61,7 +61,7 @@ class Sent(NamedTuple):
 
 
 def plan(seed: int, database: str = "") -> Plan:
-    """Return the plan of a seed; where no database is named, the seed chooses one."""
+    """Return the plan of a seed; without a database name the seed chooses one."""
     chance = random.Random(seed)
     database = database or DATABASES[seed % len(DATABASES)]
     kinds = kinds_on(database) + 2 * [Kind.WORKER_KILLED] + 4 * [Kind.WORKER_PAUSED]
@@ -70,7 +70,7 @@ def plan(seed: int, database: str = "") -> Plan:
             at_s=chance.uniform(FAULTS_FROM_S, FAULTS_UNTIL_S),
             kind=chance.choice(kinds),
             which=chance.randrange(WORKERS),
-            # Half of the pauses outlast a lease.
+            # Half of the faults last longer than a lease.
             for_s=chance.choice([chance.uniform(0.02, 0.4), chance.uniform(0.6, 1.5)]),
         )
         for _ in range(chance.randint(4, 8))
@@ -79,11 +79,11 @@ def plan(seed: int, database: str = "") -> Plan:
 
 
 def every_kind(seed: int, database: str) -> Plan:
-    """Return a plan in which everything goes wrong that can, one after the other, in an order that the seed chooses."""
+    """Return a plan with every kind of fault once, in an order that the seed chooses."""
     chance = random.Random(seed)
     kinds = kinds_on(database)
     chance.shuffle(kinds)
-    kinds.sort(key=lambda kind: kind is not Kind.PRODUCER_KILLED)  # first: it comes to its own end soon
+    kinds.sort(key=lambda kind: kind is not Kind.PRODUCER_KILLED)  # first, because the producer soon finishes
     faults = [
         Fault(number * APART_S, kind, chance.randrange(WORKERS), for_s=chance.uniform(0.02, APART_S / 2))
         for number, kind in enumerate(kinds)
@@ -92,35 +92,35 @@ def every_kind(seed: int, database: str) -> Plan:
 
 
 def kinds_on(database: str) -> list[Kind]:
-    """Return what can go wrong on a database."""
+    """Return the kinds of faults that apply to a database."""
     return [kind for kind in Kind if database == "postgresql" or kind is not Kind.POSTGRESQL_KILLED]
 
 
 def traffic(seed: int) -> list[Sent]:
-    """Return what the producer appends in this order: events, repeats of them, and bad entries of every kind."""
+    """Return the entries of the producer in order: events, duplicates, and bad entries of every kind."""
     chance = random.Random(seed)
     sent: list[Sent] = []
     for made in mixed(EVENTS, tenants=TENANTS, projects=PROJECTS, seed=seed):
-        home = partition_of(made["tenantid"], PARTITIONS)
-        sent.append(Sent(home, body(made), None, made))
+        owner = partition_of(made["tenantid"], PARTITIONS)
+        sent.append(Sent(owner, body(made), None, made))
         if chance.random() < 0.06:
             repeated = chance.choice([entry for entry in sent if entry.event is not None])
             assert repeated.event is not None
             sent.append(repeated._replace(body=body(dict(reversed(repeated.event.items())))))
         if chance.random() < 0.06:
-            sent.extend(bad(made, home, chance.randrange(10**6)))
+            sent.extend(bad(made, owner, chance.randrange(10**6)))
     return sent
 
 
-def bad(good: dict[str, Any], home: int, number: int) -> Iterator[Sent]:
-    """Yield an entry for each reason for which it can never be applied, beside a good event; of a number the same."""
+def bad(good: dict[str, Any], owner: int, number: int) -> Iterator[Sent]:
+    """Yield one bad entry for each reason, derived from a valid event; the same number gives the same entries."""
     fresh = event(
         tenantid=good["tenantid"], projectid=good["projectid"], id=f"{number:08x}-0000-4000-8000-000000000000"
     )
-    yield Sent(home, b'{"number": %d, "x": NaN}' % number, "not_json", None)
-    yield Sent(home, body(fresh | {"source": ""}), "not_an_event", None)
-    yield Sent((home + 1) % PARTITIONS, body(fresh), "wrong_partition", None)
-    yield Sent(home, body(fresh | {"type": "analysis.created.v2"}), "unknown_type", None)
-    yield Sent(home, body(fresh | {"data": {"analysisId": number}}), "invalid_data", None)
-    yield Sent(home, body(fresh | {"time": time_text(NOW_US + 30 * DAY_US)}), "time_in_future", None)
-    yield Sent(home, body(good | {"source": f"/other/{number}"}), "id_conflict", None)
+    yield Sent(owner, b'{"number": %d, "x": NaN}' % number, "not_json", None)
+    yield Sent(owner, body(fresh | {"source": ""}), "not_an_event", None)
+    yield Sent((owner + 1) % PARTITIONS, body(fresh), "wrong_partition", None)
+    yield Sent(owner, body(fresh | {"type": "analysis.created.v2"}), "unknown_type", None)
+    yield Sent(owner, body(fresh | {"data": {"analysisId": number}}), "invalid_data", None)
+    yield Sent(owner, body(fresh | {"time": format_time(NOW_US + 30 * DAY_US)}), "time_in_future", None)
+    yield Sent(owner, body(good | {"source": f"/other/{number}"}), "id_conflict", None)

@@ -1,4 +1,4 @@
-"""The processes and servers of one run: started, killed, paused, brought back, and kept running."""
+"""Starts, kills, pauses and restarts the processes and servers of one run."""
 
 import os
 import pickle
@@ -22,19 +22,19 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from event_stream.producer import Prepared
-from tests.chaos import roles
+from tests.chaos import entry_points
 from tests.chaos.plan import PARTITIONS, WORKERS, Fault, Kind, Plan, Sent
 from tests.support.servers import PostgresServer, RedisServer, wait_until
 
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["tests.chaos.roles"])
+_context.set_forkserver_preload(["tests.chaos.entry_points"])
 LOOK_EVERY_S = 0.01
 AGAIN_AFTER_S = 0.05
 
 
 @dataclass
-class Role:
-    """A process that is to run all the time, unless something holds it down."""
+class ManagedProcess:
+    """A process that is restarted whenever it ends, except during a fault."""
 
     target: Callable[..., None]
     arguments: tuple[Any, ...]
@@ -46,8 +46,8 @@ class Role:
     def is_alive(self) -> bool:
         return self.process is not None and self.process.is_alive()
 
-    def tend(self) -> None:
-        """Start it if it is to run and does not."""
+    def keep_running(self) -> None:
+        """Start it if it should run and does not."""
         if self.held_down or self.is_alive or (self.process is not None and self.process.exitcode == 0):
             return
         self.process = _context.Process(target=self.target, args=self.arguments, daemon=True)
@@ -55,7 +55,7 @@ class Role:
         self.starts += 1
 
     def kill(self) -> bool:
-        """Kill it; returns whether that is what ended it."""
+        """Kill it; returns whether SIGKILL ended it."""
         if self.process is None or not self.process.is_alive():
             return False
         self.process.kill()
@@ -63,25 +63,25 @@ class Role:
         return self.process.exitcode == -signal.SIGKILL
 
     def pause(self) -> bool:
-        """Stop it; returns whether it stands still."""
+        """Pause it; returns whether it is stopped."""
         if self.process is None or self.process.pid is None or not self.process.is_alive():
             return False
         os.kill(self.process.pid, signal.SIGSTOP)
         with suppress(psutil.Error):
             observed = psutil.Process(self.process.pid)
-            wait_until(lambda: observed.status() == psutil.STATUS_STOPPED, "a process stands still")
+            wait_until(lambda: observed.status() == psutil.STATUS_STOPPED, "a process is stopped")
             return True
         return False
 
     def resume(self) -> None:
-        """Let it go on, if it was paused."""
+        """Resume it if it was paused."""
         if self.process is not None and self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, signal.SIGCONT)
 
 
 @dataclass
 class Chaos:
-    """One run: `happened` counts the faults that really happened, `queued_max` the longest queue that was seen."""
+    """One run. `happened` counts the faults that happened; `queued_max` is the longest queue observed."""
 
     plan: Plan
     sent: list[Sent]
@@ -100,44 +100,44 @@ class Chaos:
         }
         self.log = self.directory / "processes.log"
         self.progress = self.directory / "appended"
-        self.workers = [Role(roles.command, ("worker", environ, self.log)) for _ in range(WORKERS)]
-        self.dispatcher = Role(roles.command, ("dispatcher", environ, self.log))
+        self.workers = [ManagedProcess(entry_points.command, ("worker", environ, self.log)) for _ in range(WORKERS)]
+        self.dispatcher = ManagedProcess(entry_points.command, ("dispatcher", environ, self.log))
         prepared = [Prepared(entry.partition, entry.body) for entry in self.sent]
         traffic = self.directory / "traffic"
         traffic.write_bytes(pickle.dumps(prepared))
-        self.producer = Role(roles.produce, (traffic, environ, self.log, self.progress))
+        self.producer = ManagedProcess(entry_points.produce, (traffic, environ, self.log, self.progress))
         self.roles = [*self.workers, self.dispatcher, self.producer]
         self.client: Any = Redis.from_url(self.redis.url, socket_timeout=1)
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._scheduled: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
     def run(self) -> None:
-        """Let the plan happen; afterwards everything runs and everything is appended."""
-        assert self.await_that(lambda: roles.appended(self.progress) > 0), "the producer does not begin"
+        """Carry out the plan; afterwards everything runs and all entries are appended."""
+        assert self.wait_for(lambda: entry_points.appended(self.progress) > 0), "the producer does not start"
         began = monotonic()
         for fault in self.plan.faults:
             self._at(began + fault.at_s, partial(self._begin, fault))
-        while self._due or roles.appended(self.progress) < len(self.sent):
-            if self._due and self._due[0][0] <= monotonic():
-                heappop(self._due)[-1]()
-            self.tend()
-            assert monotonic() - began < 120, "the producer does not come to its end"
+        while self._scheduled or entry_points.appended(self.progress) < len(self.sent):
+            if self._scheduled and self._scheduled[0][0] <= monotonic():
+                heappop(self._scheduled)[-1]()
+            self.keep_running()
+            assert monotonic() - began < 120, "the producer does not finish"
             sleep(LOOK_EVERY_S)
 
-    def await_that(self, condition: Callable[[], bool], timeout_s: float = 60) -> bool:
-        """Keep everything running until a condition holds; returns whether it did within the time."""
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> bool:
+        """Keep everything running until a condition holds; returns whether it held within the timeout."""
         deadline = monotonic() + timeout_s
         while not condition():
             if monotonic() > deadline:
                 return False
-            self.tend()
+            self.keep_running()
             sleep(LOOK_EVERY_S)
         return True
 
-    def tend(self) -> None:
-        """Start what is to run and does not, and look at the queue."""
+    def keep_running(self) -> None:
+        """Restart ended processes, and record the length of the queue."""
         for role in self.roles:
-            role.tend()
+            role.keep_running()
         with suppress(RedisError):
             self.queued_max = max(self.queued_max, self.client.llen("rq:queue:projector"))
 
@@ -148,22 +148,22 @@ class Chaos:
         self.client.close()
 
     def _at(self, when: float, act: Callable[[], None]) -> None:
-        heappush(self._due, (when, next(self._order), act))
+        heappush(self._scheduled, (when, next(self._order), act))
 
     def _begin(self, fault: Fault) -> None:
-        """Let a fault happen; where there is nobody to befall just now, a little later."""
+        """Start a fault; if its process is not running, try again a little later."""
         if self._happens(fault):
             return
-        if fault.kind is not Kind.PRODUCER_KILLED or roles.appended(self.progress) < len(self.sent):
+        if fault.kind is not Kind.PRODUCER_KILLED or entry_points.appended(self.progress) < len(self.sent):
             self._at(monotonic() + AGAIN_AFTER_S, partial(self._begin, fault))
 
     def _happens(self, fault: Fault) -> bool:
         worker = self.workers[fault.which]
         ways: dict[Kind, Callable[[], bool]] = {
-            Kind.WORKER_KILLED: partial(self._hold_down, fault, worker),
-            Kind.DISPATCHER_KILLED: partial(self._hold_down, fault, self.dispatcher),
-            Kind.PRODUCER_KILLED: partial(self._hold_down, fault, self.producer),
-            Kind.ALL_KILLED: partial(self._hold_down, fault, *self.roles),
+            Kind.WORKER_KILLED: partial(self._kill_for_a_while, fault, worker),
+            Kind.DISPATCHER_KILLED: partial(self._kill_for_a_while, fault, self.dispatcher),
+            Kind.PRODUCER_KILLED: partial(self._kill_for_a_while, fault, self.producer),
+            Kind.ALL_KILLED: partial(self._kill_for_a_while, fault, *self.roles),
             Kind.WORKER_PAUSED: partial(self._pause, fault, worker),
             Kind.DISPATCHER_PAUSED: partial(self._pause, fault, self.dispatcher),
             Kind.REDIS_KILLED: partial(self._restart_redis, fault),
@@ -171,7 +171,7 @@ class Chaos:
         }
         return ways[fault.kind]()
 
-    def _hold_down(self, fault: Fault, *chosen: Role) -> bool:
+    def _kill_for_a_while(self, fault: Fault, *chosen: ManagedProcess) -> bool:
         def release() -> None:
             for role in killed:
                 role.held_down -= 1
@@ -183,7 +183,7 @@ class Chaos:
         self._at(monotonic() + fault.for_s, release)
         return bool(killed)
 
-    def _pause(self, fault: Fault, role: Role) -> bool:
+    def _pause(self, fault: Fault, role: ManagedProcess) -> bool:
         is_paused = role.pause()
         self.happened[fault.kind] += is_paused
         self._at(monotonic() + fault.for_s, role.resume)
@@ -191,7 +191,7 @@ class Chaos:
 
     def _restart_redis(self, fault: Fault) -> bool:
         if self.redis.process is None or self.redis.process.poll() is not None:
-            return False  # it is down already
+            return False  # already down
 
         def restart() -> None:
             self.redis.start()
@@ -209,14 +209,14 @@ class Chaos:
 
         def restart() -> None:
             postgres.start()
-            self.happened[fault.kind] += _born(postgres) != before
+            self.happened[fault.kind] += _started_at(postgres) != before
 
-        before = _born(postgres)
+        before = _started_at(postgres)
         postgres.crash()
         self._at(monotonic() + fault.for_s, restart)
         return True
 
 
-def _born(postgres: PostgresServer) -> Any:
+def _started_at(postgres: PostgresServer) -> Any:
     with psycopg.connect(postgres.url()) as connection:
         return connection.execute("SELECT pg_postmaster_start_time()").fetchone()

@@ -1,4 +1,4 @@
-"""The promises of docs/reference/events.md#guarantees, as what a run left behind has to show them."""
+"""Checks of the guarantees in docs/reference/events.md#guarantees on the state after a run."""
 
 import json
 from collections import Counter
@@ -8,18 +8,19 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from event_stream.entries import StreamEnd
-from event_stream.stream import stream_key
+from event_stream.streams.entries import StreamEnd
+from event_stream.streams.stream_keys import stream_key
 from projections.transaction import event_log
 from projections.transaction.checkpoint import Checkpoint
 from tests.chaos.plan import PARTITIONS, Sent
-from tests.support.driving import checkpoints, count_equal_answers, dump, letters
+from tests.support.api_client import count_equal_answers
+from tests.support.harness import checkpoints, dump, stored_dead_letters
 from tests.support.oracle import Oracle
 from workers.drain.batch_size import ENTRIES_MAX, BatchSize
 from workers.drain.drainer import Drainer
 from workers.runtime import Runtime
 
-# Redis trims whole nodes of a stream: as many entries as one may hold stay, and the checkpoint's own.
+# Redis trims whole nodes of a stream: up to one node remains, and the checkpoint's own entry.
 LENGTH_MAX = 101
 KEYS_OF_A_PARTITION = ("events:{%d}", "events:{%d}:projected", "events:{%d}:projected-count")
 KEYS_THAT_EXPIRE = (
@@ -41,19 +42,19 @@ KEYS_OF_ALL = {
         "projector:verify:wrong-sums",
     ),
 }
-JOBS_MAX = 2 * PARTITIONS + 1  # drains, and one that verifies
+JOBS_MAX = 2 * PARTITIONS + 1  # drains, and one verification
 
 
 class BrokenPromiseError(AssertionError):
-    """A run shows that a promise does not hold."""
+    """A run broke a guarantee."""
 
 
 @dataclass
 class Evidence:
-    """What a run left behind: the deployment, all that was sent to it, and what was seen of it meanwhile."""
+    """The state after a run: the deployment, all entries sent to it, and what was observed during the run."""
 
     runtime: Runtime
-    calm: Runtime
+    undisturbed: Runtime
     sent: list[Sent]
     drained: bool
     trimmed: bool
@@ -62,7 +63,7 @@ class Evidence:
 
     @cached_property
     def accepted(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """The distinct valid events, in the order in which they were sent first."""
+        """The distinct valid events, each as it was sent first."""
         events = [entry.event for entry in self.sent if entry.event is not None]
         return {(event["tenantid"], event["id"]): event for event in reversed(events)}
 
@@ -84,17 +85,17 @@ class Evidence:
 
 
 def nothing_is_lost(found: Evidence) -> None:
-    """G1: the law, against Redis's own counter, and each entry that was acknowledged is in the log or a letter."""
+    """G1: the counters add up to those of Redis, and each acknowledged entry is in the log or a dead letter."""
     for at, end in zip(found.checkpoints, found.ends, strict=True):
         _expect(at.read, at.applied + at.duplicates + at.dead_lettered, f"partition {at.partition}: read")
         _expect(end.added, at.read + at.lost, f"partition {at.partition}: added")
         _expect(at.lost, 0, f"partition {at.partition}: lost")
     _expect({(row[0], row[1]) for row in found.log}, set(found.accepted), "events in the log")
     refused = {(entry.reason, sha256(entry.body).hexdigest()) for entry in found.sent if entry.reason is not None}
-    stored = letters(found.runtime)
-    _expect({(letter.reason, letter.body_sha256) for letter in stored}, refused, "dead letters")
+    stored = stored_dead_letters(found.runtime)
+    _expect({(dead_letter.reason, dead_letter.body_sha256) for dead_letter in stored}, refused, "dead letters")
     parked = sum(at.dead_lettered for at in found.checkpoints)
-    _expect(sum(letter.times_seen for letter in stored), parked, "times that letters were seen")
+    _expect(sum(dead_letter.times_seen for dead_letter in stored), parked, "times that dead letters were seen")
 
 
 def each_event_counts_once(found: Evidence) -> None:
@@ -106,40 +107,42 @@ def each_event_counts_once(found: Evidence) -> None:
     _expect([json.loads(row[-1]) for row in found.log], [found.accepted[row[0], row[1]] for row in found.log], "bodies")
 
 
-def a_calm_drain_gives_the_same_bytes(found: Evidence) -> None:
-    """G3: the read models are those of the same events, drained in peace into an empty database."""
-    home = {id(entry.event): entry for entry in found.sent if entry.event is not None}
-    found.calm.stream.append([(home[id(event)].partition, home[id(event)].body) for event in found.accepted.values()])
+def an_undisturbed_drain_produces_identical_rows(found: Evidence) -> None:
+    """G3: the read models equal those of the same events drained without faults into an empty database."""
+    owner = {id(entry.event): entry for entry in found.sent if entry.event is not None}
+    found.undisturbed.stream.append(
+        [(owner[id(event)].partition, owner[id(event)].body) for event in found.accepted.values()]
+    )
     for partition in range(PARTITIONS):
-        while not Drainer(found.calm, partition, BatchSize(count=ENTRIES_MAX)).step():
+        while not Drainer(found.undisturbed, partition, BatchSize(count=ENTRIES_MAX)).step():
             pass
-    for table, rows in dump(found.calm.reader).items():
+    for table, rows in dump(found.undisturbed.reader).items():
         _expect(found.read_models[table], rows, f"rows of {table}")
 
 
-def answers_are_the_oracles(found: Evidence) -> None:
-    """G2, G3, G4: both reads of every project are what the contract says of these events."""
+def answers_equal_the_oracle(found: Evidence) -> None:
+    """G2, G3, G4: both reads of every project equal the oracle's answers."""
     oracle = Oracle(found.accepted.values())
     compared = count_equal_answers(found.runtime, oracle, hours=240)
     if compared < len(oracle.projects()):
         raise BrokenPromiseError(f"only {compared} answers for {len(oracle.projects())} projects")
 
 
-def no_row_is_anothers(found: Evidence) -> None:
-    """G5: rows are of tenants that an accepted event names."""
+def no_row_of_an_unknown_tenant(found: Evidence) -> None:
+    """G5: rows belong only to tenants that an accepted event names."""
     named = {tenant for tenant, _ in found.accepted}
     for table, rows in found.read_models.items():
         foreign = {row[0] for row in rows} - named
-        _expect(foreign, set(), f"tenants in {table} that nobody named")
+        _expect(foreign, set(), f"tenants in {table} without an event")
 
 
 def it_recovers_by_itself(found: Evidence) -> None:
-    """G7: the lag came back to zero, with nobody doing more than to restart what had died."""
+    """G7: the lag returned to zero with no action other than restarting dead processes."""
     _expect(found.drained, True, "drained in time")
 
 
 def everything_is_bounded(found: Evidence) -> None:
-    """G8: the queue, the streams and the keys."""
+    """G8: the queue, the streams and the keys are bounded."""
     _expect(found.queued_max <= JOBS_MAX, True, f"a queue of {found.queued_max} is short")
     _expect(found.trimmed, True, f"streams of {[end.length for end in found.ends]} are trimmed")
     redis = found.runtime.stream.redis
@@ -147,8 +150,8 @@ def everything_is_bounded(found: Evidence) -> None:
     lasting = {pattern % partition for partition in range(PARTITIONS) for pattern in KEYS_OF_A_PARTITION}
     expiring = {pattern % partition for partition in range(PARTITIONS) for pattern in KEYS_THAT_EXPIRE}
     known = lasting | expiring | KEYS_OF_ALL
-    _expect({key for key in keys if not key.startswith("rq:")} - known, set(), "keys that nobody knows")
-    # What a killed worker leaves behind, RQ keeps until it expires.
+    _expect({key for key in keys if not key.startswith("rq:")} - known, set(), "unknown keys")
+    # RQ keeps the job of a killed worker until it expires.
     _expect(keys["rq:job"] <= JOBS_MAX + found.killed, True, f"{keys['rq:job']} jobs are few")
 
 
@@ -156,33 +159,33 @@ RECOVERY = "G7 the lag returns to zero"
 PROMISES: dict[str, Callable[[Evidence], None]] = {
     "G1 nothing is lost": nothing_is_lost,
     "G2 each event counts once": each_event_counts_once,
-    "G3 a calm drain gives the same bytes": a_calm_drain_gives_the_same_bytes,
-    "G2–G4 the answers are the oracle's": answers_are_the_oracles,
-    "G5 no row is another tenant's": no_row_is_anothers,
+    "G3 an undisturbed drain produces identical rows": an_undisturbed_drain_produces_identical_rows,
+    "G2–G4 answers equal the oracle's": answers_equal_the_oracle,
+    "G5 no row belongs to an unknown tenant": no_row_of_an_unknown_tenant,
     RECOVERY: it_recovers_by_itself,
     "G8 queue, streams and keys are bounded": everything_is_bounded,
 }
 
 
-def broken(found: Evidence) -> dict[str, str]:
-    """Return the promises that do not hold, and what shows it."""
+def broken_promises(found: Evidence) -> dict[str, str]:
+    """Return the broken guarantees, each with its evidence."""
     shown: dict[str, str] = {}
     for name, check in PROMISES.items():
         try:
             check(found)
         except AssertionError as error:
-            shown[name] = str(error) or "an answer is not the oracle's"
+            shown[name] = str(error) or "an answer differs from the oracle's"
     return shown
 
 
 def is_drained(runtime: Runtime, at_least: int) -> bool:
-    """Return whether all of at least so many entries were read: Redis's own counters against the checkpoints'."""
+    """Whether all entries, and at least `at_least`, were read, by the counters of Redis and the checkpoints."""
     added = [_added(runtime, partition) for partition in range(PARTITIONS)]
     return sum(added) >= at_least and added == [at.read + at.lost for at in checkpoints(runtime)]
 
 
 def is_trimmed(runtime: Runtime) -> bool:
-    """Return whether no stream is longer than what Redis keeps of a trimmed one."""
+    """Whether every stream has been trimmed."""
     return all(end.length <= LENGTH_MAX for end in runtime.stream.ends())
 
 

@@ -1,4 +1,4 @@
-"""One run after another: servers and databases for each, its plan, and what became of the promises."""
+"""Runs plans one after another, each on its own servers and database, and checks the guarantees."""
 
 import re
 import shutil
@@ -14,15 +14,15 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli.commands.migrate import migrate_database
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream
+from event_stream.streams.stream import Stream
+from migrations import migrate_database
 from projections.database.engines import reader_engine, writer_engine
 from projections.settings import DatabaseSettings
 from tests.chaos.plan import PARTITIONS, Plan, traffic
 from tests.chaos.processes import Chaos
-from tests.chaos.promises import RECOVERY, Evidence, broken, is_drained, is_trimmed
-from tests.support.driving import held_open
+from tests.chaos.promises import RECOVERY, Evidence, broken_promises, is_drained, is_trimmed
+from tests.support.harness import closing_runtime
 from tests.support.servers import PostgresServer, RedisServer
 from workers.jobs.queue import drain_queue
 from workers.runtime import Runtime, redis_client
@@ -32,21 +32,21 @@ RECOVERY_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Result:
-    """What a run showed: which promises broke and how, which faults happened how often, and what that led to.
+    """The result of a run: the broken guarantees, and how often each fault happened.
 
-    `met` counts the log lines of its processes by their event; the log itself stays if a promise broke.
+    `logged` counts the log lines of its processes by event; the log file stays if a guarantee was broken.
     """
 
     plan: Plan
     broken: dict[str, str]
     happened: Counter[str]
-    met: Counter[str]
+    logged: Counter[str]
     took_s: float
     log: Path
 
 
-class Grounds:
-    """Where runs take place: a folder, a migrated SQLite file to copy, and a PostgreSQL that is started when needed."""
+class Environments:
+    """Resources shared by runs: a folder, a migrated SQLite file to copy, and a PostgreSQL started on demand."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -65,7 +65,7 @@ class Grounds:
         return self._postgres
 
     def run(self, plan: Plan) -> Result:
-        """Let a plan happen to a fresh deployment, and check every promise."""
+        """Carry out a plan on a fresh deployment, and check every guarantee."""
         began = time.monotonic()
         directory = self.directory / f"{next(self._numbers)}-{plan.database}-{plan.seed}"
         directory.mkdir()
@@ -82,36 +82,38 @@ class Grounds:
                     directory,
                 )
                 try:
-                    shown = self._let_happen(chaos)
+                    shown = self._run_plan(chaos)
                 finally:
                     chaos.end()
         finally:
             redis.remove()
-        met = Counter(re.findall(r'"event": "([a-z_.]+)"', chaos.log.read_text()))
+        logged = Counter(re.findall(r'"event": "([a-z_.]+)"', chaos.log.read_text()))
         if not shown:
             shutil.rmtree(directory)
-        return Result(plan, shown, chaos.happened, met, time.monotonic() - began, chaos.log)
+        return Result(plan, shown, chaos.happened, logged, time.monotonic() - began, chaos.log)
 
     def remove(self) -> None:
         if self._postgres is not None:
             self._postgres.remove()
 
-    def _let_happen(self, chaos: Chaos) -> dict[str, str]:
+    def _run_plan(self, chaos: Chaos) -> dict[str, str]:
         try:
             chaos.run()
         except AssertionError as error:
             return {RECOVERY: str(error)}
         with (
-            held_open(_runtime(chaos.redis.url, chaos.database_url)) as runtime,
-            held_open(
-                _runtime(chaos.redis.url.removesuffix("0") + "1", self._sqlite(chaos.directory / "calm.db"))
-            ) as calm,
+            closing_runtime(_runtime(chaos.redis.url, chaos.database_url)) as runtime,
+            closing_runtime(
+                _runtime(chaos.redis.url.removesuffix("0") + "1", self._sqlite(chaos.directory / "undisturbed.db"))
+            ) as undisturbed,
         ):
-            drained = chaos.await_that(_quietly(lambda: is_drained(runtime, len(chaos.sent))), RECOVERY_TIMEOUT_S)
-            trimmed = chaos.await_that(_quietly(lambda: is_trimmed(runtime)), RECOVERY_TIMEOUT_S)
+            drained = chaos.wait_for(_quietly(lambda: is_drained(runtime, len(chaos.sent))), RECOVERY_TIMEOUT_S)
+            trimmed = chaos.wait_for(_quietly(lambda: is_trimmed(runtime)), RECOVERY_TIMEOUT_S)
             killed = sum(role.starts for role in chaos.workers)
             chaos.end()
-            return broken(Evidence(runtime, calm, chaos.sent, drained, trimmed, chaos.queued_max, killed))
+            return broken_promises(
+                Evidence(runtime, undisturbed, chaos.sent, drained, trimmed, chaos.queued_max, killed)
+            )
 
     @contextmanager
     def _database(self, kind: str, directory: Path) -> Iterator[str]:
@@ -131,14 +133,14 @@ class Grounds:
 
 
 @contextmanager
-def grounds() -> Iterator[Grounds]:
-    """Yield the grounds of many runs; what broken runs left behind stays."""
+def environments() -> Iterator[Environments]:
+    """Yield the shared resources; files of failed runs are kept."""
     directory = Path(tempfile.mkdtemp(prefix="projector-chaos-"))
-    made = Grounds(directory)
+    shared = Environments(directory)
     try:
-        yield made
+        yield shared
     finally:
-        made.remove()
+        shared.remove()
         if not any(each.is_dir() for each in directory.iterdir()):
             shutil.rmtree(directory)
 
@@ -154,7 +156,7 @@ def _runtime(redis_url: str, database_url: str) -> Runtime:
 
 
 def _quietly(condition: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a condition that does not hold while a server is away."""
+    """Return a condition that is false while a server is down."""
 
     def holds() -> bool:
         with suppress(RedisError, SQLAlchemyError):

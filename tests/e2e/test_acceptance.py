@@ -1,4 +1,4 @@
-"""The whole path at size: a file of mixed events and bad entries of every kind, against the oracle.
+"""Acceptance: a file of mixed events and bad entries of every kind goes through the whole path; reads equal the oracle.
 
 PROJECTOR_TEST_EVENTS sets the number of events; the answers of every project are compared.
 """
@@ -16,13 +16,14 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from event_stream.envelope import time_text
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
+from event_stream.events.rfc3339 import format_time
 from projections.database.engines import reader_engine
-from projections.transaction import checkpoint
+from projections.transaction import checkpoint_table
+from tests.support.api_client import assert_answers_equal
 from tests.support.deployment import Deployment
-from tests.support.driving import assert_answers_equal, dump
 from tests.support.events import NOW_US, body, event, mixed
+from tests.support.harness import dump
 from tests.support.oracle import Oracle
 from tests.support.servers import wait_until
 from workers.runtime import redis_client
@@ -57,23 +58,23 @@ def found(database_url: str) -> Iterator[Engine]:
 
 
 def bad_entries(made: list[dict[str, Any]], each: int) -> Iterator[tuple[str, int, bytes]]:
-    """Yield (reason, partition, bytes): `each` entries of every reason that an entry alone can have."""
+    """Yield (reason, partition, bytes): `each` entries for every reason that depends on the entry alone."""
     chance = random.Random(4)
     for number in range(each):
         good = chance.choice(made)
-        home = partition_of(good["tenantid"], PARTITIONS)
+        owner = partition_of(good["tenantid"], PARTITIONS)
         fresh = event(tenantid=good["tenantid"], projectid=good["projectid"])
-        yield "too_large", home, body(fresh | {"pad": "x" * 65_536})
-        yield "not_json", home, b'{"number": %d, "x": NaN}' % number
-        yield "not_an_event", home, body(fresh | {"source": ""})
-        yield "wrong_partition", (home + 1) % PARTITIONS, body(fresh)
-        yield "unknown_type", home, body(fresh | {"type": "analysis.created.v2"})
-        yield "invalid_data", home, body(fresh | {"data": {"analysisId": number}})
-        yield "time_in_future", home, body(fresh | {"time": time_text(NOW_US + 30 * 86_400_000_000)})
-        yield "id_conflict", home, body(good | {"source": f"/other/{number}"})
+        yield "too_large", owner, body(fresh | {"pad": "x" * 65_536})
+        yield "not_json", owner, b'{"number": %d, "x": NaN}' % number
+        yield "not_an_event", owner, body(fresh | {"source": ""})
+        yield "wrong_partition", (owner + 1) % PARTITIONS, body(fresh)
+        yield "unknown_type", owner, body(fresh | {"type": "analysis.created.v2"})
+        yield "invalid_data", owner, body(fresh | {"data": {"analysisId": number}})
+        yield "time_in_future", owner, body(fresh | {"time": format_time(NOW_US + 30 * 86_400_000_000)})
+        yield "id_conflict", owner, body(good | {"source": f"/other/{number}"})
 
 
-async def test_both_reads_equal_the_oracle_and_status_shows_the_law(
+async def test_both_reads_equal_the_oracle_and_the_counters_of_status_add_up(
     up: Deployment, found: Engine, tmp_path: Path
 ) -> None:
     made = list(mixed(EVENTS, tenants=TENANTS, projects=PROJECTS))
@@ -120,11 +121,11 @@ async def test_both_reads_equal_the_oracle_and_status_shows_the_law(
     assert "rejected 0" in up.run("append", "-", "--wait", stdin=b"\n".join(map(body, lines)).decode())
     assert dump(found) == before
     with found.connect() as connection:
-        assert sum(at.applied for at in checkpoint.read_all(connection, PARTITIONS)) == EVENTS
+        assert sum(at.applied for at in checkpoint_table.read_all(connection, PARTITIONS)) == EVENTS
     redis.close()
 
 
-async def test_a_file_with_bad_lines_is_told_line_by_line_and_the_rest_is_appended(
+async def test_bad_lines_of_a_file_are_reported_by_line_and_the_rest_is_appended(
     up: Deployment, tmp_path: Path
 ) -> None:
     good = [event() for _ in range(3)]
@@ -137,7 +138,7 @@ async def test_a_file_with_bad_lines_is_told_line_by_line_and_the_rest_is_append
         body(event("watchdog.toggled.v1", {"enabled": 1})),
         body(event() | {"type": "x.v1"}),
         body(event(pad="x" * 66_000)),
-        body(event(time=time_text(time.time_ns() // 1000 + 3_600_000_000))),
+        body(event(time=format_time(time.time_ns() // 1000 + 3_600_000_000))),
         b"  " + body(good[2]) + b"\r",
     ]
     file = tmp_path / "events.jsonl"
@@ -155,7 +156,7 @@ async def test_a_file_with_bad_lines_is_told_line_by_line_and_the_rest_is_append
     as_json = json.loads(up.run("append", str(file), "--json", expect=1))
     assert [each["line"] for each in as_json["rejected"]] == [2, 5, 6, 7, 8, 9]
     assert _lag(up) >= 0
-    wait_until(lambda: _lag(up) == 0, "all is projected")
+    wait_until(lambda: _lag(up) == 0, "everything is projected")
     totals = json.loads(up.run("status", "--json"))["partitions"]
     assert sum(each["applied"] for each in totals) == 3
     assert sum(each["duplicates"] for each in totals) == 3

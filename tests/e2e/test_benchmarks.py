@@ -1,4 +1,4 @@
-"""The benchmark still works: a few of its rows, as small as they get."""
+"""The benchmark runs: a few of its rows, at their smallest size."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 ROWS = ("drain", "activity", "append")
 
 
-def test_the_benchmark_measures_and_leaves_a_table_a_document_and_a_picture(tmp_path: Path) -> None:
+def test_the_benchmark_measures_and_writes_a_table_a_document_and_a_chart(tmp_path: Path) -> None:
     document, picture = tmp_path / "of" / "bench.json", tmp_path / "bench.svg"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(document), "--svg", str(picture), *ROWS]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1800)
@@ -31,7 +31,7 @@ def test_the_benchmark_measures_and_leaves_a_table_a_document_and_a_picture(tmp_
     assert len(bars) == sum(len(row["goals"]) for row in measured["rows"])
 
 
-def test_a_row_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_row_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "no-such-row"], check=False, capture_output=True, text=True, timeout=300
     )

@@ -1,4 +1,4 @@
-"""`projector doctor` on a running `projector up`: nothing against it as it comes, and what is wrong once it is."""
+"""`projector doctor` on a running `projector up`: no findings when healthy, and findings once something is wrong."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from workers.doctor.registry import CHECKS
 from workers.runtime import redis_client
 
 
-def test_what_up_starts_is_healthy_until_somebody_changes_it(tmp_path: Path) -> None:
+def test_a_fresh_deployment_has_no_findings_and_a_changed_one_has(tmp_path: Path) -> None:
     up = Deployment(tmp_path / "data")
     up.start()
     try:
         up.await_ready()
-        wait_until(lambda: up.get("/healthz/projector").status_code == 200, "events would arrive")
+        wait_until(lambda: up.get("/healthz/projector").status_code == 200, "events could have arrived")
         well = json.loads(up.run("doctor", "--json"))
         assert (well["findings"], well["skipped"]) == ([], [])
         assert well["checked"] == [check.code for check in CHECKS if not check.code.startswith("postgres-")]

@@ -1,4 +1,4 @@
-"""What real commands log: JSON where nobody watches, readable on a terminal, a drain's lines together, no secrets."""
+"""Logs of real commands: JSON in pipes, readable on a terminal, attributed to their drain, and free of secrets."""
 
 import json
 import os
@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import text
 from structlog.contextvars import get_contextvars
 
-from tests.support.driving import append, append_raw, totals
 from tests.support.events import PROJECT, TENANT, event
+from tests.support.harness import append, append_raw, totals
 from tests.support.processes import environ_of
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, free_port, wait_until
@@ -33,7 +33,7 @@ RQ_FLAGS = ("--serializer", "json", "--job-class", "workers.jobs.queue.DrainJob"
 
 @dataclass
 class Commands:
-    """Commands that run with their stderr in files."""
+    """Commands whose stderr goes to files."""
 
     environ: dict[str, str]
     folder: Path
@@ -52,7 +52,7 @@ class Commands:
         return "".join(file.read_text() for file in sorted(self.folder.glob("*.log")))
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return all that was logged; every line must be JSON, but the one that a command may end with."""
+        """Return all log lines; every line must be JSON, except a final error line of a command."""
         lines = [line for line in self.text().splitlines() if not line.startswith("projector: ")]
         found = [json.loads(line) for line in lines]
         for line in found:
@@ -89,7 +89,7 @@ def _await_read(runtime: Runtime, entries: int) -> None:
     wait_until(lambda: totals(runtime)["read"] == entries, f"{entries} entries are read", 90)
 
 
-def test_no_log_holds_a_key_or_a_payload_and_a_drains_lines_are_told_apart(
+def test_logs_contain_no_key_or_payload_and_identify_the_drain_of_each_line(
     runtime: Runtime, commands: Commands
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
@@ -130,7 +130,7 @@ def test_no_log_holds_a_key_or_a_payload_and_a_drains_lines_are_told_apart(
     assert {line["event"] for line in of_drains} >= {"drain.dead_lettered", "drain.failed"}
     assert all(re.fullmatch("[0-9a-f]{12}", line["drain"]) for line in of_drains)
     places = {(line["drain"], line["partition"]) for line in of_drains}
-    assert len(places) == len({drain_id for drain_id, _ in places}) > 1  # a drain is of one partition
+    assert len(places) == len({drain_id for drain_id, _ in places}) > 1  # a drain handles one partition
 
 
 def _answers(url: str) -> bool:
@@ -141,9 +141,7 @@ def _answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_libraries_say_of_an_outage_is_json_too(
-    commands: Commands, redis_server: RedisServer, runtime: Runtime
-) -> None:
+def test_log_lines_of_libraries_are_json_too(commands: Commands, redis_server: RedisServer, runtime: Runtime) -> None:
     proxy = Proxy(redis_server.port)
     through = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
     commands.projector("worker", **through)
@@ -153,15 +151,15 @@ def test_what_libraries_say_of_an_outage_is_json_too(
     proxy.refuse()
     wait_until(lambda: commands.said("dispatcher.outage"), "the dispatcher notices")
 
-    def told_by_rq() -> bool:
+    def logged_by_rq() -> bool:
         return any("redis" in line["event"].lower() for line in commands.lines() if line["level"] != "info")
 
-    wait_until(told_by_rq, "RQ's worker notices", 60)
+    wait_until(logged_by_rq, "RQ's worker notices the error", 60)
     proxy.close()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_drains_of_a_plain_rq_worker_are_told_as_json(runtime: Runtime, commands: Commands, redis_url: str) -> None:
+def test_drains_of_a_plain_rq_worker_log_json(runtime: Runtime, commands: Commands, redis_url: str) -> None:
     append_raw(runtime, 1, b"nonsense")
     Dispatcher(runtime).sweep()
     rq = str(Path(sys.executable).parent / "rq")
@@ -171,7 +169,7 @@ def test_drains_of_a_plain_rq_worker_are_told_as_json(runtime: Runtime, commands
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_on_a_terminal_lines_are_for_people(commands: Commands) -> None:
+def test_log_lines_on_a_terminal_are_readable(commands: Commands) -> None:
     ours, theirs = pty.openpty()
     environ = commands.environ | {"REDIS_URL": "redis://127.0.0.1:1/0"}
     process = subprocess.Popen([sys.executable, "-m", "cli", "worker"], env=environ, stderr=theirs)
@@ -190,10 +188,10 @@ def test_on_a_terminal_lines_are_for_people(commands: Commands) -> None:
 
 @pytest.mark.first
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_is_bound_to_a_drain_goes_with_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_context_of_a_drain_ends_with_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[dict[str, Any]] = []
     monkeypatch.setattr(drainer, "run", lambda *_: bound.append(get_contextvars()))
     lease = Lease(runtime.queue.connection, 3)
-    drainer.drain_here(runtime, 3, lease)
+    drainer.drain_with_lease(runtime, 3, lease)
     assert bound == [{"drain": lease.token[:12], "partition": 3}]
     assert get_contextvars() == {}

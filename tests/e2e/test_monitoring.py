@@ -1,4 +1,4 @@
-"""The dashboard and the alerts against a real scrape: every metric, label and value that they name is there."""
+"""The dashboard and the alerts against a real scrape: every metric, label and value that they name exists."""
 
 import json
 import re
@@ -11,10 +11,10 @@ import pytest
 import yaml
 from promql_parser import AggregateExpr, Expr, MatchOp, VectorSelector
 
-from monitoring import metrics
+from monitoring import catalogue
 from tests.support.deployment import Deployment
 from tests.support.events import PROJECT, TENANT, event
-from tests.support.scraping import Scraped
+from tests.support.metrics_scrape import Scraped
 from tests.support.servers import wait_until
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("monitoring")  # one deployment for all
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
-    """A scrape of a deployment that has done something of everything."""
+    """A scrape of a deployment that has done some of each kind of work."""
     up = Deployment(tmp_path_factory.mktemp("monitoring") / "data")
     up.start()
     up.await_ready()
@@ -37,7 +37,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     assert up.get("/v1/config/projects/checkout-api/stats", key).status_code == 200
     assert up.get("/v1/config/monitoring/activity", key, X_Project_Id=PROJECT).status_code == 200
     assert up.get("/v1/config/projects/nonsense/stats").status_code == 401
-    wait_until(lambda: up.get("/healthz/projector").status_code == 200, "all loops give signs of life")
+    wait_until(lambda: up.get("/healthz/projector").status_code == 200, "all processes send heartbeats")
     ended = "projector_verify_finished_timestamp_seconds"
     wait_until(lambda: Scraped.of(up.get("/metrics").text)(ended) > 0, "the read models are verified")
     answer = up.get("/metrics")
@@ -50,13 +50,13 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
 
 
 def test_every_metric_of_the_table_is_scraped(scraped: Scraped) -> None:
-    for measure in metrics.MEASURES:
+    for measure in catalogue.METRICS:
         name = f"{measure.name}_bucket" if measure.kind == "histogram" else measure.name
         assert name in scraped.names()
         assert set(scraped.labels(name)) - {"le"} == set(measure.labels), name
 
 
-def test_a_request_is_told_by_its_route_and_status(scraped: Scraped) -> None:
+def test_a_request_is_counted_by_route_and_status(scraped: Scraped) -> None:
     stats = "/v1/config/projects/{slug}/stats"
     assert scraped("projector_api_request_seconds_count", route=stats, status="200") == 1
     assert scraped("projector_api_request_seconds_count", route=stats, status="401") == 1
@@ -65,13 +65,13 @@ def test_a_request_is_told_by_its_route_and_status(scraped: Scraped) -> None:
     assert scraped("projector_processes", role="worker", state="alive") == 1
 
 
-def test_the_read_models_are_verified_by_themselves(scraped: Scraped) -> None:
+def test_the_read_models_are_verified_automatically(scraped: Scraped) -> None:
     assert scraped("projector_verify_finished_timestamp_seconds") > 0
     assert scraped("projector_verify_mismatched_rows") == scraped("projector_verify_log_errors") == 0
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_an_expression_names_what_is_scraped(scraped: Scraped, expression: str) -> None:
+def test_an_expression_uses_only_scraped_metrics_and_labels(scraped: Scraped, expression: str) -> None:
     names: set[str] = set()
     known: dict[str, set[str]] = {}
     for selector in selectors(parsed(expression)):
@@ -88,7 +88,7 @@ def test_an_expression_names_what_is_scraped(scraped: Scraped, expression: str) 
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_tells_what_is_wrong_why_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_describes_the_problem_the_reason_and_the_action(rule: dict[str, Any]) -> None:
     assert set(rule) - {"for"} == {"alert", "expr", "labels", "annotations"}
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert set(rule["annotations"]) == {"summary", "cause", "remedy"}
@@ -97,14 +97,14 @@ def test_an_alert_tells_what_is_wrong_why_and_what_to_do(rule: dict[str, Any]) -
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= grouped_by(parsed(rule["expr"]))
 
 
-def test_an_alert_has_a_name_of_its_own_and_a_panel_a_place() -> None:
+def test_alerts_have_unique_names_and_panels_do_not_overlap() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in DASHBOARD["panels"]]
     assert len(set(places)) == len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
 
 
-def test_what_the_whole_deployment_tells_is_never_summed_over_api_processes() -> None:
-    own = {measure.name for measure in metrics.OWN}
+def test_metrics_of_the_whole_deployment_are_never_summed_over_api_processes() -> None:
+    own = {measure.name for measure in catalogue.FROM_API_PROCESS}
     for expression in EXPRESSIONS:
         if not any(name in expression for name in own):
             assert re.match(r"(sum\()?(min\()?max|histogram_quantile\([\d.]+, max|absent", expression), expression
@@ -118,13 +118,13 @@ def test_what_the_whole_deployment_tells_is_never_summed_over_api_processes() ->
         ("histogram_quantile(0.9, sum by (le, route) (rate(a_bucket[5m])))", ["a_bucket"], {"le", "route"}),
     ],
 )
-def test_an_expression_is_understood(expression: str, names: list[str], labels: set[str]) -> None:
+def test_the_expression_parser_finds_metrics_and_labels(expression: str, names: list[str], labels: set[str]) -> None:
     assert [selector.name for selector in selectors(parsed(expression))] == names
     assert grouped_by(parsed(expression)) == labels
 
 
 def parsed(expression: str) -> Any:
-    """Return an expression's tree; raises ValueError for what is no PromQL."""
+    """Parse an expression; raises ValueError if it is not PromQL."""
     return promql_parser.parse(expression.replace("$__rate_interval", "5m"))
 
 

@@ -1,4 +1,4 @@
-"""The generated document against the running API: no 5xx, no answer that it does not describe."""
+"""The OpenAPI document against the running API: no 5xx, and every response is documented."""
 
 import json
 import os
@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from api_stub.auth import keys
-from api_stub.auth.keys import Kind
+from api_stub.auth.keys import KeyKind
 from api_stub.openapi import document
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream
+from event_stream.streams.stream import Stream
 from projections.database.engines import reader_engine, writer_engine
 from projections.read_models.registry import PROJECTIONS
-from tests.support.driving import append, drain_all
 from tests.support.events import PROJECT, TENANT, event
+from tests.support.harness import append, drain_all
 from tests.support.processes import PATIENT_API
 from tests.support.servers import RedisServer, free_port, wait_until
 from workers.jobs.queue import drain_queue
@@ -36,7 +36,8 @@ def api_url(
     environ = {"REDIS_URL": redis_server.url, "DATABASE_URL": database, "PROJECTOR_PARTITIONS": "4", "PORT": str(port)}
     _fill(redis_server, database)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.hurried", "api", json.dumps(PATIENT_API)], env=os.environ | environ
+        [sys.executable, "-m", "tests.support.override_constants", "api", json.dumps(PATIENT_API)],
+        env=os.environ | environ,
     )
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: _answers(url), "the API answers")
@@ -61,7 +62,9 @@ def _fill(redis_server: RedisServer, database_url: str) -> None:
     append(runtime, event("project.created.v1"), event("watchdog.evaluated.v1"), event())
     drain_all(runtime)
     with writer.begin() as connection:
-        _FILLED["key"], _ = keys.create(connection, Kind.SECRET, TENANT, PROJECT, frozenset({"config:read"}), now_us=1)
+        _FILLED["key"], _ = keys.create(
+            connection, KeyKind.SECRET, TENANT, PROJECT, frozenset({"config:read"}), now_us=1
+        )
     for closing in (writer, reader):
         closing.dispose()
     redis.close()

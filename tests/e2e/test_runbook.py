@@ -1,4 +1,4 @@
-"""The run book as it stands: its statements make the roles, and its commands run with no more rights than those."""
+"""The how-to pages as written: their statements create the roles, and their commands run with those rights only."""
 
 import json
 import os
@@ -17,33 +17,40 @@ import psutil
 import psycopg
 import pytest
 from psycopg.errors import AdminShutdown, InsufficientPrivilege
+from redis import Redis
+from redis.exceptions import NoPermissionError
 from sqlalchemy import make_url, text
 
 from api_stub.auth import keys
-from api_stub.auth.keys import Kind
-from cli.commands.migrate import migrate_database
+from api_stub.auth.keys import KeyKind
 from event_stream import Producer
-from event_stream.event_types import partition_of
-from event_stream.stream import stream_key
+from event_stream.events.event import partition_of
+from event_stream.streams.stream_keys import stream_key
+from migrations import migrate_database
 from projections.database import idle_lock_holders
 from projections.database.engines import reader_engine
 from tests.conftest import sqlalchemy_url
+from tests.support.api_client import count_equal_answers
 from tests.support.deployment import PROJECTOR, Deployment
-from tests.support.driving import append, count_equal_answers, drain_all, held_open
 from tests.support.events import NOW_US, TENANT, event
-from tests.support.law import assert_counted_once, assert_law
+from tests.support.harness import append, closing_runtime, drain_all
+from tests.support.invariants import assert_counted_once, assert_counters_add_up
 from tests.support.oracle import Oracle
-from tests.support.servers import PostgresServer, wait_until
+from tests.support.servers import PostgresServer, RedisServer, wait_until
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import create_worker as working
 from workers.doctor.context import Context
-from workers.doctor.runner import examine
+from workers.doctor.runner import run_checks
 from workers.reporting.overview import read_overview
-from workers.reporting.status import read_status
+from workers.reporting.problems import all_problems
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
-PAGE = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
+FOLDER = Path(__file__).parents[2] / "docs" / "how-to"
+PAGE = "\n".join((FOLDER / f"{name}.md").read_text() for name in ("deploy", "run-book", "upgrade", "restore"))
 PARTITIONS = 4
-HOME = partition_of(TENANT, PARTITIONS)
-KEY = stream_key(HOME)
+TENANT_PARTITION = partition_of(TENANT, PARTITIONS)
+KEY = stream_key(TENANT_PARTITION)
 MADE = [event("project.created.v1"), event("log_source.added.v1"), *(event() for _ in range(20))]
 pytestmark = pytest.mark.xdist_group("runbook")  # one deployment for all
 
@@ -76,7 +83,7 @@ class Restricted:
 
 @pytest.fixture(scope="module")
 def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restricted]:
-    server = PostgresServer(durable=True)  # or the doctor would find something
+    server = PostgresServer(durable=True)  # otherwise the doctor has a finding
     server.start()
     for block in blocks("sql run as postgres"):
         for statement in block.split(";\n"):
@@ -90,13 +97,13 @@ def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restricted]
     made.up.environ["DATABASE_URL"] = made.url("projector")
     made.up.start()
     made.up.await_ready()
-    wait_until(lambda: made.up.get("/healthz/projector").status_code == 200, "all loops give signs of life")
+    wait_until(lambda: made.up.get("/healthz/projector").status_code == 200, "all processes send heartbeats")
     yield made
     made.up.remove()
     server.remove()
 
 
-def test_what_the_run_book_says_to_type_works(restricted: Restricted) -> None:
+def test_the_commands_of_the_pages_work(restricted: Restricted) -> None:
     up = restricted.up
     folder = up.directory.parent
     (folder / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in MADE))
@@ -109,7 +116,7 @@ def test_what_the_run_book_says_to_type_works(restricted: Restricted) -> None:
         )
 
     scripts = blocks("sh run")
-    assert len(scripts) >= 6
+    assert len(scripts) >= 8
     with ThreadPoolExecutor(2) as executor:
         for script, done in zip(scripts, executor.map(run, scripts), strict=True):
             assert done.returncode == 0, script + done.stdout + done.stderr
@@ -121,46 +128,46 @@ def test_drains_reads_and_status_need_no_more_rights(restricted: Restricted) -> 
     with opened(restricted) as runtime:
         producer = Producer(runtime.stream, runtime.settings)
         last = producer.append_many(MADE)[-1]
-        wait_until(lambda: producer.is_projected(last), "all of one tenant is projected", 60)
+        wait_until(lambda: producer.is_projected(last), "all events of one tenant are projected", 60)
         assert count_equal_answers(runtime, Oracle(MADE)) == 2
         found = read_status(runtime)
-        assert found.problems() == []
+        assert all_problems(found) == []
         busiest = read_overview(runtime).tenants.by_traffic
         assert busiest is None  # this role does not see the log, and status says so instead of failing
         assert sum(each.applied for each in found.partitions) == len(MADE)
         with runtime.writer.begin() as connection:
-            key, _ = keys.create(connection, Kind.ORG, TENANT, None, frozenset({"config:read"}), NOW_US)
+            key, _ = keys.create(connection, KeyKind.ORG, TENANT, None, frozenset({"config:read"}), NOW_US)
     assert up.data("/v1/config/projects/checkout-api/stats", key)["logSourceCount"] == 1
 
 
 @contextmanager
 def opened(restricted: Restricted) -> Iterator[Runtime]:
-    """Open what a process of the role `projector` does, but read as `projector_reader`."""
+    """Open the connections of a process: write as `projector`, read as `projector_reader`."""
     reader = reader_engine(sqlalchemy_url(restricted.url("projector_reader")))
-    with held_open(Runtime.from_environ(restricted.up.environ | restricted.up.variables())) as runtime:
+    with closing_runtime(Runtime.from_environ(restricted.up.environ | restricted.up.variables())) as runtime:
         try:
             yield replace(runtime, reader=reader)
         finally:
             reader.dispose()
 
 
-def test_whoever_waits_for_a_claim_may_end_a_session_of_the_same_role_only(restricted: Restricted) -> None:
-    end_sleepers_now = text(idle_lock_holders._END_SLEEPERS.text.replace("10 s", "0 s"))
-    with restricted.session("projector") as sleeper, restricted.session("projector_owner") as stranger:
-        for partition, session in enumerate((sleeper, stranger)):
+def test_a_session_that_waits_for_a_claim_may_end_only_sessions_of_its_own_role(restricted: Restricted) -> None:
+    end_idle_now = text(idle_lock_holders._TERMINATE.text.replace("10 s", "0 s"))
+    with restricted.session("projector") as idle, restricted.session("projector_owner") as other:
+        for partition, session in enumerate((idle, other)):
             session.execute("BEGIN")
             session.execute("SELECT FROM checkpoint WHERE partition = %s FOR UPDATE", (partition,))
         with opened(restricted) as runtime, runtime.writer.begin() as connection:
-            assert connection.scalar(end_sleepers_now) == 1
+            assert connection.scalar(end_idle_now) == 1
         with pytest.raises(AdminShutdown):
-            sleeper.execute("SELECT 1")
-        stranger.execute("SELECT 1")
+            idle.execute("SELECT 1")
+        other.execute("SELECT 1")
 
 
-def test_the_doctor_finds_nothing_though_other_roles_are_connected(restricted: Restricted) -> None:
+def test_the_doctor_finds_nothing_while_other_roles_are_connected(restricted: Restricted) -> None:
     environ = restricted.up.environ | restricted.up.variables()
-    with restricted.session("projector_owner"), closing(Context.from_environ(environ)) as patient:
-        examination = examine(patient)
+    with restricted.session("projector_owner"), closing(Context.from_environ(environ)) as context:
+        examination = run_checks(context)
     assert examination.findings == []
     assert {"postgres-sessions-hidden", "worker-missing"} <= set(examination.checked)
 
@@ -178,12 +185,12 @@ def test_the_doctor_finds_nothing_though_other_roles_are_connected(restricted: R
         ("projector_reader", "UPDATE checkpoint SET lost = 0"),
     ],
 )
-def test_a_role_may_not_do_what_is_not_its_business(restricted: Restricted, role: str, statement: str) -> None:
+def test_a_role_has_no_rights_beyond_its_task(restricted: Restricted, role: str, statement: str) -> None:
     with restricted.session(role) as session, pytest.raises(InsufficientPrivilege):
         session.execute(statement.encode())
 
 
-def test_tables_that_a_later_release_adds_are_open_to_both_roles(restricted: Restricted) -> None:
+def test_tables_of_a_later_release_are_accessible_to_both_roles(restricted: Restricted) -> None:
     with restricted.session("projector_owner") as owner:
         owner.execute("CREATE TABLE later (x int)")
     with restricted.session("projector") as running:
@@ -192,7 +199,7 @@ def test_tables_that_a_later_release_adds_are_open_to_both_roles(restricted: Res
         assert reader.execute("SELECT x FROM later").fetchall() == [(1,)]
 
 
-def test_no_process_holds_more_than_the_table_of_sizes_says(restricted: Restricted) -> None:
+def test_no_process_holds_more_connections_than_the_table_of_sizes_says(restricted: Restricted) -> None:
     up = restricted.up
     with ThreadPoolExecutor(8) as executor:
         paths = ["/readyz", "/healthz/projector", "/metrics"] * 8
@@ -209,19 +216,49 @@ def test_no_process_holds_more_than_the_table_of_sizes_says(restricted: Restrict
         assert all(is_ <= limit for is_, limit in zip(held, map(int, limits), strict=True)), (name, held)
 
 
+def test_each_user_of_redis_may_do_its_work_and_no_more(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The access lists of docs/how-to/deploy.md, on a separate server."""
+    (lists,) = blocks("acl run")
+    server = RedisServer()
+    server.start()
+    for line in lists.splitlines():
+        server.command("ACL", "SETUSER", *line.split()[1:])
+    urls = {name: server.url.replace("127", f"{name}:secret@127") for name in ("producer", "projector")}
+    environ = {"DATABASE_URL": sqlite_url, "REDIS_URL": urls["projector"], "PROJECTOR_PARTITIONS": str(PARTITIONS)}
+    with closing_runtime(Runtime.from_environ(environ)) as runtime:
+        runtime.check()
+        monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: runtime)
+        producer = Producer.from_url(urls["producer"], runtime.settings)
+        position = producer.append_many(MADE)[-1]
+        Dispatcher(runtime).sweep()
+        working(runtime).work(burst=True, logging_level="WARNING")
+        producer.wait_until_projected(position, timeout_s=1)
+        assert server.refusals("NOPERM") == 0
+        assert read_status(runtime).partitions[TENANT_PARTITION].applied == len(MADE)
+    refused = {
+        "producer": ["DEL " + KEY, f"XTRIM {KEY} MAXLEN 0", "SET projector:breaker-open 1", "XADD x * a b"],
+        "projector": ["CONFIG SET maxmemory-policy allkeys-lru", "FLUSHALL", "GET of_somebody_else"],
+    }
+    for user, commands in refused.items():
+        for command in commands:
+            with Redis.from_url(urls[user]) as client, pytest.raises(NoPermissionError):
+                client.execute_command(*command.split())
+    server.remove()
+
+
 @pytest.mark.parametrize("trimmed", [0, 40])
-def test_a_database_restored_older_reads_the_stream_again_and_tells_what_is_no_longer_there(
+def test_a_database_restored_from_an_older_backup_reads_the_stream_again_and_reports_lost_entries(
     sqlite_url: str, redis_url: str, tmp_path: Path, trimmed: int
 ) -> None:
-    """The numbered steps of the run book: what is lost, its epoch, the keys, and producers that append again."""
+    """The numbered steps of docs/how-to/restore.md: losses, epochs, API keys, and producers that append again."""
     environ = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "PROJECTOR_PARTITIONS": str(PARTITIONS)}
     file, backup = Path(str(make_url(sqlite_url).database)), tmp_path / "backup.db"
     older, newer = [event("project.created.v1"), *(event() for _ in range(29))], [event() for _ in range(60)]
-    with held_open(Runtime.from_environ(environ)) as runtime:
+    with closing_runtime(Runtime.from_environ(environ)) as runtime:
         append(runtime, *older)
         drain_all(runtime)
         with runtime.writer.begin() as connection:
-            _, key = keys.create(connection, Kind.ORG, TENANT, None, frozenset(), NOW_US)
+            _, key = keys.create(connection, KeyKind.ORG, TENANT, None, frozenset(), NOW_US)
         with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(backup)) as copy:
             source.backup(copy)
         positions = [each.position for each in append(runtime, *newer)]
@@ -229,20 +266,20 @@ def test_a_database_restored_older_reads_the_stream_again_and_tells_what_is_no_l
         with runtime.writer.begin() as connection:
             assert keys.revoke(connection, key.key_id, NOW_US)
         if trimmed:
-            # As the dispatcher does once it is committed for a minute, but to the very entry.
+            # As the dispatcher trims a minute after the commit, but exactly to this entry.
             went = runtime.stream.redis.xtrim(KEY, minid=str(positions[trimmed]), approximate=False)
             assert went == len(older) + trimmed
     for leftover in file.parent.glob(f"{file.name}-*"):
         leftover.unlink()
     shutil.copyfile(backup, file)
-    with held_open(Runtime.from_environ(environ)) as runtime:
+    with closing_runtime(Runtime.from_environ(environ)) as runtime:
         drain_all(runtime)
-        found = read_status(runtime).partitions[HOME]
+        found = read_status(runtime).partitions[TENANT_PARTITION]
         assert (found.in_flight, found.lost, found.epoch) == (0, trimmed, int(trimmed > 0))
         with runtime.reader.connect() as connection:
             assert [each.revoked_us for each in keys.list_all(connection)] == [None]
         append(runtime, *newer)
         drain_all(runtime)
-        assert read_status(runtime).partitions[HOME].duplicates == len(newer) - trimmed
+        assert read_status(runtime).partitions[TENANT_PARTITION].duplicates == len(newer) - trimmed
         assert_counted_once(runtime, older + newer)
-        assert_law(runtime)
+        assert_counters_add_up(runtime)

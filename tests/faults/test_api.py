@@ -1,4 +1,4 @@
-"""The API while the database is away in each of its ways: a 503 soon, and answers again by itself."""
+"""The API while the database is down in different ways: it responds 503 quickly, and recovers by itself."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +13,16 @@ from sqlalchemy import Engine
 from api_stub.lookups import coalesce
 from projections.database.connection import BoundedAsyncConnection, BoundedConnection
 from projections.database.engines import reader_engine
-from tests.support.driving import Api, append, drain_all
+from tests.support.api_client import Api
 from tests.support.events import PROJECT, TENANT, event
+from tests.support.harness import append, drain_all
 from tests.support.proxy import Proxy
 from tests.support.servers import PostgresServer
 from workers.runtime import Runtime
 
 pytestmark = pytest.mark.anyio
 STATS = "/v1/config/projects/checkout-api/stats"
-# The longest that anybody waits: for a connection, or for the answer. Much more on a busy machine.
+# The longest wait for a connection or a response; busy machines get much more.
 ANSWERED_WITHIN_S = 30
 
 
@@ -32,7 +33,7 @@ def anyio_backend() -> str:
 
 @dataclass
 class Away:
-    """An API, and the ways in which its database can be away; each fault lasts as long as its `with`."""
+    """An API, and faults of its database; each fault lasts as long as its `with` block."""
 
     api: Api
     reader: Engine
@@ -60,7 +61,7 @@ class Away:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Whatever is asked waits, on every connection that the API has."""
+        """Every query waits, on every connection of the API."""
         with psycopg.connect(self.server.url(str(self.reader.url.database))) as administrator:
             administrator.execute("LOCK TABLE project")
             yield
@@ -68,7 +69,7 @@ class Away:
 
     @contextmanager
     def crowded(self) -> Iterator[None]:
-        """The role that the API reads as has no connection left."""
+        """The role of the API has reached its connection limit."""
         with psycopg.connect(self.server.url(str(self.reader.url.database)), autocommit=True) as administrator:
             administrator.execute("ALTER ROLE reading CONNECTION LIMIT 0")
             administrator.execute(
@@ -85,8 +86,8 @@ def away(
     append(runtime, event("project.created.v1"), event())
     drain_all(runtime)
     for each in (BoundedConnection, BoundedAsyncConnection):
-        monkeypatch.setattr(each, "answer_within_s", 1.0)
-    monkeypatch.setattr(coalesce, "WAIT_S", 1.0)
+        monkeypatch.setattr(each, "answer_timeout_s", 1.0)
+    monkeypatch.setattr(coalesce, "QUERY_TIMEOUT_S", 1.0)
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as administrator:
         administrator.execute("CREATE ROLE reading LOGIN")
         administrator.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reading")
@@ -121,33 +122,33 @@ async def assert_comes_back(api: Api, key: str) -> None:
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("fault", [Away.refused, Away.silent, Away.stopped, Away.locked, Away.crowded])
-async def test_a_read_is_refused_soon_while_postgresql_is_away(
+async def test_a_read_is_refused_quickly_while_postgresql_is_down(
     away: Away, fault: Callable[[Away], AbstractContextManager[None]]
 ) -> None:
     key = away.api.key(TENANT, PROJECT)
     await assert_comes_back(away.api, key)
     with fault(away):
         await assert_unavailable(away.api, key)
-        # Nor is it only the first who is told so.
+        # Later readers get the same response.
         await assert_unavailable(away.api, key)
         assert (await away.api.ask("/healthz")).status_code == 200
     await assert_comes_back(away.api, key)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_checks_that_hold_the_whole_pool_keep_readiness_waiting_no_longer_than_others(
+async def test_checks_that_use_the_whole_pool_do_not_delay_readiness_further(
     away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with away.reader.connect(), away.reader.connect():
         refused = await away.api.ask("/readyz")
         assert (refused.status_code, refused.json()["status"]) == (503, "failing")
-        monkeypatch.setattr(coalesce, "WAIT_S", 30.0)
+        monkeypatch.setattr(coalesce, "QUERY_TIMEOUT_S", 30.0)
         assert (await away.api.ask(STATS, away.api.key(TENANT, PROJECT))).status_code == 200
     assert (await away.api.ask("/readyz")).status_code == 200
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_a_connection_that_the_server_ended_while_it_was_idle_costs_no_answer(
+async def test_a_connection_that_the_server_closed_while_idle_fails_no_request(
     away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = away.api.key(TENANT, PROJECT)
@@ -157,12 +158,12 @@ async def test_a_connection_that_the_server_ended_while_it_was_idle_costs_no_ans
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'reading'"
         ).fetchall()
     assert (True,) in ended
-    monkeypatch.setattr(coalesce, "WAIT_S", 30.0)
+    monkeypatch.setattr(coalesce, "QUERY_TIMEOUT_S", 30.0)
     assert (await away.api.ask(STATS, key)).status_code == 200
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_read_is_refused_soon_while_the_database_file_is_away(runtime: Runtime) -> None:
+async def test_a_read_is_refused_quickly_while_the_database_file_is_missing(runtime: Runtime) -> None:
     append(runtime, event("project.created.v1"), event())
     drain_all(runtime)
     api = Api(runtime.writer, runtime.reader)

@@ -1,6 +1,6 @@
-"""PostgreSQL fails in each of its ways under a drain: never a letter, nothing lost or counted twice, lag back to zero.
+"""PostgreSQL faults during a drain: no dead letter, nothing lost or counted twice, and the lag returns to zero.
 
-Every fault is PostgreSQL's own unless a docstring says otherwise. That it happened is read from what the drain logs.
+Every fault is a real one of PostgreSQL unless a docstring says otherwise. The drain's log proves that it happened.
 """
 
 import os
@@ -15,10 +15,10 @@ from psycopg.rows import scalar_row
 from sqlalchemy import Engine
 from sqlalchemy import event as sa_event
 
-from tests.support.outages import Work
-from tests.support.points import strike
+from tests.support.failpoints import fail_at
+from tests.support.limited_disk import ballast, small_disk
 from tests.support.servers import wait_until
-from tests.support.small_disk import ballast, small_disk
+from tests.support.workload import Workload
 from workers.runtime import Runtime
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -34,7 +34,7 @@ def connect(database_url: str, **options: Any) -> Session:
 
 
 @pytest.fixture
-def stranger(database_url: str) -> Iterator[Session]:
+def other_session(database_url: str) -> Iterator[Session]:
     with connect(database_url) as session:
         yield session
 
@@ -46,7 +46,7 @@ def onlooker(database_url: str) -> Iterator[Session]:
 
 
 def hurry(engine: Engine, **settings: str) -> None:
-    """Let every session of `engine` begin with other settings: the same fault, sooner."""
+    """Set shorter timeouts in every session of `engine`."""
 
     def prepare(connection: Any, _record: object) -> None:
         for name, value in settings.items():
@@ -68,54 +68,58 @@ def draining(onlooker: Session) -> list[int]:
     return backends(onlooker, f"application_name <> '{STRANGER}' AND state = 'idle in transaction'")
 
 
-def kinds(work: Work) -> set[str]:
-    """Return the classes of the errors that drains failed by."""
+def kinds(work: Workload) -> set[str]:
+    """Return the classes of the errors that drains failed with."""
     return {each.split(":")[0] for each in work.failures()}
 
 
 @pytest.mark.first
-def test_a_deadlock(runtime: Runtime, stranger: Session, onlooker: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """40P01: somebody locks a read model and then the checkpoints, the drain in the other order."""
-    stranger.execute("SET deadlock_timeout = '1h'")  # so that the drain is the victim
-    work = Work.load(runtime)
+def test_a_deadlock(
+    runtime: Runtime, other_session: Session, onlooker: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40P01: another session locks a read model and then the checkpoints; the drain locks in the opposite order."""
+    other_session.execute("SET deadlock_timeout = '1h'")  # so that the drain is the victim
+    work = Workload.load(runtime)
 
     def lock_in_another_order() -> None:
-        stranger.execute("SELECT partition FROM checkpoint FOR UPDATE")
-        stranger.execute("ROLLBACK")
+        other_session.execute("SELECT partition FROM checkpoint FOR UPDATE")
+        other_session.execute("ROLLBACK")
 
     def fault() -> None:
-        stranger.execute("BEGIN")
-        stranger.execute("LOCK TABLE activity IN EXCLUSIVE MODE")
+        other_session.execute("BEGIN")
+        other_session.execute("LOCK TABLE activity IN EXCLUSIVE MODE")
         threading.Thread(target=lock_in_another_order).start()
-        wait_until(lambda: backends(onlooker, f"{WAITS_FOR_A_LOCK} AND application_name = '{STRANGER}'"), "it waits")
+        wait_until(
+            lambda: backends(onlooker, f"{WAITS_FOR_A_LOCK} AND application_name = '{STRANGER}'"), "the statement waits"
+        )
 
-    strike(monkeypatch, "after claim", fault)
-    work.until_dry()
+    fail_at(monkeypatch, "after claim", fault)
+    work.run_until_drained()
     assert kinds(work) == {"DeadlockDetected"}
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.first
 def test_a_serialization_failure(
-    runtime: Runtime, stranger: Session, onlooker: Session, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, other_session: Session, onlooker: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """40001: on a database whose transactions are stricter by default, somebody changes the row that a drain claims."""
+    """40001: on a database with stricter default isolation, another session changes the row that a drain claims."""
     hurry(runtime.writer, default_transaction_isolation="repeatable read")
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def commit_under_the_claim() -> None:
         wait_until(lambda: backends(onlooker, WAITS_FOR_A_LOCK), "the claim waits")
-        stranger.execute("COMMIT")
+        other_session.execute("COMMIT")
 
     def fault() -> None:
-        stranger.execute("BEGIN")
-        stranger.execute("UPDATE checkpoint SET read = read")
+        other_session.execute("BEGIN")
+        other_session.execute("UPDATE checkpoint SET read = read")
         threading.Thread(target=commit_under_the_claim).start()
 
-    strike(monkeypatch, "after read", fault)
-    work.until_dry()
+    fail_at(monkeypatch, "after read", fault)
+    work.run_until_drained()
     assert kinds(work) == {"SerializationFailure"}
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.parametrize(
@@ -125,28 +129,28 @@ def test_a_serialization_failure(
         ("after read", "SELECT partition FROM checkpoint FOR UPDATE", "lock_timeout", "LockNotAvailable"),
     ],
 )
-def test_a_lock_that_somebody_keeps(
+def test_a_lock_that_another_session_keeps(
     runtime: Runtime,
-    stranger: Session,
+    other_session: Session,
     monkeypatch: pytest.MonkeyPatch,
     point: str,
     lock: str,
     setting: str,
     error: str,
 ) -> None:
-    """57014 and 55P03: a statement takes too long, or the checkpoint cannot be had."""
+    """57014 and 55P03: a statement times out, or the checkpoint cannot be locked."""
     hurry(runtime.writer, **{setting: "300ms"})
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def fault() -> None:
-        stranger.execute("BEGIN")
-        stranger.execute(lock.encode())
-        work.end_when_noticed(stranger.rollback)
+        other_session.execute("BEGIN")
+        other_session.execute(lock.encode())
+        work.end_fault_after_first_failure(other_session.rollback)
 
-    strike(monkeypatch, point, fault)
-    work.until_dry()
+    fail_at(monkeypatch, point, fault)
+    work.run_until_drained()
     assert kinds(work) == {error}
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.parametrize("point", ["after claim", "inside accept", "after fold", "before commit"])
@@ -154,78 +158,76 @@ def test_a_session_that_an_administrator_ends(
     runtime: Runtime, onlooker: Session, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     """57P01, in the middle of a transaction."""
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def fault() -> None:
         (pid,) = draining(onlooker)
         assert onlooker.execute("SELECT pg_terminate_backend(%s, 10000)", [pid]).fetchone()
 
-    strike(monkeypatch, point, fault)
-    work.until_dry()
+    fail_at(monkeypatch, point, fault)
+    work.run_until_drained()
     (kind,) = kinds(work)
-    assert kind in ("AdminShutdown", "OperationalError")  # after an executemany psycopg does not see which
-    work.assert_whole()
+    assert kind in ("AdminShutdown", "OperationalError")  # after an executemany psycopg does not report the kind
+    work.assert_complete()
 
 
-def test_a_drain_that_sleeps_in_its_transaction(
+def test_a_drain_that_is_paused_in_its_transaction(
     runtime: Runtime, onlooker: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """25P03: the server ends the session of a drain that was paused, and the claim is free again."""
+    """25P03: the server ends the session of a paused drain, which releases the claim."""
     hurry(runtime.writer, idle_in_transaction_session_timeout="2s")
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def fault() -> None:
         assert draining(onlooker)
-        wait_until(lambda: not draining(onlooker), "the server has enough of it")
+        wait_until(lambda: not draining(onlooker), "the server ends the session")
 
-    strike(monkeypatch, "inside accept", fault)
-    work.until_dry()
+    fail_at(monkeypatch, "inside accept", fault)
+    work.run_until_drained()
     assert kinds(work) == {"IdleInTransactionSessionTimeout"}
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.parametrize("sqlstate", ["53100", "58030", "XX000"])
-def test_an_error_that_a_trigger_raises(
-    runtime: Runtime, stranger: Session, monkeypatch: pytest.MonkeyPatch, sqlstate: str
+def test_an_error_raised_by_a_trigger(
+    runtime: Runtime, other_session: Session, monkeypatch: pytest.MonkeyPatch, sqlstate: str
 ) -> None:
-    """Disk full, I/O error, internal error: raised by hand, as they are hard to have for real everywhere."""
-    stranger.execute(
+    """Disk full, I/O error, internal error: raised by a trigger, because they are hard to provoke everywhere."""
+    other_session.execute(
         f"""
         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = '{sqlstate}'; END $$
     """.encode()
     )
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def fault() -> None:
-        stranger.execute("CREATE TRIGGER fail BEFORE INSERT ON event_log EXECUTE FUNCTION fail()")
-        work.end_when_noticed(lambda: stranger.execute("DROP TRIGGER fail ON event_log"))
+        other_session.execute("CREATE TRIGGER fail BEFORE INSERT ON event_log EXECUTE FUNCTION fail()")
+        work.end_fault_after_first_failure(lambda: other_session.execute("DROP TRIGGER fail ON event_log"))
 
-    strike(monkeypatch, "after read", fault)
-    work.until_dry()
+    fail_at(monkeypatch, "after read", fault)
+    work.run_until_drained()
     assert {psycopg.errors.lookup(sqlstate).__name__} == kinds(work)
-    work.assert_whole()
+    work.assert_complete()
 
 
-def test_a_disk_that_is_full(
-    runtime: Runtime, stranger: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """53100, on a file system that is really full."""
+def test_a_full_disk(runtime: Runtime, other_session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """53100, on a full file system."""
     with small_disk(megabytes=8) as disk:
         name = f"small_{os.getpid()}"
-        stranger.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'".encode())
-        stranger.execute(f"ALTER TABLE event_log SET TABLESPACE {name}".encode())
-        work = Work.load(runtime)
+        other_session.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'".encode())
+        other_session.execute(f"ALTER TABLE event_log SET TABLESPACE {name}".encode())
+        work = Workload.load(runtime)
 
         def fault() -> None:
-            work.end_when_noticed(ballast(disk))
+            work.end_fault_after_first_failure(ballast(disk))
 
-        strike(monkeypatch, "after claim", fault, number=2)
-        work.until_dry()
+        fail_at(monkeypatch, "after claim", fault, number=2)
+        work.run_until_drained()
         assert kinds(work) == {"DiskFull"}
-        work.assert_whole()
-        stranger.execute("ALTER TABLE event_log SET TABLESPACE pg_default")
-        stranger.execute(f"DROP TABLESPACE {name}".encode())
+        work.assert_complete()
+        other_session.execute("ALTER TABLE event_log SET TABLESPACE pg_default")
+        other_session.execute(f"DROP TABLESPACE {name}".encode())
 
 
 def test_too_many_connections(
@@ -234,7 +236,7 @@ def test_too_many_connections(
     onlooker: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """53300, for drain and dispatcher alike: the role's sessions were ended, and others have their places."""
+    """53300, for drains and the dispatcher: the role's sessions were ended, and others took their slots."""
     onlooker.execute("CREATE ROLE crowded LOGIN")
     onlooker.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO crowded")
     runtime = Runtime.from_environ(
@@ -244,7 +246,7 @@ def test_too_many_connections(
             "PROJECTOR_PARTITIONS": "4",
         }
     )
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
     crowd: list[Session] = []
 
     def fault() -> None:
@@ -252,20 +254,20 @@ def test_too_many_connections(
         onlooker.execute("ALTER ROLE crowded CONNECTION LIMIT 4")
         for pid in backends(onlooker, f"usename = 'crowded' AND application_name <> '{STRANGER}'"):
             onlooker.execute("SELECT pg_terminate_backend(%s)", [pid])
-        work.end_when_noticed(leave)
+        work.end_fault_after_first_failure(leave)
 
     def leave() -> None:
-        wait_until(lambda: refused(work.failures()), "a drain is not let in")
-        wait_until(lambda: refused(work.dispatcher_outages()), "the dispatcher is not let in")
+        wait_until(lambda: refused(work.failures()), "a drain is refused")
+        wait_until(lambda: refused(work.dispatcher_outages()), "the dispatcher is refused")
         for each in crowd:
             each.close()
 
-    strike(monkeypatch, "after commit", fault)
+    fail_at(monkeypatch, "after commit", fault)
     try:
-        work.until_dry()
+        work.run_until_drained()
         assert refused(work.failures())
         assert refused(work.dispatcher_outages())
-        work.assert_whole()
+        work.assert_complete()
     finally:
         close(runtime)
         onlooker.execute("DROP OWNED BY crowded")
@@ -273,7 +275,7 @@ def test_too_many_connections(
 
 
 def refused(errors: list[str]) -> bool:
-    """Return whether one is a refusal; before it, there may be one of the session that was ended."""
+    """Whether an error is a refusal; errors of the ended session may come before it."""
     return any("too many connections" in each for each in errors)
 
 

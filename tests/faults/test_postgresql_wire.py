@@ -1,4 +1,4 @@
-"""The wire to PostgreSQL is cut, or goes silent, at the worst moments; and the server behind it goes down or over."""
+"""The connection to PostgreSQL is cut or goes silent at critical moments, and the server restarts or fails over."""
 
 import asyncio
 import os
@@ -11,15 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 from rq.timeouts import JobTimeoutException
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from projections.database.connection import BoundedAsyncConnection, BoundedConnection, run_while_waiting
-from projections.database.engines import reader_options
-from tests.support.outages import Work
-from tests.support.points import strike
+from projections.database.engines import reader_connection_options
+from tests.support.failpoints import fail_at
 from tests.support.proxy import Proxy
 from tests.support.servers import PostgresServer, wait_until
+from tests.support.workload import Workload
 from workers.runtime import Runtime
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -34,7 +34,7 @@ def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def runtime(database_url: str, redis_url: str, postgres_server: PostgresServer, proxy: Proxy) -> Iterator[Runtime]:
-    """A runtime whose every statement passes through the proxy."""
+    """A runtime that sends every statement through the proxy."""
     made = Runtime.from_environ(
         {
             "DATABASE_URL": database_url.replace("+psycopg", "").replace(str(postgres_server.port), str(proxy.port)),
@@ -52,15 +52,15 @@ def runtime(database_url: str, redis_url: str, postgres_server: PostgresServer, 
 
 @pytest.mark.first
 @pytest.mark.parametrize("cut", [Proxy.cut_before, Proxy.cut_after])
-def test_a_commit_whose_outcome_nobody_knows(
+def test_a_commit_whose_outcome_is_unknown(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, cut: Callable[[Proxy, bytes], None]
 ) -> None:
-    work = Work.load(runtime)
-    strike(monkeypatch, "before commit", lambda: cut(proxy, b"COMMIT"))
-    work.until_dry()
+    work = Workload.load(runtime)
+    fail_at(monkeypatch, "before commit", lambda: cut(proxy, b"COMMIT"))
+    work.run_until_drained()
     assert proxy.happened == 1
     assert len(work.failures()) == 1
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.parametrize("point", ["after claim", "inside accept"])
@@ -68,43 +68,43 @@ def test_a_connection_cut_inside_a_copy(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     """On the way into the event log, or into a read model."""
-    work = Work.load(runtime)
-    strike(monkeypatch, point, lambda: proxy.cut_before(b"PGCOPY\n"))  # what the data of a binary COPY begins with
-    work.until_dry()
+    work = Workload.load(runtime)
+    fail_at(monkeypatch, point, lambda: proxy.cut_before(b"PGCOPY\n"))  # the start of binary COPY data
+    work.run_until_drained()
     assert proxy.happened == 1
     assert len(work.failures()) == 1
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.first
-def test_a_statement_that_is_never_answered_is_given_up(
+def test_a_statement_without_a_response_times_out(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BoundedConnection, "answer_within_s", 0.5)
-    told: list[str] = []
+    monkeypatch.setattr(BoundedConnection, "answer_timeout_s", 0.5)
+    errors: list[str] = []
 
     def ask() -> None:
         with runtime.writer.connect() as connection:
             proxy.partition()
             with pytest.raises(OperationalError) as raised:
                 connection.execute(text("SELECT 1"))
-        told.append(str(raised.value.orig))
+        errors.append(str(raised.value.orig))
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(30)
     proxy.close()
-    assert told == ["the server was silent for 0.5 s"]
+    assert errors == ["the server was silent for 0.5 s"]
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_an_event_loop_gives_up_a_statement_too_and_the_connection_with_it(
+def test_an_asynchronous_statement_without_a_response_times_out_and_its_connection_is_closed(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
-    monkeypatch.setattr(BoundedAsyncConnection, "answer_within_s", 0.5)
+    monkeypatch.setattr(BoundedAsyncConnection, "answer_timeout_s", 0.5)
 
     async def ask() -> None:
-        async with await BoundedAsyncConnection.connect(**reader_options(runtime.writer.url)) as connection:
+        async with await BoundedAsyncConnection.connect(**reader_connection_options(runtime.writer.url)) as connection:
             proxy.partition()
             waiting = asyncio.ensure_future(connection.execute("SELECT 1"))
             if cancelled:
@@ -122,51 +122,51 @@ def test_an_event_loop_gives_up_a_statement_too_and_the_connection_with_it(
 
 
 @pytest.mark.parametrize("point", ["after read", "inside accept", "before commit"])
-def test_a_database_that_accepts_and_does_not_answer(
+def test_a_database_that_accepts_connections_and_does_not_respond(
     runtime: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    """What was held back arrives later, a COMMIT among it: somebody else may have done its work by then, or not."""
-    monkeypatch.setattr(BoundedConnection, "answer_within_s", 0.5)
-    work = Work.load(runtime)
+    """Delayed requests arrive later, among them a COMMIT; another drain may have done its work by then, or not."""
+    monkeypatch.setattr(BoundedConnection, "answer_timeout_s", 0.5)
+    work = Workload.load(runtime)
 
     def fault() -> None:
         proxy.partition()
-        work.end_when_noticed(end)
+        work.end_fault_after_first_failure(end)
 
     def end() -> None:
-        wait_until(work.dispatcher_outages, "the dispatcher has noticed too")
+        wait_until(work.dispatcher_outages, "the dispatcher has failed too")
         proxy.heal()
 
-    strike(monkeypatch, point, fault)
-    work.until_dry()
-    # A pooled connection that is silent when it is looked at makes way for a new one, which cannot be had either.
+    fail_at(monkeypatch, point, fault)
+    work.run_until_drained()
+    # The pool replaces a pooled connection that does not respond, and the new one cannot be opened either.
     gave_up = ("the server was silent for 0.5 s", "connection timeout expired")
     assert any(each.endswith(gave_up) for each in work.failures())
     assert any(each.endswith(gave_up) for each in work.dispatcher_outages())
-    monkeypatch.setattr(BoundedConnection, "answer_within_s", 25.0)
-    work.assert_whole()
+    monkeypatch.setattr(BoundedConnection, "answer_timeout_s", 25.0)
+    work.assert_complete()
 
 
-def test_both_ends_of_a_dead_wire_notice(runtime: Runtime) -> None:
-    """A real cable cannot be pulled here; so this looks at what the kernels were told."""
+def test_both_ends_notice_a_dead_connection(runtime: Runtime) -> None:
+    """No cable can be pulled here, so this checks the socket options on both ends."""
     for engine in (runtime.writer, runtime.reader):
         with engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, BoundedConnection)
-            assert driver.answer_within_s == 25
+            assert driver.answer_timeout_s == 25
             with socket.socket(fileno=os.dup(driver.fileno())) as wire:
                 assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
                 assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
             assert connection.scalar(text("SHOW tcp_keepalives_idle")) == "5"
 
 
-def test_a_time_limit_that_strikes_while_a_statement_runs_is_seen_as_such(runtime: Runtime) -> None:
-    """RQ throws it into whatever runs: it must come out again, and the connection must not be used any more."""
+def test_a_job_timeout_during_a_statement_is_reported_as_a_timeout(runtime: Runtime) -> None:
+    """RQ raises it in the running code: it must propagate, and the connection must not be used again."""
 
     def limit(_number: int, _frame: object) -> None:
         raise JobTimeoutException
 
-    runtime.writer.connect().close()  # or it might strike while one is made
+    runtime.writer.connect().close()  # or it might hit while one is opened
     before = signal.signal(signal.SIGALRM, limit)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -178,7 +178,7 @@ def test_a_time_limit_that_strikes_while_a_statement_runs_is_seen_as_such(runtim
         assert connection.scalar(text("SELECT 1")) == 1
 
 
-def test_while_a_statement_is_waited_for_other_work_is_done_and_no_longer(runtime: Runtime) -> None:
+def test_other_work_runs_while_a_statement_is_awaited_and_not_afterwards(runtime: Runtime) -> None:
     done: list[str] = []
 
     def step() -> bool:
@@ -187,7 +187,7 @@ def test_while_a_statement_is_waited_for_other_work_is_done_and_no_longer(runtim
 
     with runtime.writer.begin() as connection, run_while_waiting(step):
         assert connection.scalar(text("SELECT 7 FROM pg_sleep(0.1)")) == 7
-    assert len(done) == 3  # no further wait asks, once there is no more
+    assert len(done) == 3  # no further wait calls it once it is finished
     asked = len(done)
     with runtime.writer.begin() as connection:
         assert connection.scalar(text("SELECT 7")) == 7
@@ -195,41 +195,40 @@ def test_while_a_statement_is_waited_for_other_work_is_done_and_no_longer(runtim
 
 
 @pytest.mark.parametrize("error", [JobTimeoutException, MemoryError, KeyboardInterrupt])
-def test_what_goes_wrong_in_that_work_ends_the_statement_and_rolls_back(
-    runtime: Runtime, error: type[BaseException]
-) -> None:
+def test_an_error_in_that_work_ends_the_statement_and_rolls_back(runtime: Runtime, error: type[BaseException]) -> None:
     def step() -> bool:
         raise error
 
     def work() -> None:
         with runtime.writer.begin() as connection:
-            connection.execute(text("CREATE TABLE left_over (id int)"))
+            connection.execute(text("CREATE TABLE cleanup (id int)"))
             with run_while_waiting(step):
                 connection.execute(text("SELECT pg_sleep(60)"))
 
     with pytest.raises(error):
         work()
     with runtime.writer.begin() as connection:
-        assert connection.scalar(text("SELECT to_regclass('left_over')")) is None
+        assert connection.scalar(text("SELECT to_regclass('cleanup')")) is None
 
 
 @pytest.mark.parametrize("ends", ["COPY", "COMMIT"])
-def test_no_end_of_that_work_passes_for_the_statements_own(runtime: Runtime, ends: str) -> None:
+def test_an_exception_that_ends_that_work_is_never_taken_for_the_statements_own(runtime: Runtime, ends: str) -> None:
     def step() -> bool:
         raise StopIteration("not the server's answer")
 
     def work() -> None:
         with runtime.writer.begin() as connection:
-            connection.execute(text("CREATE TABLE left_over (id int)"))
+            create_slow_table(connection, "DEFERRED" if ends == "COMMIT" else "IMMEDIATE")
             driver: Any = connection.connection.driver_connection
             if ends == "COMMIT":
+                connection.execute(text("INSERT INTO slow VALUES (1)"))
                 with run_while_waiting(step):
                     connection.commit()
             else:
                 with (
                     run_while_waiting(step),
                     driver.cursor() as cursor,
-                    cursor.copy("COPY left_over FROM STDIN") as copy,
+                    cursor.copy("COPY slow FROM STDIN") as copy,
                 ):
                     copy.write_row((1,))
 
@@ -237,8 +236,21 @@ def test_no_end_of_that_work_passes_for_the_statements_own(runtime: Runtime, end
         work()
 
 
+def create_slow_table(connection: Connection, check: str) -> None:
+    """Create a table whose constraint trigger sleeps, so that COPY or COMMIT cannot end before the other work starts."""
+    body = "BEGIN PERFORM pg_sleep(2); RETURN NULL; END"
+    connection.execute(text("CREATE TABLE slow (id int)"))
+    connection.execute(text(f"CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS '{body}'"))
+    connection.execute(
+        text(
+            "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON slow"
+            f" DEFERRABLE INITIALLY {check} FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+    )
+
+
 def end_backend(server: PostgresServer) -> None:
-    """Kill one backend: PostgreSQL then ends all of them and recovers from its log, as its memory may be damaged."""
+    """Kill one backend. PostgreSQL then ends all of them and recovers, because its memory may be damaged."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         pids = connection.execute("SELECT pid FROM pg_stat_activity WHERE datname LIKE 'test%'").fetchall()
     assert pids
@@ -247,7 +259,7 @@ def end_backend(server: PostgresServer) -> None:
 
 @pytest.mark.parametrize("point", ["after fold", "after commit"])
 @pytest.mark.parametrize("down", [PostgresServer.stop, PostgresServer.kill])
-def test_a_server_that_goes_down_and_comes_back(
+def test_a_server_that_stops_and_starts_again(
     runtime: Runtime,
     postgres_server: PostgresServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -255,35 +267,35 @@ def test_a_server_that_goes_down_and_comes_back(
     point: str,
 ) -> None:
     """A fast restart, and a crash of everything at once."""
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
     process = postgres_server.process
 
     def fault() -> None:
         down(postgres_server)
-        work.end_when_noticed(postgres_server.start)
+        work.end_fault_after_first_failure(postgres_server.start)
 
-    strike(monkeypatch, point, fault)
-    work.until_dry()
+    fail_at(monkeypatch, point, fault)
+    work.run_until_drained()
     assert postgres_server.process is not process
     assert work.failures()
-    work.assert_whole()
+    work.assert_complete()
 
 
-def test_a_backend_that_is_killed_takes_all_others_with_it(
+def test_a_killed_backend_ends_all_other_sessions(
     runtime: Runtime, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL recovers from its log then, as its memory may be damaged."""
-    work = Work.load(runtime)
+    """PostgreSQL then recovers from its log, because its memory may be damaged."""
+    work = Workload.load(runtime)
     with psycopg.connect(postgres_server.url()) as bystander:
 
         def fault() -> None:
             end_backend(postgres_server)
-            wait_until(lambda: is_lost(bystander), "the bystander's session is lost too")
+            wait_until(lambda: is_lost(bystander), "the other session is lost too")
 
-        strike(monkeypatch, "after fold", fault)
-        work.until_dry()
+        fail_at(monkeypatch, "after fold", fault)
+        work.run_until_drained()
     assert work.failures()
-    work.assert_whole()
+    work.assert_complete()
 
 
 def is_lost(connection: "psycopg.Connection[object]") -> bool:
@@ -297,29 +309,29 @@ def is_lost(connection: "psycopg.Connection[object]") -> bool:
 def test_a_server_that_is_shutting_down(
     runtime: Runtime, database_url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """57P03: it waits for somebody to leave, and lets nobody in."""
-    work = Work.load(runtime)
+    """57P03: the server waits for a session to end and accepts no new ones."""
+    work = Workload.load(runtime)
     process = postgres_server.process
     assert process is not None
     lingering = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
 
     def fault() -> None:
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: not lets_in(postgres_server), "nobody is let in")
+        wait_until(lambda: not lets_in(postgres_server), "the server accepts no connection")
         lingering.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
         )
-        work.end_when_noticed(leave)
+        work.end_fault_after_first_failure(leave)
 
     def leave() -> None:
-        wait_until(lambda: any("shutting down" in each for each in work.failures()), "a drain is not let in")
+        wait_until(lambda: any("shutting down" in each for each in work.failures()), "a drain is refused")
         lingering.close()
         process.wait(30)
         postgres_server.start()
 
-    strike(monkeypatch, "after commit", fault)
-    work.until_dry()
-    work.assert_whole()
+    fail_at(monkeypatch, "after commit", fault)
+    work.run_until_drained()
+    work.assert_complete()
 
 
 def lets_in(server: PostgresServer) -> bool:
@@ -332,7 +344,7 @@ def lets_in(server: PostgresServer) -> bool:
 
 @pytest.fixture
 def standby(postgres_server: PostgresServer, database_url: str) -> Iterator[PostgresServer]:
-    """A standby that follows the server; the server is brought back afterwards."""
+    """A standby of the server; the server is restarted afterwards."""
     made = PostgresServer(standby_of=postgres_server)
     made.start()
     yield made
@@ -341,7 +353,7 @@ def standby(postgres_server: PostgresServer, database_url: str) -> Iterator[Post
         postgres_server.start()
 
 
-def test_a_failover_to_a_standby_that_is_read_only_at_first(
+def test_a_failover_to_a_standby_that_is_first_read_only(
     runtime: Runtime,
     postgres_server: PostgresServer,
     standby: PostgresServer,
@@ -349,20 +361,20 @@ def test_a_failover_to_a_standby_that_is_read_only_at_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """25006, until the standby is promoted."""
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def fault() -> None:
-        postgres_server.stop()  # hands all it has to the standby first
+        postgres_server.stop()  # sends everything to the standby first
         proxy.target_port = standby.port
-        work.end_when_noticed(promote)
+        work.end_fault_after_first_failure(promote)
 
     def promote() -> None:
-        wait_until(lambda: any("ReadOnly" in each for each in work.failures()), "a drain finds it read-only")
+        wait_until(lambda: any("ReadOnly" in each for each in work.failures()), "a drain gets a read-only error")
         standby.execute("SELECT pg_promote()")
 
-    strike(monkeypatch, "after fold", fault)
-    work.until_dry()
-    work.assert_whole()
+    fail_at(monkeypatch, "after fold", fault)
+    work.run_until_drained()
+    work.assert_complete()
 
 
 def test_a_failover_to_a_standby_that_lacks_the_last_commits(
@@ -372,14 +384,14 @@ def test_a_failover_to_a_standby_that_lacks_the_last_commits(
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The checkpoints go back in time then; the streams still hold what lies behind them."""
-    work = Work.load(runtime)
+    """The checkpoints move back; the streams still contain the entries after them."""
+    work = Workload.load(runtime)
     committed: list[int] = []
 
     def left_behind() -> None:
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        wait_until(lambda: not receivers(standby), "the standby is cut off")
+        wait_until(lambda: not receivers(standby), "the standby is disconnected")
 
     def fault() -> None:
         committed.append(events_in(postgres_server, runtime))
@@ -389,11 +401,11 @@ def test_a_failover_to_a_standby_that_lacks_the_last_commits(
         proxy.target_port = standby.port
         work.highest = []
 
-    strike(monkeypatch, "after commit", left_behind, number=2)
-    strike(monkeypatch, "after commit", fault, number=5)
-    work.until_dry()
+    fail_at(monkeypatch, "after commit", left_behind, number=2)
+    fail_at(monkeypatch, "after commit", fault, number=5)
+    work.run_until_drained()
     assert committed[0] > committed[1]
-    work.assert_whole()
+    work.assert_complete()
 
 
 def receivers(standby: PostgresServer) -> list[object]:

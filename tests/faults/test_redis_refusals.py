@@ -1,4 +1,4 @@
-"""A Redis that answers, but refuses: full, a replica, or without a memory of who works. Nobody needs a hand."""
+"""A Redis that refuses commands: full, a replica, or without the worker's registration. Everything recovers by itself."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,22 @@ from rq import Worker
 from sqlalchemy import Engine
 
 from event_stream import Producer
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
 from event_stream.settings import StreamSettings
-from event_stream.stream import PARTITIONS_KEY, Stream, stream_key
-from tests.support.driving import append, drain_all
+from event_stream.streams.stream import Stream
+from event_stream.streams.stream_keys import PARTITIONS_KEY, stream_key
 from tests.support.events import TENANT, event
-from tests.support.law import Witness, assert_counted_once, assert_law
+from tests.support.harness import append, drain_all
+from tests.support.invariants import CheckpointObserver, assert_counted_once, assert_counters_add_up
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.rq_worker import worker
+from workers.dispatch.rq_worker import create_worker
 from workers.jobs.queue import drain_queue
-from workers.reporting.status import read_status
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime, redis_client
 
-HOME = partition_of(TENANT, 4)
+TENANT_PARTITION = partition_of(TENANT, 4)
 SETTINGS = StreamSettings(partitions=4)
 on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -39,7 +40,7 @@ def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
 
 @pytest.mark.first
 @on_one_database
-def test_a_full_redis_is_trimmed_though_nobody_can_be_rung(runtime: Runtime, redis_server: RedisServer) -> None:
+def test_a_full_redis_is_trimmed_though_no_job_can_be_enqueued(runtime: Runtime, redis_server: RedisServer) -> None:
     now = [0.0]
     dispatcher = Dispatcher(runtime)
     dispatcher.trimmer.clock = lambda: now[0]
@@ -50,20 +51,20 @@ def test_a_full_redis_is_trimmed_though_nobody_can_be_rung(runtime: Runtime, red
     events.append(event())
     append(runtime, events[-1])
     now[0] = 61.0
-    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(OutOfMemoryError):
             dispatcher.sweep()
     finally:
-        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
-    assert 2 <= runtime.stream.redis.xlen(stream_key(HOME)) < 200
-    Witness(runtime).drain()
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert 2 <= runtime.stream.redis.xlen(stream_key(TENANT_PARTITION)) < 200
+    CheckpointObserver(runtime).drain()
     assert_counted_once(runtime, events)
-    assert_law(runtime)
+    assert_counters_add_up(runtime)
 
 
 @on_one_database
-def test_a_redis_full_of_what_waits_is_drained_and_trimmed_without_anybody_being_rung(
+def test_a_redis_full_of_pending_entries_is_drained_and_trimmed_though_no_job_can_be_enqueued(
     runtime: Runtime, redis_server: RedisServer
 ) -> None:
     now = [0.0]
@@ -71,44 +72,42 @@ def test_a_redis_full_of_what_waits_is_drained_and_trimmed_without_anybody_being
     dispatcher.trimmer.clock = lambda: now[0]
     events = [event() for _ in range(500)]
     append(runtime, *events)
-    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
     try:
         for now[0] in (0.0, 10.0, 71.0):
             with pytest.raises(OutOfMemoryError):
                 dispatcher.sweep()
     finally:
-        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
     assert redis_server.refusals("OOM") > 0
     assert runtime.queue.count == 0
-    assert 1 <= runtime.stream.redis.xlen(stream_key(HOME)) < 200
+    assert 1 <= runtime.stream.redis.xlen(stream_key(TENANT_PARTITION)) < 200
     assert_counted_once(runtime, events)
-    assert_law(runtime)
+    assert_counters_add_up(runtime)
     dispatcher.sweep()
-    assert runtime.stream.projected([HOME])[HOME].entries == 500
+    assert runtime.stream.projected([TENANT_PARTITION])[TENANT_PARTITION].entries == 500
 
 
 @on_one_database
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_dispatcher_starts_while_redis_is_full_as_nobody_else_would_empty_it(
-    runtime: Runtime, redis_server: RedisServer, announced: bool
-) -> None:
+def test_a_dispatcher_starts_while_redis_is_full(runtime: Runtime, redis_server: RedisServer, announced: bool) -> None:
     if not announced:
         runtime.stream.redis.delete(PARTITIONS_KEY)
     append(runtime, *(events := [event() for _ in range(10)]))
-    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
     try:
         runtime.check()
         with pytest.raises(OutOfMemoryError):
             Dispatcher(runtime).sweep()
     finally:
-        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
     assert_counted_once(runtime, events)
     Dispatcher(runtime).sweep()
     assert runtime.stream.redis.exists(PARTITIONS_KEY)
 
 
 @on_one_database
-def test_connections_left_at_a_primary_that_became_a_replica_move_to_the_new_one(
+def test_connections_to_a_primary_that_became_a_replica_move_to_the_new_primary(
     servers: tuple[RedisServer, RedisServer], writer: Engine, reader: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = servers
@@ -120,19 +119,19 @@ def test_connections_left_at_a_primary_that_became_a_replica_move_to_the_new_one
     producer = Producer.from_url(url, SETTINGS)
     events = [event("project.created.v1"), *(event() for _ in range(20))]
     producer.append_many(events)
-    Witness(runtime).drain()
-    new.follow(old.port)
-    new.lead()
-    old.follow(new.port)
+    CheckpointObserver(runtime).drain()
+    new.replicate(old.port)
+    new.promote()
+    old.replicate(new.port)
     proxy.retarget(new.port)
     events.append(event())
     producer.append(events[-1])
     Dispatcher(runtime).sweep()
-    worker(runtime).work(burst=True, logging_level="CRITICAL")
+    create_worker(runtime).work(burst=True, logging_level="CRITICAL")
     assert old.refusals("READONLY") >= 2
     assert proxy.happened == 0
     assert_counted_once(runtime, events)
-    assert_law(runtime)
+    assert_counters_add_up(runtime)
     for client in (stream, queue, producer._stream.redis):
         client.close()
     proxy.close()
@@ -140,8 +139,8 @@ def test_connections_left_at_a_primary_that_became_a_replica_move_to_the_new_one
 
 @pytest.mark.first
 @on_one_database
-def test_a_worker_that_redis_forgot_says_again_who_it_is(runtime: Runtime) -> None:
-    working = worker(runtime)
+def test_a_worker_that_redis_forgot_registers_again(runtime: Runtime) -> None:
+    working = create_worker(runtime)
     working.register_birth()  # type: ignore[no-untyped-call]
     before = read_status(runtime).workers
     runtime.stream.redis.flushall()
@@ -150,4 +149,4 @@ def test_a_worker_that_redis_forgot_says_again_who_it_is(runtime: Runtime) -> No
     after = read_status(runtime).workers
     assert [(each.name, each.host, each.pid) for each in after] == [(each.name, each.host, each.pid) for each in before]
     assert Worker.count(queue=runtime.queue) == 1
-    assert 0 < runtime.stream.redis.ttl(working.key) < 600  # should it die now
+    assert 0 < runtime.stream.redis.ttl(working.key) < 600  # if it dies now

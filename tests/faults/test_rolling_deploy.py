@@ -1,4 +1,4 @@
-"""A rolling deploy of a second version with real processes: nothing is lost, and each one says what is to be said."""
+"""A rolling deploy of a second projection version with real processes: nothing is lost, and each process reports its state."""
 
 import signal
 import subprocess
@@ -10,13 +10,15 @@ import pytest
 from projections.read_models import analysis_trend
 from projections.transaction import projection_version
 from tests.faults.test_rebuild import HISTORY, TRAFFIC, is_drained, traffic
-from tests.support.driving import append, drain_all, dump, with_projections
 from tests.support.events import event
-from tests.support.law import assert_all_is_well
+from tests.support.harness import append, drain_all, dump, with_projections
+from tests.support.invariants import assert_fully_projected
 from tests.support.processes import Start, environ_of
-from tests.support.releases import NEW, THOUSAND
+from tests.support.second_projection_version import NEW, THOUSAND
 from tests.support.servers import wait_until
-from workers.reporting.status import read_status, read_workers
+from workers.reporting import problems
+from workers.reporting.heartbeats import read_workers
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
 
@@ -40,16 +42,18 @@ def test_two_releases_side_by_side_and_a_rebuild_that_is_killed(
     drain_all(runtime)
     start("cli", "dispatcher")
     older = start("cli", "worker")
-    wait_until(lambda: len(read_workers(runtime)) == 1, "the old worker is there")
+    wait_until(lambda: len(read_workers(runtime)) == 1, "the old worker is registered")
     later: list[dict[str, Any]] = []
     with traffic(runtime):
-        start("tests.support.releases", "worker")
-        wait_until(lambda: len(read_workers(runtime)) == 2, "the new worker is there")
-        assert read_status(new).due() == ["a rebuild is due: analysis_trend to version 2 for 3 tenants"]
-        killed = start("tests.support.releases", "dying", point, "2", "migrate", "--rebuild")
+        start("tests.support.second_projection_version", "worker")
+        wait_until(lambda: len(read_workers(runtime)) == 2, "the new worker is registered")
+        assert problems.pending_rebuilds(read_status(new)) == [
+            "a rebuild is pending: analysis_trend to version 2 for 3 tenants"
+        ]
+        killed = start("tests.support.second_projection_version", "crashing", point, "2", "migrate", "--rebuild")
         assert killed.wait(120) == -signal.SIGKILL
         assert len(outdated(new)) == 2
-        done = run_to_its_end(environ, "tests.support.releases", "migrate", "--rebuild")
+        done = run_to_its_end(environ, "tests.support.second_projection_version", "migrate", "--rebuild")
         assert (done.returncode, outdated(new)) == (0, []), done.stderr
 
     def old_one_has_met_what_is_new() -> bool:
@@ -60,7 +64,7 @@ def test_two_releases_side_by_side_and_a_rebuild_that_is_killed(
     wait_until(old_one_has_met_what_is_new, "the old worker ends", 120)
     assert older.returncode == 1
     wait_until(lambda: is_drained(runtime), "everything is projected", 120)
-    assert_all_is_well(new, [*HISTORY, *TRAFFIC, *later])
+    assert_fully_projected(new, [*HISTORY, *TRAFFIC, *later])
     assert {row[2] % THOUSAND for row in dump(runtime.reader, [analysis_trend.table])["analysis_trend"]} == {0}
     again = run_to_its_end(environ, "cli", "worker")
     assert again.returncode == 1

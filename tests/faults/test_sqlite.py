@@ -1,4 +1,4 @@
-"""SQLite is locked, killed, full or gone under a drain: never a letter, nothing lost or counted twice."""
+"""SQLite is locked, killed, full or missing during a drain: no dead letter, nothing lost or counted twice."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ from sqlalchemy import event as sa_event
 from sqlalchemy.exc import DatabaseError
 
 from projections.database.engines import writer_engine
-from tests.support.driving import held_open
-from tests.support.outages import Work
-from tests.support.points import strike
+from tests.support.failpoints import fail_at
+from tests.support.harness import closing_runtime
+from tests.support.limited_disk import ballast, small_disk
 from tests.support.servers import wait_until
-from tests.support.small_disk import ballast, small_disk
+from tests.support.workload import Workload
 from workers.runtime import Runtime
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -48,52 +48,60 @@ def count_of(file: Path, table: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
-def only_error(work: Work) -> str:
+def only_error(work: Workload) -> str:
     (error,) = set(work.failures())
     return error
 
 
-def test_another_process_keeps_the_write_lock(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than anybody waits for it."""
+def test_another_process_holds_the_write_lock(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is held longer than any timeout."""
     prepare(runtime.writer, "busy_timeout = 200")
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def fault() -> None:
         command = [sys.executable, "-c", LOCKER, str(file_of(runtime))]
         locker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert locker.stdout is not None
         assert locker.stdout.readline() == b"locked\n"
-        work.end_when_noticed(locker.communicate)
+        work.end_fault_after_first_failure(locker.communicate)
 
-    strike(monkeypatch, "after read", fault)
-    work.until_dry()
+    fail_at(monkeypatch, "after read", fault)
+    work.run_until_drained()
     assert only_error(work) == "OperationalError: database is locked"
-    work.assert_whole()
+    work.assert_complete()
 
 
 @pytest.mark.parametrize("point", ["inside accept", "before commit", "after commit"])
-@pytest.mark.parametrize("on_call", [1, 2])
+@pytest.mark.parametrize("nth_call", [1, 2])
 def test_a_writer_killed_before_its_log_reaches_the_database_file(
-    runtime: Runtime, redis_url: str, tmp_path: Path, point: str, on_call: int
+    runtime: Runtime, redis_url: str, tmp_path: Path, point: str, nth_call: int
 ) -> None:
     """In the middle of a transaction, or between its commit and the checkpoint of the write-ahead log."""
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
     file = file_of(runtime)
     environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{file}", "PROJECTOR_PARTITIONS": "4"}
     partition = next(p for p, end in enumerate(runtime.stream.ends()) if end.length > 40)
     number = int(signal.SIGKILL)
-    command = [sys.executable, "-m", "tests.support.dying_drain", point, str(number), str(on_call), str(partition)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.crashing_drain",
+        point,
+        str(number),
+        str(nth_call),
+        str(partition),
+    ]
     assert subprocess.run(command, env=os.environ | environ, check=False).returncode == -signal.SIGKILL
-    # Without its log the file knows nothing of what was committed; with it, all of it.
+    # Without its write-ahead log the file contains none of the commits; with it, all of them.
     alone = shutil.copyfile(file, tmp_path / "alone.db")
-    committed = on_call if point == "after commit" else on_call - 1
+    committed = nth_call if point == "after commit" else nth_call - 1
     assert (count_of(alone, "event_log"), count_of(file, "event_log") > 0) == (0, committed > 0)
     runtime.queue.connection.delete(f"projector:drain-lease:{{{partition}}}")
-    work.until_dry()
-    work.assert_whole()
+    work.run_until_drained()
+    work.assert_complete()
 
 
-def test_a_database_that_may_not_grow(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_cannot_grow(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLITE_FULL, by SQLite's own limit."""
     pages = {"max": 2**30}
 
@@ -101,20 +109,20 @@ def test_a_database_that_may_not_grow(runtime: Runtime, monkeypatch: pytest.Monk
         connection.execute(f"PRAGMA max_page_count = {pages['max']}")
 
     sa_event.listen(runtime.writer, "connect", limit)
-    work = Work.load(runtime)
+    work = Workload.load(runtime)
 
     def set_limit(most: int) -> None:
         pages["max"] = most
         runtime.writer.dispose()
 
     def fault() -> None:
-        set_limit(1)  # which means: no more than there are
-        work.end_when_noticed(lambda: set_limit(2**30))
+        set_limit(1)  # that is, no more than the current pages
+        work.end_fault_after_first_failure(lambda: set_limit(2**30))
 
-    strike(monkeypatch, "after read", fault)
-    work.until_dry()
+    fail_at(monkeypatch, "after read", fault)
+    work.run_until_drained()
     assert only_error(work) == "OperationalError: database or disk is full"
-    work.assert_whole()
+    work.assert_complete()
 
 
 def runtime_on(file: Path, redis_url: str) -> Runtime:
@@ -124,47 +132,47 @@ def runtime_on(file: Path, redis_url: str) -> Runtime:
 
 
 @pytest.mark.parametrize("point", ["after read", "after claim", "before commit"])
-def test_a_disk_that_is_full(
+def test_a_full_disk(
     database_url: str, redis_url: str, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     with small_disk(megabytes=8) as disk:
         file = Path(shutil.copyfile(sqlite_template, disk / "projector.db"))
-        with held_open(runtime_on(file, redis_url)) as runtime:
-            work = Work.load(runtime)
-            strike(monkeypatch, point, lambda: work.end_when_noticed(ballast(disk)))
-            work.until_dry()
+        with closing_runtime(runtime_on(file, redis_url)) as runtime:
+            work = Workload.load(runtime)
+            fail_at(monkeypatch, point, lambda: work.end_fault_after_first_failure(ballast(disk)))
+            work.run_until_drained()
             assert only_error(work).startswith("OperationalError: ")
             assert "full" in only_error(work) or "I/O" in only_error(work)
-            work.assert_whole()
+            work.assert_complete()
 
 
-def test_a_folder_that_is_gone_for_a_while(
+def test_a_folder_that_is_missing_for_a_while(
     database_url: str, redis_url: str, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As a disk that was not mounted in time."""
+    """Like a disk that was not mounted in time."""
     folder, away = tmp_path / "data", tmp_path / "away"
     folder.mkdir()
     file = Path(shutil.copyfile(sqlite_template, folder / "projector.db"))
-    with held_open(runtime_on(file, redis_url)) as runtime:
-        work = Work.load(runtime)
+    with closing_runtime(runtime_on(file, redis_url)) as runtime:
+        work = Workload.load(runtime)
 
         def fault() -> None:
             for engine in (runtime.writer, runtime.reader):
                 engine.dispose()
             folder.rename(away)
-            work.end_when_noticed(bring_back)
+            work.end_fault_after_first_failure(bring_back)
 
         def bring_back() -> None:
-            wait_until(work.dispatcher_outages, "the dispatcher has noticed too")
+            wait_until(work.dispatcher_outages, "the dispatcher has failed too")
             away.rename(folder)
 
-        strike(monkeypatch, "after read", fault)
-        work.until_dry()
+        fail_at(monkeypatch, "after read", fault)
+        work.run_until_drained()
         assert only_error(work) == "OperationalError: unable to open database file"
-        work.assert_whole()
+        work.assert_complete()
 
 
-def test_a_connection_that_cannot_be_prepared_is_closed(database_url: str, tmp_path: Path) -> None:
+def test_a_connection_that_cannot_be_set_up_is_closed(database_url: str, tmp_path: Path) -> None:
     file = tmp_path / "no.db"
     file.write_bytes(b"not a database at all" * 100)
     opened: list[Any] = []

@@ -1,7 +1,7 @@
-"""A state machine drives the real drain through random appends, deaths, zombies, replays and losses.
+"""A state machine drives the real drain through random appends, crashes, zombies, replays and losses.
 
-After every step the books have to balance: the product's counters, Redis's own, and a ledger that was told what every
-entry is. At the end the dispatcher rings until nothing is left, and every answer has to be the oracle's.
+After every step the product's counters must match those of Redis and of a reference model. At the end everything is
+drained, and every answer must equal the oracle's.
 """
 
 from collections import Counter
@@ -13,24 +13,24 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy.event import listen
 
-from event_stream.event_types import partition_of
-from tests.machine.drains import Drains
-from tests.machine.parts import PARTITIONS, PROJECTS, PRONE
-from tests.support import points
-from tests.support.driving import letters
+from event_stream.events.event import partition_of
+from tests.state_machine.actors import FAILING_TENANT, PARTITIONS, PROJECTS
+from tests.state_machine.machine import DrainMachine
+from tests.support import failpoints
+from tests.support.harness import stored_dead_letters
 from workers.runtime import Runtime
 
 
 @pytest.fixture
-def told_points() -> Iterator[None]:
+def failpoints_installed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        points.install(patch)
+        failpoints.install_failpoints(patch)
         yield
 
 
 @pytest.fixture
 def quick(runtime: Runtime) -> Iterator[Runtime]:
-    """Servers that trim even short streams and never wait for a disk: no machine dies here."""
+    """Servers that trim even short streams and never wait for a disk, because no machine crashes here."""
     redis = runtime.stream.redis
     redis.config_set("stream-node-max-entries", 3)
     redis.config_set("appendfsync", "no")
@@ -42,12 +42,12 @@ def quick(runtime: Runtime) -> Iterator[Runtime]:
     redis.config_set("appendfsync", "always")
 
 
-@pytest.mark.usefixtures("told_points")
-def test_the_books_balance_whatever_happens_in_whatever_order(quick: Runtime) -> None:
+@pytest.mark.usefixtures("failpoints_installed")
+def test_counters_and_answers_match_the_reference_model_for_any_sequence_of_faults(quick: Runtime) -> None:
     on_sqlite = quick.writer.dialect.name == "sqlite"
     happened: Counter[str] = Counter()
     run_state_machine_as_test(
-        cast("type[Drains]", lambda: Drains(quick, happened)),
+        cast("type[DrainMachine]", lambda: DrainMachine(quick, happened)),
         settings=settings(
             max_examples=25 if on_sqlite else 8,
             stateful_step_count=30,
@@ -62,38 +62,38 @@ def test_the_books_balance_whatever_happens_in_whatever_order(quick: Runtime) ->
 
 
 @pytest.mark.first
-@pytest.mark.usefixtures("told_points")
-def test_every_fault_of_the_machine_really_happens(quick: Runtime) -> None:
+@pytest.mark.usefixtures("failpoints_installed")
+def test_every_fault_of_the_state_machine_happens(quick: Runtime) -> None:
     happened: Counter[str] = Counter()
-    machine = Drains(quick, happened)
-    fact: dict[str, Any] = {"kind": "analysis.created.v1", "tenant": PRONE, "project": PROJECTS[0]}
-    fact |= {"days_ago": 1, "stamp": 1, "choice": 1}
-    home = partition_of(PRONE, PARTITIONS)
-    # On SQLite and PostgreSQL alike, and whatever the seed.
-    machine.flood(fact, 20)
-    machine.die(0, 0, ("inside accept", 1))
+    machine = DrainMachine(quick, happened)
+    values: dict[str, Any] = {"kind": "analysis.created.v1", "tenant": FAILING_TENANT, "project": PROJECTS[0]}
+    values |= {"days_ago": 1, "stamp": 1, "choice": 1}
+    owner = partition_of(FAILING_TENANT, PARTITIONS)
+    # The same on SQLite and PostgreSQL, and independent of the seed.
+    machine.flood(values, 20)
+    machine.crash(0, 0, ("inside accept", 1))
     machine.step(1, 0)
     machine.stall(0, "after read", 4)
-    machine.drain(0, home)
-    machine.wake(0)
-    machine.the_books_balance()
+    machine.drain(0, owner)
+    machine.resume(0)
+    machine.counters_match()
     machine.a_minute_passes()
-    machine.flood(fact, 20)
-    machine.drain(0, home)
-    machine.the_books_balance()
+    machine.flood(values, 20)
+    machine.drain(0, owner)
+    machine.counters_match()
     machine.a_minute_passes()
-    machine.rewind(home)
-    machine.drain(0, home)
-    machine.the_books_balance()
-    machine.flood(fact, 20)
-    machine.lose_unread(home, 5)
-    machine.append([fact])
+    machine.rewind(owner)
+    machine.drain(0, owner)
+    machine.counters_match()
+    machine.flood(values, 20)
+    machine.lose_unread(owner, 5)
+    machine.append([values])
     machine.misdirect(0)
-    machine.drain(0, (home + 1) % PARTITIONS)
-    machine.the_books_balance()
+    machine.drain(0, (owner + 1) % PARTITIONS)
+    machine.counters_match()
     machine.replay("wrong_partition")
-    machine.poison(fact)
+    machine.poison(values)
     machine.teardown()
-    faults = ["death", "lease lost", "overtaken zombie", "trimmed", "exchanged", "lost", "replay", "answers"]
+    faults = ["crash", "lease lost", "overtaken zombie", "trimmed", "replaced", "lost", "replay", "answers"]
     assert [fault for fault in faults if not happened[fault]] == []
-    assert {letter.reason for letter in letters(quick)} == {"wrong_partition", "fold_failed"}
+    assert {dead_letter.reason for dead_letter in stored_dead_letters(quick)} == {"wrong_partition", "fold_failed"}

@@ -1,4 +1,4 @@
-"""Workers as real processes: out of memory, killed, paused, ended, several at once; and what they leave in Redis."""
+"""Worker processes: out of memory, killed, paused, ended, several at once; and what they leave in Redis."""
 
 import json
 import signal
@@ -8,27 +8,27 @@ from typing import Any
 import pytest
 from rq.worker_registration import clean_worker_registry
 
-from event_stream.event_types import partition_of
-from tests.support.driving import append, append_raw, checkpoints, letters, totals
+from event_stream.events.event import partition_of
 from tests.support.events import TENANT, event, mixed
-from tests.support.law import assert_all_is_well
+from tests.support.harness import append, append_raw, checkpoints, stored_dead_letters, totals
+from tests.support.invariants import assert_fully_projected
 from tests.support.processes import Start
 from tests.support.servers import wait_until
-from workers.reporting.status import read_workers
+from workers.reporting.heartbeats import read_workers
 from workers.runtime import Runtime
 
-HOME = partition_of(TENANT, 4)
+TENANT_PARTITION = partition_of(TENANT, 4)
 LARGE = b"x" * (6 * 1024 * 1024)
 # Enough for a few large entries, as they are read, hashed and kept; not for a first batch of many.
 LITTLE_MIB = "64"
 
 
 def append_large(runtime: Runtime, count: int) -> list[dict[str, Any]]:
-    """Append `count` entries too large to be an event, and a few events before and behind them."""
+    """Append `count` entries that are too large for an event, with a few events before and after them."""
     made = [event("project.created.v1"), *(event() for _ in range(20))]
     append(runtime, *made[:2])
     for _ in range(count):
-        append_raw(runtime, HOME, LARGE)
+        append_raw(runtime, TENANT_PARTITION, LARGE)
     append(runtime, *made[2:])
     return made
 
@@ -39,73 +39,77 @@ def is_drained(runtime: Runtime) -> bool:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_worker_out_of_memory_reads_less_and_gets_through(
+def test_a_worker_that_runs_out_of_memory_reads_smaller_batches_and_finishes(
     runtime: Runtime, start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = append_large(runtime, 12)
     start("cli", "dispatcher")
-    worker = start("tests.support.small_worker", LITTLE_MIB)
-    wait_until(lambda: is_drained(runtime), "all is drained", 180)
+    worker = start("tests.support.memory_limited_worker", LITTLE_MIB)
+    wait_until(lambda: is_drained(runtime), "everything is drained", 180)
     assert worker.poll() is None
     failures = [line for line in capfd.readouterr().err.splitlines() if "MemoryError" in line]
     assert failures
-    assert {json.loads(line)["retry_after_s"] for line in failures} == {0}  # to read less may help at once
-    assert_all_is_well(runtime, made)
-    assert [(letter.reason, letter.times_seen) for letter in letters(runtime)] == [("too_large", 12)]
+    assert {json.loads(line)["retry_after_s"] for line in failures} == {0}  # smaller batches may help at once
+    assert_fully_projected(runtime, made)
+    assert [(dead_letter.reason, dead_letter.times_seen) for dead_letter in stored_dead_letters(runtime)] == [
+        ("too_large", 12)
+    ]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_less(runtime: Runtime, start: Start) -> None:
+def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_smaller_batches(
+    runtime: Runtime, start: Start
+) -> None:
     made = append_large(runtime, 12)
     start("cli", "dispatcher")
     deaths = 0
-    worker = start("tests.support.small_worker", LITTLE_MIB, "killed")
+    worker = start("tests.support.memory_limited_worker", LITTLE_MIB, "killed")
 
     def goes_on() -> bool:
         nonlocal worker, deaths
         if worker.poll() == -signal.SIGKILL:
             deaths += 1
-            worker = start("tests.support.small_worker", LITTLE_MIB, "killed")
+            worker = start("tests.support.memory_limited_worker", LITTLE_MIB, "killed")
         return is_drained(runtime)
 
-    wait_until(goes_on, "all is drained", 180)
+    wait_until(goes_on, "everything is drained", 180)
     assert deaths > 0
-    assert_all_is_well(runtime, made)
+    assert_fully_projected(runtime, made)
 
 
-def test_four_workers_on_two_partitions_count_each_event_once_whatever_happens_to_two_of_them(
+def test_four_workers_on_two_partitions_count_each_event_once_though_two_of_them_are_killed_and_paused(
     runtime: Runtime, start: Start
 ) -> None:
     tenants = [f"t{number}" for number in range(40) if partition_of(f"t{number}", 4) in {0, 1}]
     made = [each | {"tenantid": tenants[number % len(tenants)]} for number, each in enumerate(mixed(6000, tenants=1))]
     start("cli", "dispatcher")
     workers = [start("cli", "worker") for _ in range(4)]
-    wait_until(lambda: len(read_workers(runtime)) == 4, "all workers listen", 120)
+    wait_until(lambda: len(read_workers(runtime)) == 4, "all workers wait for jobs", 120)
     append(runtime, *made[:3000])
-    wait_until(lambda: totals(runtime)["read"] > 0, "they work", 120)
+    wait_until(lambda: totals(runtime)["read"] > 0, "the workers work", 120)
     workers[0].kill()
     workers[1].send_signal(signal.SIGSTOP)
     append(runtime, *made[3000:], *made[:100])
     if runtime.writer.dialect.name == "sqlite":
-        # It may hold SQLite's lock: then nothing but its end, or its waking up, frees the others.
+        # It may hold SQLite's lock. Then other drains continue only after it ends or resumes.
         workers[1].send_signal(signal.SIGCONT)
-    wait_until(lambda: is_drained(runtime), "all is drained", 120)
+    wait_until(lambda: is_drained(runtime), "everything is drained", 120)
     workers[1].send_signal(signal.SIGCONT)
     for worker in workers[1:]:
         worker.terminate()
         assert worker.wait(60) == 0
-    assert assert_all_is_well(runtime, made)["duplicates"] == 100
+    assert assert_fully_projected(runtime, made)["duplicates"] == 100
 
 
-def test_sigterm_ends_a_worker_in_the_middle_of_a_backlog_and_its_transactions_are_whole(
+def test_sigterm_ends_a_worker_in_the_middle_of_a_backlog_between_two_transactions(
     runtime: Runtime, start: Start
 ) -> None:
-    """The backlog of one partition may be done by then; that of the others is not begun."""
+    """The backlog of one partition may be drained by then; the others have not been started."""
     tenants = [next(t for t in map(str, range(100)) if partition_of(t, 4) == partition) for partition in range(4)]
     made = [event(tenantid=tenant) for tenant in tenants for _ in range(10_000)]
     append(runtime, *made)
     dispatcher, worker = start("cli", "dispatcher"), start("cli", "worker")
-    wait_until(lambda: totals(runtime)["read"] > 0, "it works", 120)
+    wait_until(lambda: totals(runtime)["read"] > 0, "the process works", 120)
     started = time.monotonic()
     worker.terminate()
     assert worker.wait(60) == 0
@@ -114,16 +118,16 @@ def test_sigterm_ends_a_worker_in_the_middle_of_a_backlog_and_its_transactions_a
     assert 0 < counted["read"] < len(made)
     assert counted["read"] == counted["applied"]
     start("cli", "worker")
-    wait_until(lambda: is_drained(runtime), "the next goes on", 120)
+    wait_until(lambda: is_drained(runtime), "the next drain continues", 120)
     dispatcher.terminate()
     assert dispatcher.wait(30) == 0
-    assert_all_is_well(runtime, made)
+    assert_fully_projected(runtime, made)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_sigterm_ends_a_worker_that_waits_for_work(runtime: Runtime, start: Start) -> None:
+def test_sigterm_ends_an_idle_worker(runtime: Runtime, start: Start) -> None:
     worker = start("cli", "worker")
-    wait_until(lambda: [each.state for each in read_workers(runtime)] == ["idle"], "it waits for work", 120)
+    wait_until(lambda: [each.state for each in read_workers(runtime)] == ["idle"], "the worker waits for jobs", 120)
     started = time.monotonic()
     worker.terminate()
     assert worker.wait(60) == 0
@@ -132,18 +136,18 @@ def test_sigterm_ends_a_worker_that_waits_for_work(runtime: Runtime, start: Star
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_killed_workers_leave_nothing_in_redis_that_does_not_go_by_itself(runtime: Runtime, start: Start) -> None:
+def test_everything_that_killed_workers_leave_in_redis_expires(runtime: Runtime, start: Start) -> None:
     connection: Any = runtime.queue.connection
     dispatcher = start("cli", "dispatcher")
     made: list[dict[str, Any]] = []
     for killed in range(3):
         worker = start("cli", "worker")
-        wait_until(lambda killed=killed: len(read_workers(runtime)) == killed + 1, "it listens", 120)
+        wait_until(lambda killed=killed: len(read_workers(runtime)) == killed + 1, "the process listens", 120)
         read = totals(runtime)["read"]
         many = [event() for _ in range(10_000)]
         append(runtime, *many)
         made += many
-        wait_until(lambda read=read: totals(runtime)["read"] > read, "it works", 120)
+        wait_until(lambda read=read: totals(runtime)["read"] > read, "the process works", 120)
         worker.kill()
     dispatcher.terminate()
     assert dispatcher.wait(30) == 0
@@ -154,11 +158,11 @@ def test_killed_workers_leave_nothing_in_redis_that_does_not_go_by_itself(runtim
     runtime.queue.failed_job_registry.cleanup(hours_later)
     for key in connection.keys("rq:*"):
         if connection.ttl(key) > 0:
-            connection.delete(key)  # time does that
+            connection.delete(key)  # they expire
     clean_worker_registry(runtime.queue)
     queued = {f"rq:job:{job_id}".encode() for job_id in runtime.queue.get_job_ids()}
     assert set(connection.keys("rq:*")) - queued <= {b"rq:queues", b"rq:queue:projector"}
     start("cli", "worker")
     start("cli", "dispatcher")
-    wait_until(lambda: is_drained(runtime), "the next goes on", 120)
-    assert_all_is_well(runtime, made)
+    wait_until(lambda: is_drained(runtime), "the next drain continues", 120)
+    assert_fully_projected(runtime, made)

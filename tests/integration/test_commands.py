@@ -1,4 +1,4 @@
-"""The commands one by one: what they print, for people and machines, and how they end."""
+"""The commands one by one: their output for people and machines, and their exit status."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from event_stream.documents.json_schema import events_schema
 from projections import schema
 from projections.database.engines import reader_engine, writer_engine
 from projections.transaction import projection_version
-from tests.support.commands import carry_out
-from tests.support.driving import append, append_raw, checkpoints, drain_all, dump, letters, totals
+from tests.support.commands import run_command
 from tests.support.events import PROJECT, TENANT, body, event, mixed
+from tests.support.harness import append, append_raw, checkpoints, drain_all, dump, stored_dead_letters, totals
 from tests.support.processes import Start
-from tests.support.releases import OLD, line
+from tests.support.second_projection_version import OLD, line
 from tests.support.servers import free_port, wait_until
 from workers.runtime import Runtime
 
@@ -36,7 +36,7 @@ Run = Any
 
 
 def paths(command: click.Command, *path: str) -> Iterator[list[str]]:
-    """Yield the words of every command below one, of groups too."""
+    """Yield the words of every subcommand, including groups."""
     for name, each in command.commands.items() if isinstance(command, click.Group) else ():
         yield [*path, name]
         yield from paths(each, *path, name)
@@ -61,7 +61,7 @@ def environ(redis_url: str, database_url: str, tmp_path: Path) -> dict[str, str]
 @pytest.fixture
 def run(environ: dict[str, str]) -> Run:
     def call(*arguments: str, expect: int = 0, **changed: str) -> str:
-        done = carry_out(environ | changed, *arguments)
+        done = run_command(environ | changed, *arguments)
         assert done.returncode == expect, done.stdout + done.stderr
         if expect:
             assert "Traceback" not in done.stderr
@@ -72,16 +72,16 @@ def run(environ: dict[str, str]) -> Run:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help(command: list[str]) -> None:
-    done = carry_out(dict(os.environ), *command, "--help")
+    done = run_command(dict(os.environ), *command, "--help")
     assert (done.returncode, done.stdout.partition(":")[0]) == (0, "Usage")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("module", sorted(set(MODULES.values())))
-def test_every_command_imports_what_it_needs_and_a_worker_no_more(module: str) -> None:
+def test_every_command_imports_what_it_needs_and_a_worker_imports_nothing_else(module: str) -> None:
     code = f"import sys, {module}; print({{'uvicorn', 'starlette', 'alembic'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert module != "cli.commands.processes" or done.stdout == "set()\n"
+    assert module not in {"cli.commands.worker", "cli.commands.dispatcher"} or done.stdout == "set()\n"
 
 
 def test_wrong_usage_ends_with_2(run: Run) -> None:
@@ -98,27 +98,27 @@ def test_every_error_is_one_line(run: Run) -> None:
     assert "Commands:" in run(expect=2)
 
 
-def test_a_whole_key_may_be_revoked_and_is_never_shown(run: Run) -> None:
+def test_revoke_accepts_a_whole_key_and_never_shows_it(run: Run) -> None:
     made = run("keys", "create", "--tenant", TENANT).strip()
     assert made not in run("keys", "revoke", made)
     secret = made.rsplit("_", 1)[1]
     assert secret not in run("keys", "revoke", f"ss_org_{'0' * 16}_{secret}", expect=1)
 
 
-def test_a_folder_without_a_database_is_told_and_stays_empty(run: Run, tmp_path: Path) -> None:
+def test_a_folder_without_a_database_is_reported_and_stays_empty(run: Run, tmp_path: Path) -> None:
     for command in (["keys", "list"], ["dead-letters", "list"], ["keys", "create", "--tenant", "t"]):
         shown = run(*command, expect=1, DATABASE_URL="", PROJECTOR_DATA_DIR=str(tmp_path / "empty"))
         assert "there is no database at" in shown
     assert not (tmp_path / "empty").exists()
 
 
-def test_what_producers_wrote_is_shown_as_it_is(runtime: Runtime, run: Run) -> None:
+def test_text_from_producers_is_shown_unchanged(runtime: Runtime, run: Run) -> None:
     append(runtime, event("analysis.created.v1", {"severity": "[/b][red]x"}))
     drain_all(runtime)
     assert "[/b][red]x" in run("dead-letters", "list")
 
 
-def test_a_newer_schema_is_left_alone(run: Run, database_url: str) -> None:
+def test_a_newer_schema_is_left_unchanged(run: Run, database_url: str) -> None:
     engine = writer_engine(database_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
@@ -151,16 +151,16 @@ def test_a_port_in_use_is_named(run: Run) -> None:
 
 
 @pytest.mark.full
-def test_health_names_what_does_not_fit(runtime: Runtime, start: Start) -> None:
+def test_health_names_the_mismatch(runtime: Runtime, start: Start) -> None:
     port = free_port()
     start("cli", "api", PORT=str(port), PROJECTOR_PARTITIONS="5")
     url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: _status(f"{url}/readyz") == 200, "reads answer")
+    wait_until(lambda: _status(f"{url}/readyz") == 200, "reads succeed")
     health = httpx.get(f"{url}/healthz/projector")
     assert (health.status_code, "set PROJECTOR_PARTITIONS=4" in health.json()["problems"][0]) == (503, True)
 
 
-def test_append_tells_what_it_did_even_when_the_backlog_is_full(run: Run, tmp_path: Path) -> None:
+def test_append_reports_what_it_appended_even_if_the_backlog_is_full(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_bytes(b"\n".join([b"nonsense", *(body(event()) for _ in range(30))]))
     shown = run("append", str(file), "--timeout", "0.3", expect=1, PROJECTOR_BACKLOG_LIMIT="20")
@@ -169,7 +169,7 @@ def test_append_tells_what_it_did_even_when_the_backlog_is_full(run: Run, tmp_pa
     assert "not yet projected" in shown
 
 
-def test_a_server_that_is_away_is_one_line(run: Run) -> None:
+def test_an_unreachable_server_is_reported_in_one_line(run: Run) -> None:
     shown = run("status", expect=1, REDIS_URL="redis://:hidden@127.0.0.1:1/0")
     assert len(shown.strip().splitlines()) == 1
     assert "hidden" not in shown
@@ -245,7 +245,7 @@ def test_dead_letters_are_listed_by_reason_and_tenant_and_shown(runtime: Runtime
     append(runtime, event() | {"type": "unknown.v1"})
     drain_all(runtime)
     listed = json.loads(run("dead-letters", "list", "--json"))
-    assert sorted(letter["reason"] for letter in listed) == ["not_json", "not_json", "unknown_type"]
+    assert sorted(dead_letter["reason"] for dead_letter in listed) == ["not_json", "not_json", "unknown_type"]
     (mine,) = json.loads(run("dead-letters", "list", "--tenant", TENANT, "--json"))
     assert (mine["reason"], mine["timesSeen"], mine["state"]) == ("unknown_type", 1, "open")
     assert len(json.loads(run("dead-letters", "list", "--reason", "not_json", "--limit", "1", "--json"))) == 1
@@ -257,17 +257,19 @@ def test_dead_letters_are_listed_by_reason_and_tenant_and_shown(runtime: Runtime
     run("dead-letters", "list", "--reason", "nonsense", expect=2)
 
 
-def test_a_replayed_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime, run: Run) -> None:
-    home = append(runtime, event())[0].partition
+def test_a_replayed_dead_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime, run: Run) -> None:
+    owner = append(runtime, event())[0].partition
     made = event()
-    append_raw(runtime, (home + 1) % 4, body(made))
-    append_raw(runtime, home, b"nonsense", body(event(pad="x" * 70_000)))
+    append_raw(runtime, (owner + 1) % 4, body(made))
+    append_raw(runtime, owner, b"nonsense", body(event(pad="x" * 70_000)))
     drain_all(runtime)
-    position = str(checkpoints(runtime)[(home + 1) % 4].position)
+    position = str(checkpoints(runtime)[(owner + 1) % 4].position)
     assert "cannot be replayed" in run("dead-letters", "replay", "--all", expect=1)
-    assert str(checkpoints(runtime)[(home + 1) % 4].position) == position
+    assert str(checkpoints(runtime)[(owner + 1) % 4].position) == position
     drain_all(runtime)
-    found = {letter.reason: (letter.state, letter.times_seen) for letter in letters(runtime)}
+    found = {
+        dead_letter.reason: (dead_letter.state, dead_letter.times_seen) for dead_letter in stored_dead_letters(runtime)
+    }
     assert found == {"wrong_partition": ("applied", 1), "not_json": ("open", 2), "too_large": ("open", 1)}
     assert totals(runtime)["applied"] == 2
     assert json.loads(run("dead-letters", "replay", "--reason", "not_json", "--json")) == {"appended": 1, "tooLarge": 0}
@@ -276,11 +278,11 @@ def test_a_replayed_letter_closes_in_the_transaction_that_applies_its_event(runt
     assert totals(runtime) == {"read": 7, "applied": 2, "duplicates": 0, "dead_lettered": 5, "lost": 0}
 
 
-def test_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runtime: Runtime, run: Run) -> None:
+def test_dead_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runtime: Runtime, run: Run) -> None:
     append(runtime, *(event() | {"type": f"unknown.v{number}"} for number in range(1100)))
     append(runtime, event("watchdog.toggled.v1", {"enabled": 1}, tenantid="ten_other"))
     drain_all(runtime)
-    first = letters(runtime)[0]
+    first = stored_dead_letters(runtime)[0]
     assert run("dead-letters", "discard", first.id[:16]) == "discarded 1\n"
     assert run("dead-letters", "discard", "--tenant", "ten_other") == "discarded 1\n"
     assert run("dead-letters", "replay", "--all") == "appended 1,099 again\n"
@@ -301,7 +303,7 @@ def test_the_documents_are_printed(run: Run) -> None:
     assert json.loads(run("contract", "events")) == events_schema()
 
 
-def test_migrate_says_where_the_schema_is(run: Run) -> None:
+def test_migrate_prints_the_revision_of_the_schema(run: Run) -> None:
     assert run("migrate") == f"schema is at revision {schema.REVISION}, 4 partitions\n"
 
 
@@ -317,7 +319,7 @@ def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runti
         lambda: runtime.stream.projected([appended.partition])[appended.partition].position == appended.position,
         "the event is projected",
     )
-    wait_until(lambda: _status(f"http://127.0.0.1:{ops_port}/healthz/projector") == 200, "all is well")
+    wait_until(lambda: _status(f"http://127.0.0.1:{ops_port}/healthz/projector") == 200, "everything is healthy")
     assert _status(f"http://127.0.0.1:{ops_port}/metrics") == 200
     assert _status(f"http://127.0.0.1:{port}/metrics") == 404
     assert _status(f"http://127.0.0.1:{port}/healthz") == 404
@@ -332,19 +334,21 @@ def test_the_procfiles_processes_work_together_and_end_on_sigterm(runtime: Runti
 
 @pytest.mark.full
 def test_a_worker_busy_with_a_backlog_ends_within_five_seconds(runtime: Runtime, start: Start) -> None:
-    """And before it is done: of many small batches it applies what its budget allows."""
+    """It ends before the backlog is drained, after the batch that it is applying."""
     made = [body(event()) for _ in range(200)]
-    home = append(runtime, event())[0].partition
+    owner = append(runtime, event())[0].partition
     for _ in range(500):
-        append_raw(runtime, home, *made)  # 200 events, again and again: a backlog of 100,000 entries
+        append_raw(runtime, owner, *made)  # 200 events, repeated: a backlog of 100,000 entries
     start("cli", "dispatcher")
-    worker = start("tests.support.hurried", "worker", json.dumps({"workers.drain.batch_size.ENTRIES_MAX": 100}))
-    wait_until(lambda: runtime.stream.projected([home])[home].entries > 1000, "it is busy")
+    worker = start(
+        "tests.support.override_constants", "worker", json.dumps({"workers.drain.batch_size.ENTRIES_MAX": 100})
+    )
+    wait_until(lambda: runtime.stream.projected([owner])[owner].entries > 1000, "the session is busy")
     started = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(10) == 0
     assert time.monotonic() - started < 5
-    assert runtime.stream.projected([home])[home].entries < 100_001
+    assert runtime.stream.projected([owner])[owner].entries < 100_001
 
 
 def _status(url: str) -> int:
@@ -356,7 +360,7 @@ def _status(url: str) -> int:
 
 @pytest.fixture
 def damaged(runtime: Runtime) -> dict[str, Any]:
-    """Three tenants, each with a count that is wrong, and a row that is missing or should not be; returns the truth."""
+    """Three tenants, each with a wrong count and a missing or extra row; returns the correct rows."""
     append(runtime, *mixed(300, tenants=3, projects=2))
     drain_all(runtime)
     truth = dump(runtime.reader)
@@ -367,19 +371,19 @@ def damaged(runtime: Runtime) -> dict[str, Any]:
     return truth
 
 
-def test_rebuild_mends_what_differs_and_tells_it(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
-    told = json.loads(run("rebuild", "--json"))
+def test_rebuild_repairs_rows_that_differ_and_reports_them(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+    reported = json.loads(run("rebuild", "--json"))
     assert dump(runtime.reader) == damaged
-    assert (told["tenants"], told["events"], told["failed"], told["pendingTenants"]) == (4, 300, [], 0)
-    assert told["readModels"]["tenant"] == {"missing": 1, "extra": 1, "changed": 0}
-    assert told["readModels"]["analysis_trend"] == {"missing": 0, "extra": 0, "changed": 6}
-    assert 0 < told["lockHeldMs"]["median"] <= told["lockHeldMs"]["max"]
+    assert (reported["tenants"], reported["events"], reported["failed"], reported["pendingTenants"]) == (4, 300, [], 0)
+    assert reported["readModels"]["tenant"] == {"missing": 1, "extra": 1, "changed": 0}
+    assert reported["readModels"]["analysis_trend"] == {"missing": 0, "extra": 0, "changed": 6}
+    assert 0 < reported["lockHeldMs"]["median"] <= reported["lockHeldMs"]["max"]
     shown = run("rebuild")
     assert "rebuilt 3 tenants, 300 events" in shown
     assert "\x1b" not in shown
 
 
-def test_rebuild_shows_what_it_would_change_and_changes_nothing(
+def test_a_dry_run_of_rebuild_shows_the_changes_and_changes_nothing(
     runtime: Runtime, run: Run, damaged: dict[str, Any]
 ) -> None:
     before = dump(runtime.reader)
@@ -396,7 +400,7 @@ def test_rebuild_shows_what_it_would_change_and_changes_nothing(
     assert dump(runtime.reader) == before
 
 
-def test_rebuild_takes_one_read_model_and_one_tenant_and_names_those_there_are(
+def test_rebuild_accepts_one_read_model_and_one_tenant_and_lists_the_known_ones(
     runtime: Runtime, run: Run, damaged: dict[str, Any]
 ) -> None:
     assert json.loads(run("rebuild", "--tenant", "ten_1", "--projection", "analysis_trend", "--json"))["tenants"] == 1
@@ -414,8 +418,8 @@ def test_rebuild_ends_with_1_and_names_the_event_that_it_cannot_read(
         connection.execute(text("UPDATE event_log SET body = :body WHERE event_id = :id"), {"body": b"{}", "id": id_})
     shown = run("rebuild", expect=1)
     assert f"event {id_} of tenant ten_1 cannot be decoded any more" in shown
-    assert "tenants still due: 1" in shown
-    assert "going on with what was begun" in run("rebuild", expect=1)
+    assert "tenants left to rebuild: 1" in shown
+    assert "continuing the rebuild that was requested" in run("rebuild", expect=1)
     assert "compared 2 tenants" in run("rebuild", "--dry-run", expect=1)
     assert "rebuilt 2 tenants" in run("rebuild", "--restart", expect=1)
 
@@ -425,7 +429,7 @@ def test_verify_lists_what_differs_and_ends_with_1(runtime: Runtime, run: Run, d
     before = dump(runtime.reader)
     shown = run("verify", expect=1)
     assert "changed: analysis_trend ten_0" in shown
-    assert "other events: tenant ten_unheard_of: 0 events in the row, none in the log" in shown
+    assert "checksum differs: tenant ten_unheard_of: 0 events in the row, none in the log" in shown
     assert "tenants that differ: 4" in shown
     quick = json.loads(run("verify", "--quick", "--json", expect=1).partition("projector:")[0])
     assert (quick["tenants"], quick["tenantsFolded"], quick["mismatchedTenants"]) == (4, 0, ["ten_0", "ten_unheard_of"])
@@ -435,25 +439,25 @@ def test_verify_lists_what_differs_and_ends_with_1(runtime: Runtime, run: Run, d
 
 
 @on_sqlite
-def test_verify_repairs_what_differs_and_tells_the_others(
+def test_verify_repairs_some_rows_and_reports_the_others(
     runtime: Runtime, run: Run, damaged: dict[str, Any], redis_url: str
 ) -> None:
     run("verify", "--tenant", "ten_1", expect=1)
     assert "3 rows" not in str(json.loads(run("status", "--json"))["problems"])
-    assert "2 rows of 1 tenants are not what the event log says" in str(json.loads(run("status", "--json"))["problems"])
-    mended = json.loads(run("verify", "--repair", "--json"))
-    assert mended["mismatchedTenants"] == mended["repairedTenants"] == ["ten_0", "ten_1", "ten_2", "ten_unheard_of"]
+    assert "2 rows of 1 tenants differ from the event log" in str(json.loads(run("status", "--json"))["problems"])
+    repaired = json.loads(run("verify", "--repair", "--json"))
+    assert repaired["mismatchedTenants"] == repaired["repairedTenants"] == ["ten_0", "ten_1", "ten_2", "ten_unheard_of"]
     assert dump(runtime.reader) == damaged
-    assert "not what the event log says" not in str(json.loads(run("status", "--json"))["problems"])
+    assert "differ from the event log" not in str(json.loads(run("status", "--json"))["problems"])
     assert "no difference" in run("verify")
-    assert "mended" not in run("verify")
+    assert "repaired" not in run("verify")
 
 
 @on_sqlite
-def test_verify_takes_a_sample_one_read_model_or_one_tenant(run: Run, damaged: dict[str, Any]) -> None:
+def test_verify_accepts_a_sample_one_read_model_or_one_tenant(run: Run, damaged: dict[str, Any]) -> None:
     assert damaged
-    told = json.loads(run("verify", "--sample", "2", "--json", "--projection", "activity"))
-    assert (told["tenants"], told["tenantsFolded"], told["mismatchedTenants"]) == (3, 2, [])
+    reported = json.loads(run("verify", "--sample", "2", "--json", "--projection", "activity"))
+    assert (reported["tenants"], reported["tenantsFolded"], reported["mismatchedTenants"]) == (3, 2, [])
     assert json.loads(run("verify", "--tenant", "ten_1", "--projection", "project", "--json"))["tenants"] == 1
     assert "tenants: ten_0, ten_1, ten_2" in run("verify", "--tenant", "nobody", expect=2)
     assert "choose one" in run("verify", "--quick", "--sample", "1", expect=2)
@@ -466,18 +470,18 @@ def test_verify_needs_no_redis(run: Run, damaged: dict[str, Any]) -> None:
 
 
 @on_sqlite
-def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+def test_migrate_rebuilds_the_rows_of_another_release(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
     verified = run("verify", "--repair")
-    assert "due" not in verified
+    assert "pending" not in verified
     set_versions(runtime, line(analysis_trend="1 incomplete"), "ten_0")
     set_versions(runtime, line(each for each in OLD if each.name != "analysis_trend"), "ten_1")
-    problem = "a rebuild is due: analysis_trend to version 1 for 2 tenants; run `projector migrate --rebuild`"
+    problem = "a rebuild is pending: analysis_trend to version 1 for 2 tenants; run `projector migrate --rebuild`"
     assert json.loads(run("status", "--json"))["problems"].count(problem) == 1
-    assert "due to be rebuilt, and were not compared: 2" in run("verify", expect=1)
+    assert "with a pending rebuild, whose rows were not compared: 2" in run("verify", expect=1)
     assert run("migrate").endswith("4 partitions\n")
     assert json.loads(run("verify", "--quick", "--json", expect=1))["rebuildPendingTenants"] == ["ten_0", "ten_1"]
-    told = json.loads(run("migrate", "--rebuild", "--json"))
-    assert (told["tenants"], told["failed"], told["pendingTenants"]) == (2, [], 0)
+    reported = json.loads(run("migrate", "--rebuild", "--json"))
+    assert (reported["tenants"], reported["failed"], reported["pendingTenants"]) == (2, [], 0)
     assert "rebuilt 0 tenants" in run("migrate", "--rebuild")
     assert "no difference" in run("verify")
     assert dump(runtime.reader) == damaged
@@ -485,14 +489,14 @@ def test_migrate_rebuilds_what_another_release_has_left(runtime: Runtime, run: R
 
 
 @on_sqlite
-def test_going_back_to_an_older_release_takes_a_word(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+def test_going_back_to_an_older_release_requires_a_flag(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
     newer = line(analysis_trend="2")
     set_versions(runtime, newer, "ten_0")
     refused = run("rebuild", "--tenant", "ten_0", expect=1)
     assert "analysis_trend is at version 2, and this release has version 1" in refused
-    assert "tenant ten_0 is as it was" in refused
+    assert "tenant ten_0 was not changed" in refused
     assert "run the newer release" in run("worker", expect=1)
-    assert "of all read models" in run("rebuild", "--downgrade", "--tenant", "ten_0", expect=2)
+    assert "applies to all read models" in run("rebuild", "--downgrade", "--tenant", "ten_0", expect=2)
     run("rebuild", "--downgrade", "--restart")
     assert dump(runtime.reader) == damaged
     assert newer not in str(dump(runtime.reader, [projection_version.table]))

@@ -1,6 +1,6 @@
-"""The doctor: every code provoked for real, each with its remedy, and silence when all is well.
+"""The doctor: every code is provoked for real, each has a remedy, and a healthy deployment has no findings.
 
-Where a thing cannot be had here, an older server or another clock, the test says so and gives the value instead.
+Where a condition cannot be provoked here, such as an older server, the test replaces the value and says so.
 """
 
 import json
@@ -20,29 +20,29 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, insert, make_url, text
 
-from cli.commands.migrate import migrate_database
-from event_stream.event_types import partition_of
-from migrations import upgrade
+from event_stream.events.event import partition_of
+from migrations import migrate_database, upgrade
 from projections import schema
 from projections.database.engines import writer_engine
 from projections.transaction import projection_version
 from tests.conftest import PARTITIONS, sqlalchemy_url
-from tests.support.commands import Done, carry_out
-from tests.support.driving import append, append_raw, drain_all
+from tests.support.commands import CommandResult, run_command
 from tests.support.events import TENANT, body, event
-from tests.support.releases import line
+from tests.support.harness import append, append_raw, drain_all
+from tests.support.second_projection_version import line
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.rq_worker import worker
+from workers.dispatch.rq_worker import create_worker
 from workers.doctor.check import Finding, Severity
 from workers.doctor.context import Context, Limits
 from workers.doctor.registry import CHECKS
-from workers.doctor.runner import Examination, examine
+from workers.doctor.runner import DoctorReport, run_checks
 from workers.drain import circuit_breaker
 from workers.drain.drainer import Drainer
 from workers.drain.drainer import run as run_drain
 from workers.jobs.lease import Lease
-from workers.reporting.status import read_status
+from workers.reporting import problems
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime, redis_client
 
 Environ = dict[str, str]
@@ -50,7 +50,7 @@ Environ = dict[str, str]
 
 @pytest.fixture(scope="module")
 def redis_server() -> Iterator[RedisServer]:
-    """A server of this file's own, as its settings are changed."""
+    """A server for this file only, because the tests change its settings."""
     server = RedisServer()
     server.start()
     yield server
@@ -67,7 +67,7 @@ def durable_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def durable_url(durable_server: PostgresServer) -> Iterator[str]:
-    """A migrated PostgreSQL database with nothing against it."""
+    """A migrated PostgreSQL database without findings."""
     durable_server.execute("CREATE DATABASE examined")
     url = sqlalchemy_url(durable_server.url("examined"))
     migrate_database(url, PARTITIONS)
@@ -93,27 +93,27 @@ def environ(redis_url: str, database_url: str, tmp_path: Path) -> Environ:
 
 @pytest.fixture
 def alive(runtime: Runtime) -> Runtime:
-    """A deployment with a dispatcher and a worker that gave a sign of life a moment ago."""
+    """A deployment with a dispatcher and a worker that have just sent heartbeats."""
     _give_signs_of_life(runtime)
     return runtime
 
 
 def _give_signs_of_life(runtime: Runtime) -> None:
     Dispatcher(runtime).sweep()
-    worker(runtime).register_birth()  # type: ignore[no-untyped-call]
+    create_worker(runtime).register_birth()  # type: ignore[no-untyped-call]
 
 
-def examined(environ: Environ, **changed: Any) -> Examination:
-    with closing(replace(Context.from_environ(environ), **changed)) as patient:
-        return examine(patient)
+def examined(environ: Environ, **changed: Any) -> DoctorReport:
+    with closing(replace(Context.from_environ(environ), **changed)) as context:
+        return run_checks(context)
 
 
-def codes(examination: Examination) -> set[str]:
+def codes(examination: DoctorReport) -> set[str]:
     return {finding.code for finding in examination.findings}
 
 
 def finding(environ: Environ, code: str, **changed: Any) -> Finding:
-    """Return the one thing that is found, which has to be this."""
+    """Return the only finding, which must have this code."""
     (found,) = examined(environ, **changed).findings
     assert found.code == code
     return found
@@ -121,7 +121,7 @@ def finding(environ: Environ, code: str, **changed: Any) -> Finding:
 
 @contextmanager
 def configured(runtime: Runtime, **settings: str | int) -> Iterator[None]:
-    """Change settings of Redis, and bring them back."""
+    """Change settings of Redis, and restore them afterwards."""
     redis = runtime.stream.redis
     before = {name: redis.config_get(name.replace("_", "-"))[name.replace("_", "-")] for name in settings}
     for name, value in settings.items():
@@ -137,10 +137,10 @@ only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
-def test_nothing_is_found_where_all_is_well(alive: Runtime, environ: Environ) -> None:
+def test_a_healthy_deployment_has_no_findings(alive: Runtime, environ: Environ) -> None:
     found = examined(environ)
     assert found.findings == []
-    assert not found.in_danger
+    assert not found.has_danger
     assert found.skipped == []
     absent = "postgres-" if environ["DATABASE_URL"].startswith("sqlite") else "sqlite-"
     assert found.checked == [check.code for check in CHECKS if not check.code.startswith(absent)]
@@ -152,7 +152,7 @@ def test_every_code_is_provoked_in_this_file() -> None:
     assert [check.code for check in CHECKS if f'"{check.code}"' not in here] == []
 
 
-def test_every_danger_names_its_promise() -> None:
+def test_every_danger_names_a_guarantee() -> None:
     for check in CHECKS:
         assert check.guarantee in {f"G{number}" for number in range(1, 10)} or check.severity == Severity.ADVICE
 
@@ -174,7 +174,7 @@ def test_examining_changes_nothing(alive: Runtime, environ: Environ, sqlite_url:
 
 
 @only_sqlite
-def test_redis_out_of_reach_is_found_and_the_database_is_still_examined(
+def test_an_unreachable_redis_is_reported_and_the_database_is_still_examined(
     alive: Runtime, environ: Environ, redis_server: RedisServer
 ) -> None:
     append_raw(alive, 0, b"nonsense")
@@ -185,14 +185,14 @@ def test_redis_out_of_reach_is_found_and_the_database_is_still_examined(
     finally:
         redis_server.start()
     assert codes(found) == {"redis-unreachable", "dead-letters-open"}
-    assert found.in_danger
+    assert found.has_danger
     assert {"redis-aof-off", "worker-missing", "redis-inspection-denied"} <= set(found.skipped)
     assert {"schema-too-old", "sqlite-locked"} <= set(found.checked)
 
 
 @only_sqlite
 @pytest.mark.parametrize(
-    ("told", "names"),
+    ("reported", "names"),
     [
         ({"redis_version": "6.2.14"}, "Redis 6.2.14"),
         ({"redis_version": "7.2.4", "valkey_version": "7.2.8"}, "Valkey 7.2.8"),
@@ -201,21 +201,21 @@ def test_redis_out_of_reach_is_found_and_the_database_is_still_examined(
         ({"redis_version": "10.0.0"}, None),
     ],
 )
-def test_an_old_server_is_named_and_its_streams_are_not_asked(
-    alive: Runtime, environ: Environ, told: dict[str, str], names: str | None
+def test_an_old_server_is_reported_and_its_streams_are_not_examined(
+    alive: Runtime, environ: Environ, reported: dict[str, str], names: str | None
 ) -> None:
-    # The wheels bring no old server: its versions are put into what a new one tells.
-    with closing(Context.from_environ(environ)) as patient:
+    # No wheel contains an old server, so the test replaces the version that a new one reports.
+    with closing(Context.from_environ(environ)) as context:
         info: dict[str, Any] = alive.stream.redis.info()
         info.pop("valkey_version", None)
-        vars(patient)["_info"] = info | told
-        found = examine(patient)
+        vars(context)["_info"] = info | reported
+        found = run_checks(context)
     assert [each.message for each in found.findings if each.code == "redis-too-old"] == ([names] if names else [])
     assert ("worker-missing" in found.skipped) == (names is not None)
 
 
 @only_sqlite
-def test_a_cluster_is_found(environ: Environ) -> None:
+def test_a_cluster_is_reported(environ: Environ) -> None:
     server = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.start()
     try:
@@ -227,7 +227,7 @@ def test_a_cluster_is_found(environ: Environ) -> None:
 
 
 @only_sqlite
-def test_a_replica_is_told_its_master(alive: Runtime, environ: Environ) -> None:
+def test_a_replica_is_reported_with_its_primary(alive: Runtime, environ: Environ) -> None:
     port = free_port()
     alive.stream.redis.replicaof("127.0.0.1", str(port))
     try:
@@ -248,7 +248,7 @@ def test_no_append_only_file_is_a_danger(alive: Runtime, environ: Environ) -> No
 
 @only_sqlite
 def test_an_append_only_file_that_cannot_be_written_is_a_danger(environ: Environ, tmp_path: Path) -> None:
-    # Files that may not grow stand for a full disk; the server must be told of it, not killed.
+    # A file size limit simulates a full disk; the server must get an error, not a signal.
     server = RedisServer("--appendfsync", "everysec")
     wrapper = tmp_path / "server"
     wrapper.write_text(f"#!/bin/sh\ntrap '' XFSZ\nulimit -f 8\nexec {server.binary} \"$@\"\n")
@@ -271,7 +271,7 @@ def test_an_append_only_file_that_cannot_be_written_is_a_danger(environ: Environ
     ("value", "code", "severity"),
     [("no", "redis-fsync-no", "danger"), ("everysec", "redis-fsync-everysec", "advice")],
 )
-def test_syncing_less_than_always_is_told(
+def test_syncing_less_than_always_is_reported(
     alive: Runtime, environ: Environ, value: str, code: str, severity: str
 ) -> None:
     with configured(alive, appendfsync=value):
@@ -288,7 +288,7 @@ def test_a_policy_that_evicts_is_a_danger(alive: Runtime, environ: Environ) -> N
 
 
 @only_sqlite
-def test_evicted_keys_are_told_until_the_counter_is_reset(runtime: Runtime, environ: Environ) -> None:
+def test_evicted_keys_are_reported_until_the_counter_is_reset(runtime: Runtime, environ: Environ) -> None:
     redis = runtime.stream.redis
     with configured(runtime, maxmemory=redis.info()["used_memory"] + 500_000, maxmemory_policy="allkeys-lru"):
         for number in range(200):
@@ -303,38 +303,40 @@ def test_evicted_keys_are_told_until_the_counter_is_reset(runtime: Runtime, envi
 
 
 @only_sqlite
-def test_memory_that_is_nearly_used_up_is_told(alive: Runtime, environ: Environ) -> None:
+def test_nearly_exhausted_memory_is_reported(alive: Runtime, environ: Environ) -> None:
     with configured(alive, maxmemory=alive.stream.redis.info()["used_memory"] + 50_000):
         found = finding(environ, "redis-nearly-full")
     assert found.severity == "advice"
 
 
 @only_sqlite
-def test_a_clock_that_is_off_is_told_and_one_that_refuses_events_is_a_danger(alive: Runtime, environ: Environ) -> None:
-    # There is one clock on this machine: ours is given.
+def test_a_clock_difference_is_reported_and_one_that_refuses_events_is_a_danger(
+    alive: Runtime, environ: Environ
+) -> None:
+    # There is only one clock on this machine, so the test sets the other.
     found = finding(environ, "redis-clock-differs", clock=lambda: time.time() + 20)
     assert found.severity == "advice"
     assert found.message.startswith("Redis's clock is -")
     assert codes(examined(environ, clock=lambda: time.time() - 1000)) == {"redis-clock-differs"}
-    behind = examined(environ, clock=lambda: time.time() + 1000)
-    assert codes(behind) == {"redis-clock-differs", "redis-clock-slow"}
-    assert behind.findings[0].code == "redis-clock-slow"  # dangers stand first
-    assert behind.in_danger
+    slow_clock = examined(environ, clock=lambda: time.time() + 1000)
+    assert codes(slow_clock) == {"redis-clock-differs", "redis-clock-slow"}
+    assert slow_clock.findings[0].code == "redis-clock-slow"  # dangers come first
+    assert slow_clock.has_danger
 
 
 @only_postgresql
-def test_the_databases_clock_is_compared_too(alive: Runtime, environ: Environ) -> None:
-    # There is one clock on this machine: ours is given.
+def test_the_clock_of_the_database_is_compared_too(alive: Runtime, environ: Environ) -> None:
+    # There is only one clock on this machine, so the test sets the other.
     found = examined(environ, clock=lambda: time.time() + 20)
     assert codes(found) == {"redis-clock-differs", "postgres-clock-differs"}
-    assert not found.in_danger
+    assert not found.has_danger
 
 
 @only_sqlite
-def test_slow_answers_are_not_taken_for_a_wrong_clock(environ: Environ) -> None:
+def test_slow_responses_are_not_taken_for_a_wrong_clock(environ: Environ) -> None:
     ticks = iter([100.0, 120.0])
-    with closing(replace(Context.from_environ(environ), clock=lambda: next(ticks))) as patient:
-        assert patient.skew_s(lambda: 110.0) == 0.0
+    with closing(replace(Context.from_environ(environ), clock=lambda: next(ticks))) as context:
+        assert context.clock_difference_s(lambda: 110.0) == 0.0
 
 
 @only_sqlite
@@ -342,7 +344,7 @@ def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, envir
     alive.stream.redis.set("events:partitions", 5)
     found = examined(environ)
     assert codes(found) == {"redis-partitions-differ"}
-    assert found.findings[0].message == "key events:partitions is 5, PROJECTOR_PARTITIONS 4"
+    assert found.findings[0].message == "key events:partitions is 5, PROJECTOR_PARTITIONS is 4"
     assert "set `PROJECTOR_PARTITIONS=5`" in found.findings[0].remedy
     assert "DEL events:partitions" in found.findings[0].remedy
     alive.stream.redis.delete("events:partitions")
@@ -357,7 +359,7 @@ def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, envir
         ("-info", {"redis-too-old", "redis-aof-off", "redis-may-evict", "redis-evicted", "redis-replica"}),
     ],
 )
-def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
+def test_a_redis_command_that_is_not_permitted_is_reported_and_the_rest_is_examined(
     alive: Runtime, environ: Environ, refused: str, unchecked: set[str]
 ) -> None:
     redis: Any = alive.stream.redis
@@ -368,7 +370,7 @@ def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
     finally:
         redis.acl_deluser("looker")
     assert codes(found) == {"redis-inspection-denied"}
-    assert not found.in_danger
+    assert not found.has_danger
     assert unchecked <= set(found.skipped)
     assert "worker-missing" in found.checked
     assert all(code in found.findings[0].message for code in unchecked)
@@ -379,7 +381,7 @@ def test_what_redis_refuses_to_tell_is_said_and_the_rest_is_examined(
 
 
 @only_postgresql
-def test_a_database_out_of_reach_is_found_and_redis_is_still_examined(alive: Runtime, environ: Environ) -> None:
+def test_an_unreachable_database_is_reported_and_redis_is_still_examined(alive: Runtime, environ: Environ) -> None:
     url = f"postgresql://somebody:hush-hush@127.0.0.1:{free_port()}/nowhere"
     with configured(alive, appendonly="no"):
         found = examined(environ | {"DATABASE_URL": url})
@@ -389,7 +391,7 @@ def test_a_database_out_of_reach_is_found_and_redis_is_still_examined(alive: Run
 
 
 @only_sqlite
-def test_a_file_that_is_no_database_is_told(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
     file = tmp_path / "letter.db"
     file.write_text("Dear database, " * 500)
     found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "database-unreachable")
@@ -397,7 +399,7 @@ def test_a_file_that_is_no_database_is_told(alive: Runtime, environ: Environ, tm
 
 
 @only_sqlite
-def test_a_database_that_is_not_there_is_told_and_not_made(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+def test_a_missing_database_is_reported_and_not_created(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "projector.db"
     found = finding(environ | {"DATABASE_URL": f"sqlite:///{file}"}, "schema-too-old")
     assert found.message == f"there is no database at {file}"
@@ -435,7 +437,7 @@ def test_a_database_of_another_application_is_a_danger(alive: Runtime, environ: 
     assert "new database" in found.findings[0].remedy
 
 
-def test_a_schema_of_a_newer_release_is_told_and_the_rest_is_examined(alive: Runtime, environ: Environ) -> None:
+def test_a_schema_of_a_newer_release_is_reported_and_the_rest_is_examined(alive: Runtime, environ: Environ) -> None:
     with alive.writer.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
     assert finding(environ, "schema-newer").severity == "advice"
@@ -448,7 +450,7 @@ def test_another_number_of_partitions_in_the_database_is_a_danger(alive: Runtime
     assert "worker-missing" in found.skipped
 
 
-def test_open_dead_letters_are_told_and_endanger_nothing(alive: Runtime, environ: Environ) -> None:
+def test_open_dead_letters_are_reported_as_advice(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 0, b"nonsense", body(event() | {"type": "unknown.v1"}))
     drain_all(alive)
     found = finding(environ, "dead-letters-open")
@@ -483,7 +485,7 @@ def test_torn_pages_are_a_danger(alive: Runtime, environ: Environ, durable_serve
 
 
 @only_postgresql
-def test_commits_that_do_not_wait_for_the_disk_are_told(
+def test_commits_that_do_not_wait_for_the_disk_are_reported(
     alive: Runtime, environ: Environ, durable_server: PostgresServer
 ) -> None:
     durable_server.execute("ALTER DATABASE examined SET synchronous_commit = off")
@@ -508,12 +510,12 @@ def test_a_database_that_takes_no_writes_is_a_danger(
 def test_a_transaction_left_open_is_a_danger_and_its_remedy_ends_it(
     alive: Runtime, environ: Environ, durable_server: PostgresServer
 ) -> None:
-    limits = Limits(left_open_s=0.2)
+    limits = Limits(transaction_open_s=0.2)
     url = durable_server.url("examined")
     with closing(psycopg.connect(url, application_name="forgetful")) as forgetful:
         forgetful.execute("SELECT 1")
-        assert examined(environ).findings == []  # it is young
-        wait_until(lambda: examined(environ, limits=limits).findings != [], "it is old")
+        assert examined(environ).findings == []  # the transaction is not old enough
+        wait_until(lambda: examined(environ, limits=limits).findings != [], "the entry is old enough")
         found = finding(environ, "postgres-transaction-left-open", limits=limits)
         assert (found.severity, found.guarantee) == ("danger", "G8")
         assert "(forgetful)" in found.message
@@ -524,7 +526,7 @@ def test_a_transaction_left_open_is_a_danger_and_its_remedy_ends_it(
 
 @pytest.fixture
 def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str]:
-    """The database, as a user sees it who may read little of it."""
+    """The database as seen by a user with few rights."""
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute(
@@ -537,18 +539,18 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
 
 
 @only_postgresql
-def test_sessions_that_are_hidden_are_told(
+def test_hidden_sessions_are_reported(
     alive: Runtime, environ: Environ, looker_url: str, durable_server: PostgresServer
 ) -> None:
     assert looker_url != environ["DATABASE_URL"]
-    found = finding(environ | {"DATABASE_URL": looker_url}, "postgres-sessions-hidden")  # `alive` holds some
+    found = finding(environ | {"DATABASE_URL": looker_url}, "postgres-sessions-hidden")  # `alive` has open sessions
     assert found.severity == "advice"
     durable_server.execute(found.remedy.strip("`"))
     assert examined(environ | {"DATABASE_URL": looker_url}).findings == []
 
 
 @only_postgresql
-def test_what_the_database_refuses_to_tell_is_said_and_the_rest_is_examined(
+def test_a_query_that_is_not_permitted_is_reported_and_the_rest_is_examined(
     alive: Runtime, environ: Environ, looker_url: str, durable_server: PostgresServer
 ) -> None:
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
@@ -588,7 +590,7 @@ def test_a_file_that_takes_no_writes_is_a_danger(
 
 
 @only_sqlite
-def test_a_write_lock_that_somebody_keeps_is_a_danger(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
+def test_a_write_lock_held_by_another_process_is_a_danger(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
     with closing(sqlite3.connect(str(make_url(sqlite_url).database), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         found = finding(environ, "sqlite-locked", limits=Limits(lock_wait_s=0.1))
@@ -598,8 +600,8 @@ def test_a_write_lock_that_somebody_keeps_is_a_danger(alive: Runtime, environ: E
 
 
 @only_sqlite
-def test_a_disk_with_little_room_is_told(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
-    # The disk is real, the limit is not: filling a disk would harm more than this test.
+def test_a_disk_with_little_free_space_is_reported(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+    # The test raises the limit instead of filling the disk.
     found = finding(environ, "disk-nearly-full", limits=Limits(disk_free_bytes=2**60))
     assert found.severity == "advice"
     assert str(tmp_path) in found.remedy
@@ -609,14 +611,14 @@ def test_a_disk_with_little_room_is_told(alive: Runtime, environ: Environ, tmp_p
 
 
 @only_sqlite
-def test_nobody_at_work_is_a_danger_just_as_status_says(runtime: Runtime, environ: Environ) -> None:
+def test_missing_workers_and_dispatchers_are_a_danger_just_as_in_status(runtime: Runtime, environ: Environ) -> None:
     found = examined(environ)
     assert codes(found) == {"dispatcher-missing", "worker-missing"}
     _is_what_status_says(found, runtime)
 
 
 @only_sqlite
-def test_a_partition_that_does_not_move_is_a_danger_just_as_status_says(alive: Runtime, environ: Environ) -> None:
+def test_a_stalled_partition_is_a_danger_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     an_hour_ago_ms = int(time.time() - 3600) * 1000
     alive.stream.redis.xadd("events:{2}", {"event": b"x"}, id=f"{an_hour_ago_ms}-0")
     found = examined(environ)
@@ -625,13 +627,11 @@ def test_a_partition_that_does_not_move_is_a_danger_just_as_status_says(alive: R
 
 
 @only_sqlite
-def test_a_partition_that_fails_again_and_again_is_a_danger_just_as_status_says(
-    alive: Runtime, environ: Environ
-) -> None:
+def test_a_partition_that_keeps_failing_is_a_danger_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     append(alive, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
     failing = Drainer(replace(alive, writer=nowhere), partition_of(TENANT, alive.stream.partitions))
-    while failing.pace.failed_in_a_row < 3:
+    while failing.batch_size.consecutive_failures < 3:
         assert "partition-failing" not in codes(examined(environ))
         run_drain(failing, Lease(alive.queue.connection, failing.partition, "mine"), budget_s=0.2)
     found = examined(environ)
@@ -641,7 +641,7 @@ def test_a_partition_that_fails_again_and_again_is_a_danger_just_as_status_says(
 
 
 @only_sqlite
-def test_an_open_breaker_is_a_danger_just_as_status_says(alive: Runtime, environ: Environ) -> None:
+def test_an_open_breaker_is_a_danger_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     circuit_breaker.publish(alive.stream.redis, "KeyError in tenant")
     found = examined(environ)
     assert codes(found) == {"breaker-open"}
@@ -649,12 +649,12 @@ def test_an_open_breaker_is_a_danger_just_as_status_says(alive: Runtime, environ
     _is_what_status_says(found, alive)
 
 
-def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
-    problems = read_status(runtime).problems()
-    assert len(problems) == len(examination.findings) > 0
-    for problem in problems:
+def _is_what_status_says(examination: DoctorReport, runtime: Runtime) -> None:
+    found = problems.all_problems(read_status(runtime))
+    assert len(found) == len(examination.findings) > 0
+    for problem in found:
         assert any(problem.startswith(each.message) for each in examination.findings), problem
-    assert examination.in_danger
+    assert examination.has_danger
 
 
 @only_sqlite
@@ -669,11 +669,11 @@ def _is_what_status_says(examination: Examination, runtime: Runtime) -> None:
         (
             line(analysis_trend="2"),
             "release-too-old",
-            "analysis_trend is of a newer release",
+            "analysis_trend has rows of a newer release",
         ),
     ],
 )
-def test_what_another_release_has_left_is_told(
+def test_rows_of_another_release_are_reported(
     alive: Runtime, environ: Environ, stored: str, code: str, said: str
 ) -> None:
     with alive.writer.begin() as connection:
@@ -684,7 +684,7 @@ def test_what_another_release_has_left_is_told(
 
 
 @only_sqlite
-def test_lost_entries_are_told(alive: Runtime, environ: Environ) -> None:
+def test_lost_entries_are_reported(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 1, *(body(event()) for _ in range(3)))
     assert alive.stream.redis.xtrim("events:{1}", maxlen=0, approximate=False) == 3
     found = finding(environ, "entries-lost")
@@ -692,7 +692,7 @@ def test_lost_entries_are_told(alive: Runtime, environ: Environ) -> None:
 
 
 @only_sqlite
-def test_a_stream_that_nobody_trims_is_a_danger(alive: Runtime, environ: Environ) -> None:
+def test_a_stream_that_is_not_trimmed_is_a_danger(alive: Runtime, environ: Environ) -> None:
     an_hour_ago_ms = int(time.time() - 3600) * 1000
     for number in range(400):
         alive.stream.redis.xadd("events:{3}", {"event": b"x"}, id=f"{an_hour_ago_ms}-{number + 1}")
@@ -703,29 +703,29 @@ def test_a_stream_that_nobody_trims_is_a_danger(alive: Runtime, environ: Environ
     assert found.message == "partition 3 holds 400 projected entries"
     last = alive.stream.ends()[3].last
     assert last is not None
-    alive.stream.trim(3, last.position, beside=last)
+    alive.stream.trim(3, last.position, known_entry=last)
     assert codes(examined(environ)) == {"dead-letters-open"}
 
 
 # The command
 
 
-Run = Callable[..., Done]
+Run = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def run(environ: Environ) -> Run:
-    def call(*arguments: str, **changed: str) -> Done:
-        return carry_out(os.environ | environ | changed, "doctor", *arguments)
+    def call(*arguments: str, **changed: str) -> CommandResult:
+        return run_command(os.environ | environ | changed, "doctor", *arguments)
 
     return call
 
 
 @only_sqlite
-def test_the_command_says_what_was_checked_and_ends_with_0(alive: Runtime, run: Run) -> None:
+def test_the_command_lists_its_checks_and_ends_with_0(alive: Runtime, run: Run) -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Nothing endangers the promises. None of these is so:\n")
+    assert done.stdout.startswith("No guarantee is in danger. None of these problems was found:\n")
     for check in CHECKS:
         assert (check.code in done.stdout) == (not check.code.startswith("postgres-"))
 
@@ -737,9 +737,9 @@ def test_advice_alone_ends_with_0_and_a_danger_with_1(alive: Runtime, run: Run) 
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("advice G1 redis-fsync-everysec: appendfsync is everysec -> `redis-cli CONFIG")
         with configured(alive, appendonly="no"):
-            told = run("--json")
-    assert told.returncode == 1
-    answer = json.loads(told.stdout)
+            reported = run("--json")
+    assert reported.returncode == 1
+    answer = json.loads(reported.stdout)
     assert set(answer) == {"findings", "checked", "skipped"}
     (found,) = answer["findings"]
     assert set(found) == {"code", "severity", "guarantee", "message", "remedy"}
@@ -788,7 +788,7 @@ def _read_all(terminal: int) -> str:
     try:
         while chunk := os.read(terminal, 65_536):
             chunks.append(chunk)
-    except OSError:  # how a terminal says that nobody writes any more
+    except OSError:  # a closed pseudo-terminal
         pass
     os.close(terminal)
     return b"".join(chunks).decode()

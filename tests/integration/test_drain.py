@@ -1,4 +1,4 @@
-"""The drain, on both databases: each event counts once, nothing bad stops its neighbours, nothing is lost unseen."""
+"""The drain on both databases: each event counts once, bad entries stop no others, and losses are counted."""
 
 import itertools
 import threading
@@ -14,49 +14,55 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from event_stream.decoding import Arrival, decode_batch
-from event_stream.entries import START, Entry, Position, StreamEnd, StreamSlice
-from event_stream.envelope import Reason, equal_json, time_text
-from event_stream.event_types import Event, WatchdogToggled, partition_of
-from event_stream.stream import Stream
+from event_stream.errors import Reason
+from event_stream.events.decoding import Arrival, decode_batch
+from event_stream.events.event import Event, partition_of
+from event_stream.events.event_types import WatchdogToggled
+from event_stream.events.json_equality import equal_json
+from event_stream.events.rfc3339 import format_time
+from event_stream.streams.entries import START, Entry, Position, StreamEnd, StreamSlice
+from event_stream.streams.stream import Stream
 from projections.database.engines import writer_engine
 from projections.folding.projection import FoldError, project_key
 from projections.read_models import project
 from projections.read_models.registry import PROJECTIONS
-from projections.transaction import checkpoint, dead_letters, event_log
+from projections.transaction import checkpoint_table, dead_letters, event_log
 from projections.transaction.apply import apply
-from projections.transaction.checkpoint import Checkpoint, StaleClaimError
-from tests.support.driving import (
+from projections.transaction.checkpoint import Checkpoint
+from projections.transaction.checkpoint_table import StaleClaimError
+from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
+from tests.support.harness import (
     READ_MODELS,
     append,
     append_raw,
     checkpoints,
     drain_all,
     dump,
-    in_place,
-    letters,
     log_size,
+    projections_with,
+    stored_dead_letters,
     totals,
     with_projections,
 )
-from tests.support.events import NOW_US, PROJECT, TENANT, body, event, mixed
 from tests.support.servers import wait_until
-from workers.drain import batch_reader, batch_size, circuit_breaker, drainer
+from workers.drain import batch_size, circuit_breaker, drainer, entry_decoding
 from workers.drain.batch_size import BatchSize
 from workers.drain.circuit_breaker import CircuitBreaker
 from workers.drain.drainer import Drainer, run
+from workers.drain.poison import PoisonSuspect
 from workers.jobs.lease import Lease
-from workers.reporting.status import read_status
+from workers.reporting import problems
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
 pytestmark = pytest.mark.both_databases
 
-HOME = partition_of(TENANT, 4)
+TENANT_PARTITION = partition_of(TENANT, 4)
 NOW_MS = NOW_US // 1000
 
 
 def open_reasons(runtime: Runtime) -> list[str]:
-    return [letter.reason for letter in letters(runtime) if letter.state == "open"]
+    return [dead_letter.reason for dead_letter in stored_dead_letters(runtime) if dead_letter.state == "open"]
 
 
 def test_events_are_logged_folded_and_counted_once(runtime: Runtime) -> None:
@@ -67,10 +73,10 @@ def test_events_are_logged_folded_and_counted_once(runtime: Runtime) -> None:
     assert dump(runtime.reader)["analysis_trend"][0][2] == 2
 
 
-def test_the_log_is_numbered_densely_per_partition(runtime: Runtime) -> None:
+def test_the_log_is_numbered_without_gaps_in_each_partition(runtime: Runtime) -> None:
     append(runtime, *mixed(300))
     drain_all(runtime)
-    append(runtime, *mixed(300), *mixed(300, seed=2))  # repeats take no number
+    append(runtime, *mixed(300), *mixed(300, seed=2))  # duplicates get no number
     drain_all(runtime)
     numbers: dict[int, list[int]] = {}
     for row in dump(runtime.reader, [event_log.table])["event_log"]:
@@ -93,10 +99,10 @@ def test_a_repeat_of_an_applied_event_changes_nothing(runtime: Runtime) -> None:
 
 def test_a_repeat_within_a_batch_and_in_another_spelling_is_a_duplicate(runtime: Runtime) -> None:
     made = event()
-    append_raw(runtime, HOME, body(made), body(dict(reversed(made.items()))), b" " + body(made))
+    append_raw(runtime, TENANT_PARTITION, body(made), body(dict(reversed(made.items()))), b" " + body(made))
     assert Drainer(
-        runtime, HOME, pace=BatchSize(count=16)
-    ).step()  # at once: not only after the log's primary key has split the batch
+        runtime, TENANT_PARTITION, batch_size=BatchSize(count=16)
+    ).step()  # detected before the log's primary key would split the batch
     assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 2, "dead_lettered": 0, "lost": 0}
 
 
@@ -111,14 +117,14 @@ def test_the_same_identity_with_other_content_is_parked_and_the_first_wins(runti
     assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "dead_lettered": 2, "lost": 0}
     assert open_reasons(runtime) == ["id_conflict", "id_conflict"]
     assert dump(runtime.reader)["project"][0][8] == "first"
-    assert first["id"] in letters(runtime)[0].detail
+    assert first["id"] in stored_dead_letters(runtime)[0].detail
 
 
 @pytest.mark.parametrize(("bad", "repeats"), [({}, 1), ({"type": "analysis.created.v2"}, 0)])
-def test_letters_of_one_accepted_identity_cost_no_more_the_more_there_are(
+def test_the_cost_of_a_dead_letter_does_not_grow_with_their_number_for_one_identity(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any], repeats: int
 ) -> None:
-    """As of a producer that gives all its events one id."""
+    """Like a producer that gives all its events the same id."""
     first = event()
     append(runtime, first, *(first | {"source": f"/{number}"} | bad for number in range(50)))
     drain_all(runtime)
@@ -134,7 +140,7 @@ def test_letters_of_one_accepted_identity_cost_no_more_the_more_there_are(
     assert compared == []
     counted = totals(runtime)
     assert (counted["applied"], counted["duplicates"], counted["dead_lettered"]) == (1, repeats, 51)
-    assert {letter.state for letter in letters(runtime)} == {"open"}
+    assert {dead_letter.state for dead_letter in stored_dead_letters(runtime)} == {"open"}
 
 
 def test_the_same_id_of_another_tenant_is_another_event(runtime: Runtime) -> None:
@@ -146,7 +152,7 @@ def test_the_same_id_of_another_tenant_is_another_event(runtime: Runtime) -> Non
 
 def bad_entries() -> dict[Reason, bytes]:
     """Return one bad entry of each reason that can be appended to TENANT's partition."""
-    elsewhere = next(f"t{n}" for n in range(99) if partition_of(f"t{n}", 4) != HOME)
+    elsewhere = next(f"t{n}" for n in range(99) if partition_of(f"t{n}", 4) != TENANT_PARTITION)
     return {
         Reason.TOO_LARGE: body(event(pad="x" * 70_000)),
         Reason.NOT_JSON: b'{"id": NaN}',
@@ -154,7 +160,7 @@ def bad_entries() -> dict[Reason, bytes]:
         Reason.WRONG_PARTITION: body(event(tenantid=elsewhere)),
         Reason.UNKNOWN_TYPE: body(event() | {"type": "analysis.created.v9"}),
         Reason.INVALID_DATA: body(event("watchdog.toggled.v1", {"enabled": "yes"})),
-        Reason.TIME_IN_FUTURE: body(event(time=time_text(NOW_US + 86_400_000_000))),
+        Reason.TIME_IN_FUTURE: body(event(time=format_time(NOW_US + 86_400_000_000))),
     }
 
 
@@ -165,7 +171,7 @@ def sized(length: int) -> bytes:
 
 
 def with_extra(json: bytes) -> bytes:
-    """Return a valid event with a member of which only its JSON is given."""
+    """Return a valid event with an extra member given as JSON text."""
     return body(event(pad="here")).replace(b'"here"', json)
 
 
@@ -193,9 +199,9 @@ MONSTERS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
 }
 
 
-def test_monsters_get_the_same_verdict_on_both_databases_and_their_neighbours_go_on(runtime: Runtime) -> None:
+def test_extreme_events_get_the_same_result_on_both_databases_and_other_events_are_applied(runtime: Runtime) -> None:
     for make, _ in MONSTERS.values():
-        append_raw(runtime, HOME, make(), body(event()))
+        append_raw(runtime, TENANT_PARTITION, make(), body(event()))
     drain_all(runtime)
     expected = [reason for _, reason in MONSTERS.values() if reason is not None]
     assert open_reasons(runtime) == expected
@@ -203,73 +209,76 @@ def test_monsters_get_the_same_verdict_on_both_databases_and_their_neighbours_go
     assert totals(runtime)["applied"] == applied
     assert dump(runtime.reader)["analysis_trend"][0][2] == applied
     lengths = [len(make()) for make, reason in MONSTERS.values() if reason is not None]
-    assert [letter.body_length for letter in letters(runtime)] == lengths
-    assert max(len(letter.body) for letter in letters(runtime)) == 65_536
+    assert [dead_letter.body_length for dead_letter in stored_dead_letters(runtime)] == lengths
+    assert max(len(dead_letter.body) for dead_letter in stored_dead_letters(runtime)) == 65_536
 
 
-def test_bad_entries_are_parked_with_their_reason_and_stop_nobody(runtime: Runtime) -> None:
+def test_bad_entries_are_parked_with_their_reason_and_other_events_are_applied(runtime: Runtime) -> None:
     bad = bad_entries()
     for raw in bad.values():
-        append_raw(runtime, HOME, body(event()), raw)
-    append_raw(runtime, HOME, body(event()))
+        append_raw(runtime, TENANT_PARTITION, body(event()), raw)
+    append_raw(runtime, TENANT_PARTITION, body(event()))
     drain_all(runtime)
     assert open_reasons(runtime) == [reason.value for reason in bad]
     assert totals(runtime) == {"read": 15, "applied": 8, "duplicates": 0, "dead_lettered": 7, "lost": 0}
-    for letter, raw in zip(letters(runtime), bad.values(), strict=True):
-        assert letter.body == raw[:65_536]
-        assert letter.body_length == len(raw)
-        assert letter.partition == HOME
-        assert letter.times_seen == 1
-        assert letter.first_seen_us == letter.last_seen_us == letter.position.ms * 1000
+    for dead_letter, raw in zip(stored_dead_letters(runtime), bad.values(), strict=True):
+        assert dead_letter.body == raw[:65_536]
+        assert dead_letter.body_length == len(raw)
+        assert dead_letter.partition == TENANT_PARTITION
+        assert dead_letter.times_seen == 1
+        assert dead_letter.first_seen_us == dead_letter.last_seen_us == dead_letter.position.ms * 1000
 
 
-def test_a_letter_knows_whose_it_is_where_the_entry_says_so(runtime: Runtime) -> None:
+def test_a_dead_letter_has_the_tenant_and_event_id_that_its_entry_names(runtime: Runtime) -> None:
     made = event("watchdog.toggled.v1", {"enabled": "yes"})
-    append_raw(runtime, HOME, body(made), b"{}")
+    append_raw(runtime, TENANT_PARTITION, body(made), b"{}")
     drain_all(runtime)
-    assert [(letter.tenant_id, letter.event_id) for letter in letters(runtime)] == [(TENANT, made["id"]), (None, None)]
+    assert [(dead_letter.tenant_id, dead_letter.event_id) for dead_letter in stored_dead_letters(runtime)] == [
+        (TENANT, made["id"]),
+        (None, None),
+    ]
 
 
-def test_an_entry_without_the_field_event_is_kept_for_people_to_see(runtime: Runtime) -> None:
-    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"payload": b"\xff", "other": "1"})
+def test_an_entry_without_the_field_event_is_stored_readably(runtime: Runtime) -> None:
+    runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"payload": b"\xff", "other": "1"})
     drain_all(runtime)
-    (letter,) = letters(runtime)
-    assert (letter.reason, letter.detail) == ("not_an_event", "the entry has no field `event`")
-    assert letter.body == b'{"other": "1", "payload": "\\\\xff"}'
+    (dead_letter,) = stored_dead_letters(runtime)
+    assert (dead_letter.reason, dead_letter.detail) == ("not_an_event", "the entry has no field `event`")
+    assert dead_letter.body == b'{"other": "1", "payload": "\\\\xff"}'
 
 
 def test_other_fields_of_an_entry_are_ignored(runtime: Runtime) -> None:
-    runtime.stream.redis.xadd(f"events:{{{HOME}}}", {"trace": "x", "event": body(event())})
+    runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"trace": "x", "event": body(event())})
     drain_all(runtime)
     assert totals(runtime)["applied"] == 1
 
 
-def test_a_letter_seen_again_raises_its_count(runtime: Runtime) -> None:
-    append_raw(runtime, HOME, b"nonsense", b"nonsense", b"other")
+def test_a_dead_letter_seen_again_increases_its_count(runtime: Runtime) -> None:
+    append_raw(runtime, TENANT_PARTITION, b"nonsense", b"nonsense", b"other")
     drain_all(runtime)
-    append_raw(runtime, HOME, b"nonsense")
+    append_raw(runtime, TENANT_PARTITION, b"nonsense")
     drain_all(runtime)
-    assert sorted(letter.times_seen for letter in letters(runtime)) == [1, 3]
+    assert sorted(dead_letter.times_seen for dead_letter in stored_dead_letters(runtime)) == [1, 3]
     assert totals(runtime)["dead_lettered"] == 4
 
 
-def test_a_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime) -> None:
-    elsewhere = (HOME + 1) % 4
+def test_a_dead_letter_closes_in_the_transaction_that_applies_its_event(runtime: Runtime) -> None:
+    elsewhere = (TENANT_PARTITION + 1) % 4
     made, changed = event(), event()
     append_raw(runtime, elsewhere, body(made), body(changed))
     drain_all(runtime)
     assert open_reasons(runtime) == ["wrong_partition", "wrong_partition"]
     append(runtime, made, changed | {"extra": 1})
     drain_all(runtime)
-    assert [letter.state for letter in letters(runtime)] == ["applied", "open"]
+    assert [dead_letter.state for dead_letter in stored_dead_letters(runtime)] == ["applied", "open"]
 
 
-def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_any_size_produce_identical_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     append(runtime, *mixed(150))
     monkeypatch.setattr(batch_size, "ENTRIES_MAX", 7)
     for partition in range(4):
         run(
-            Drainer(runtime, partition, pace=BatchSize(count=1)),
+            Drainer(runtime, partition, batch_size=BatchSize(count=1)),
             Lease(runtime.queue.connection, partition),
             budget_s=60,
         )
@@ -278,8 +287,8 @@ def test_batches_of_any_size_come_to_the_same(runtime: Runtime, monkeypatch: pyt
 
 def test_the_checkpoint_is_compared_under_the_lock(runtime: Runtime) -> None:
     append(runtime, event())
-    slow = Drainer(runtime, HOME)
-    batch = slow.intake.take(slow.checkpoint())
+    slow = Drainer(runtime, TENANT_PARTITION)
+    batch = slow.reader.next_batch(slow.checkpoint())
     assert batch is not None
     drain_all(runtime)
     with pytest.raises(StaleClaimError):
@@ -287,68 +296,68 @@ def test_the_checkpoint_is_compared_under_the_lock(runtime: Runtime) -> None:
     assert totals(runtime)["applied"] == 1
 
 
-def test_the_same_position_of_another_epoch_is_another_place(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
+def test_the_same_position_in_another_epoch_is_another_checkpoint(runtime: Runtime) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
     for life in range(2):
         runtime.stream.redis.delete(key)
         runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS}-0")
         if life == 0:
             drain_all(runtime)
             runtime.stream.redis.xadd(key, {"event": body(event())})
-            slow = Drainer(runtime, HOME)
+            slow = Drainer(runtime, TENANT_PARTITION)
             at = slow.checkpoint()
-            batch = slow.intake.take(at)
+            batch = slow.reader.next_batch(at)
     drain_all(runtime)
-    before = checkpoints(runtime)[HOME]
+    before = checkpoints(runtime)[TENANT_PARTITION]
     assert (before.epoch, before.position) == (1, at.position)
     assert batch is not None
     with pytest.raises(StaleClaimError):
         apply(runtime.writer, PROJECTIONS, batch)
-    assert checkpoints(runtime)[HOME] == before
+    assert checkpoints(runtime)[TENANT_PARTITION] == before
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_claim_is_held_until_the_transaction_ends(runtime: Runtime) -> None:
-    at = checkpoints(runtime)[HOME]
+    at = checkpoints(runtime)[TENANT_PARTITION]
     with runtime.writer.begin() as holder, runtime.writer.connect() as other:
-        checkpoint.claim(holder, at)
+        checkpoint_table.claim(holder, at)
         other.exec_driver_sql("SET lock_timeout = '50ms'")
         with pytest.raises(OperationalError, match="lock timeout"):
-            checkpoint.claim(other, at)
+            checkpoint_table.claim(other, at)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("limit", ["idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout"])
-def test_no_session_may_hold_a_claim_or_wait_for_one_for_long(runtime: Runtime, limit: str) -> None:
+def test_sessions_have_timeouts_for_holding_a_claim_and_for_waiting_for_one(runtime: Runtime, limit: str) -> None:
     with runtime.writer.connect() as connection:
         limit_ms = int(connection.scalar(text("SELECT setting FROM pg_settings WHERE name = :name"), {"name": limit}))
     assert 0 < limit_ms <= 30_000
 
 
-def test_a_transaction_that_fails_at_its_very_end_leaves_nothing_behind(runtime: Runtime) -> None:
+def test_a_transaction_that_fails_at_its_end_leaves_no_trace(runtime: Runtime) -> None:
     def everything() -> dict[str, list[tuple[Any, ...]]]:
-        return dump(runtime.reader, [*READ_MODELS, event_log.table, dead_letters.table, checkpoint.table])
+        return dump(runtime.reader, [*READ_MODELS, event_log.table, dead_letters.table, checkpoint_table.table])
 
-    append_raw(runtime, (HOME + 1) % 4, b"nonsense")
+    append_raw(runtime, (TENANT_PARTITION + 1) % 4, b"nonsense")
     drain_all(runtime)
     before = everything()
-    with runtime.writer.begin() as connection:  # one checkpoint that has read anything is enough
+    with runtime.writer.begin() as connection:  # one checkpoint with read entries is enough
         connection.exec_driver_sql("CREATE UNIQUE INDEX no_second ON checkpoint ((read > 0)) WHERE read > 0")
     (first,) = append(runtime, event("project.created.v1"))
-    append_raw(runtime, HOME, b"nonsense", body(event("watchdog.evaluated.v1")))
+    append_raw(runtime, TENANT_PARTITION, b"nonsense", body(event("watchdog.evaluated.v1")))
     with pytest.raises(IntegrityError, match="no_second"):
-        Drainer(runtime, HOME, pace=BatchSize(count=16)).step()
+        Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=16)).step()
     assert everything() == before
-    assert runtime.stream.projected([HOME])[HOME].position < first.position
+    assert runtime.stream.projected([TENANT_PARTITION])[TENANT_PARTITION].position < first.position
     with runtime.writer.begin() as connection:
         connection.exec_driver_sql("DROP INDEX no_second")
     drain_all(runtime)
     assert totals(runtime) == {"read": 4, "applied": 2, "duplicates": 0, "dead_lettered": 2, "lost": 0}
-    assert [letter.times_seen for letter in letters(runtime)] == [2]
+    assert [dead_letter.times_seen for dead_letter in stored_dead_letters(runtime)] == [2]
 
 
-def test_a_drain_that_was_overtaken_goes_on_from_where_the_other_is(runtime: Runtime) -> None:
-    slow = Drainer(runtime, HOME)
+def test_a_drain_that_was_overtaken_continues_from_the_checkpoint_of_the_other(runtime: Runtime) -> None:
+    slow = Drainer(runtime, TENANT_PARTITION)
     append(runtime, event())
     slow.step()
     append(runtime, event())
@@ -365,15 +374,15 @@ def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
     errors: list[BaseException] = []
 
     def work() -> None:
-        # No lease between them: the claim alone must keep them apart.
-        drainer = Drainer(runtime, HOME, pace=BatchSize(count=5))
+        # No lease protects them: the claim alone must separate them.
+        drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=5))
         while True:
             try:
                 if drainer.step():
                     return
             except StaleClaimError:
                 continue
-            except OperationalError:  # SQLite is busy now and then
+            except OperationalError:  # SQLite is sometimes busy
                 continue
             except BaseException as error:
                 errors.append(error)
@@ -390,7 +399,7 @@ def test_many_drains_at_once_count_each_event_once(runtime: Runtime) -> None:
 
 
 def failing(poison: str) -> Any:
-    """Return the project projection with a bug that shows on one event only."""
+    """Return the project projection with a bug that affects one event only."""
 
     def fold(row: project.Project, made: Any) -> project.Project:
         if isinstance(made.data, WatchdogToggled) and made.id == poison:
@@ -400,47 +409,47 @@ def failing(poison: str) -> Any:
     return replace(project.projection, fold=fold)
 
 
-def test_an_event_that_a_fold_fails_on_is_isolated_and_parked_alone(runtime: Runtime) -> None:
+def test_an_event_whose_fold_fails_is_isolated_and_parked_alone(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, *(event() for _ in range(40)), poison, *(event() for _ in range(40)))
-    drain_all(with_projections(runtime, *in_place(failing(poison["id"]))))
+    drain_all(with_projections(runtime, *projections_with(failing(poison["id"]))))
     assert open_reasons(runtime) == ["fold_failed"]
-    assert letters(runtime)[0].event_id == poison["id"]
-    assert "projection project failed with KeyError" in letters(runtime)[0].detail
+    assert stored_dead_letters(runtime)[0].event_id == poison["id"]
+    assert "projection project failed with KeyError" in stored_dead_letters(runtime)[0].detail
     assert totals(runtime) == {"read": 81, "applied": 80, "duplicates": 0, "dead_lettered": 1, "lost": 0}
 
 
-def test_a_poison_event_at_the_very_start_takes_nobody_with_it(runtime: Runtime) -> None:
+def test_a_poison_event_at_the_start_is_parked_alone(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
-    drain_all(with_projections(runtime, *in_place(failing(poison["id"]))))
-    assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
+    drain_all(with_projections(runtime, *projections_with(failing(poison["id"]))))
+    assert [dead_letter.event_id for dead_letter in stored_dead_letters(runtime)] == [poison["id"]]
     assert totals(runtime)["applied"] == 2
 
 
-def test_suspicion_never_passes_to_the_next_event(runtime: Runtime) -> None:
+def test_the_event_after_a_poison_event_is_not_suspected(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1")
     append(runtime, poison, event("watchdog.toggled.v1"), event("watchdog.toggled.v1"))
-    broken = with_projections(runtime, *in_place(failing(poison["id"])))
-    slow = Drainer(broken, HOME, pace=BatchSize(count=1))
+    broken = with_projections(runtime, *projections_with(failing(poison["id"])))
+    slow = Drainer(broken, TENANT_PARTITION, batch_size=BatchSize(count=1))
     for _ in range(2):
         with pytest.raises(FoldError) as caught:
             slow.step()
-        slow.blame(caught.value)
-    drain_all(broken)  # another drain parks it meanwhile
+        slow.recovery.isolate(caught.value, slow.attempted)
+    drain_all(broken)  # another drain parks it
     append(runtime, event("watchdog.toggled.v1"))
     while not slow.step():
         pass
-    assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
+    assert [dead_letter.event_id for dead_letter in stored_dead_letters(runtime)] == [poison["id"]]
     assert totals(runtime)["applied"] == 3
 
 
 @pytest.mark.parametrize("part", ["key", "load", "dump", "new"])
-def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: Runtime, part: str) -> None:
+def test_a_failure_in_any_part_of_a_projection_parks_the_event(runtime: Runtime, part: str) -> None:
     append(runtime, event("project.created.v1"))
     drain_all(runtime)
     where = "11111111-1111-4111-8111-111111111111" if part == "new" else PROJECT
-    poison = event("project.updated.v1", projectid=where, time=time_text(NOW_US))
+    poison = event("project.updated.v1", projectid=where, time=format_time(NOW_US))
     append(runtime, event(), poison, event())
 
     def fails(*arguments: Any) -> Any:
@@ -449,27 +458,27 @@ def test_any_part_of_a_projection_that_fails_is_held_against_the_event(runtime: 
         return project_key(*arguments)
 
     parts: dict[str, Any] = {part: fails}
-    drain_all(with_projections(runtime, *in_place(replace(project.projection, **parts))))
-    assert [letter.event_id for letter in letters(runtime)] == [poison["id"]]
+    drain_all(with_projections(runtime, *projections_with(replace(project.projection, **parts))))
+    assert [dead_letter.event_id for dead_letter in stored_dead_letters(runtime)] == [poison["id"]]
     assert totals(runtime)["applied"] == 3
 
 
-def test_a_release_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Runtime) -> None:
+def test_a_release_that_fails_for_most_tenants_parks_almost_nothing(runtime: Runtime) -> None:
     def fails(_row: Any, _event: Any) -> Any:
         raise KeyError("a bad release")
 
     tenants = [f"t{number}" for number in range(60)]
     append(runtime, *(event("watchdog.toggled.v1", tenantid=tenant) for tenant in tenants))
-    broken = with_projections(runtime, *in_place(replace(project.projection, fold=fails)))
+    broken = with_projections(runtime, *projections_with(replace(project.projection, fold=fails)))
     shared = CircuitBreaker()
     for _ in range(3):
         for partition in range(4):
             run(Drainer(broken, partition, breaker=shared), Lease(runtime.queue.connection, partition), budget_s=5)
     assert totals(runtime) == {"read": 1, "applied": 0, "duplicates": 0, "dead_lettered": 1, "lost": 0}
     assert str(circuit_breaker.read(runtime.queue.connection)).endswith("projection project failed with KeyError")
-    assert any("breaker is open" in problem for problem in read_status(runtime).problems())
+    assert any("breaker is open" in problem for problem in problems.all_problems(read_status(runtime)))
     runtime.queue.connection.delete(*(f"projector:drain-lease:{{{partition}}}" for partition in range(4)))
-    drain_all(runtime)  # the release is mended
+    drain_all(runtime)  # the release is fixed
     assert totals(runtime)["applied"] == 59
 
 
@@ -483,32 +492,32 @@ def test_one_tenants_poison_cannot_open_the_breaker(runtime: Runtime) -> None:
             raise KeyError("bug")
         return project.fold(row, each)
 
-    drain_all(with_projections(runtime, *in_place(replace(project.projection, fold=fold))))
-    assert {letter.event_id for letter in letters(runtime)} == poison
+    drain_all(with_projections(runtime, *projections_with(replace(project.projection, fold=fold))))
+    assert {dead_letter.event_id for dead_letter in stored_dead_letters(runtime)} == poison
     assert totals(runtime)["applied"] == 6
 
 
-def test_a_time_beyond_the_year_9999_is_in_the_future_and_stops_nobody(runtime: Runtime) -> None:
+def test_a_time_beyond_the_year_9999_is_in_the_future_and_other_events_are_applied(runtime: Runtime) -> None:
     append(runtime, event(), event(time="9999-12-31T23:59:59-23:59"), event())
     drain_all(runtime)
     assert open_reasons(runtime) == ["time_in_future"]
     assert totals(runtime)["applied"] == 2
 
 
-def test_what_is_the_future_is_decided_by_the_entrys_own_id_not_by_who_reads_it_when(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
-    early = [NOW_MS - 3_600_000, NOW_MS - 3_599_999]  # the first is a batch alone, the others are one
+def test_the_entry_id_decides_whether_a_time_is_in_the_future(runtime: Runtime) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
+    early = [NOW_MS - 3_600_000, NOW_MS - 3_599_999]  # the first is a batch of its own, the others are one batch
     for at_ms in (*early, NOW_MS):
         runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{at_ms}-0")
     drain_all(runtime)
-    assert sorted((letter.position.ms, letter.reason) for letter in letters(runtime)) == [
+    assert sorted((dead_letter.position.ms, dead_letter.reason) for dead_letter in stored_dead_letters(runtime)) == [
         (at_ms, "time_in_future") for at_ms in early
     ]
     assert totals(runtime)["applied"] == 1
 
 
-def test_an_entry_id_beyond_63_bits_stops_nobody(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
+def test_an_entry_id_beyond_63_bits_does_not_stop_other_entries(runtime: Runtime) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
     for id_, raw in (
         ("9223372036854776-5", b"bad"),
         (f"{2**63}-{2**64 - 1}", body(event())),
@@ -516,55 +525,58 @@ def test_an_entry_id_beyond_63_bits_stops_nobody(runtime: Runtime) -> None:
     ):
         runtime.stream.redis.xadd(key, {"event": raw}, id=id_)
     drain_all(runtime)
-    assert checkpoints(runtime)[HOME].position == Position(2**64 - 2, 7)
+    assert checkpoints(runtime)[TENANT_PARTITION].position == Position(2**64 - 2, 7)
     assert totals(runtime) == {"read": 3, "applied": 1, "duplicates": 0, "dead_lettered": 2, "lost": 0}
     runtime.stream.redis.xadd(key, {"event": body(event())})
     drain_all(runtime)
     assert totals(runtime)["applied"] == 2
-    assert max(letter.position for letter in letters(runtime)) == Position(2**64 - 2, 7)
+    assert max(dead_letter.position for dead_letter in stored_dead_letters(runtime)) == Position(2**64 - 2, 7)
 
 
-def test_a_letter_of_an_event_that_is_applied_does_not_open_again(runtime: Runtime) -> None:
+def test_a_dead_letter_of_an_applied_event_does_not_open_again(runtime: Runtime) -> None:
     made = event()
     append(runtime, made)
     drain_all(runtime)
-    append_raw(runtime, (HOME + 1) % 4, body(made), body(made | {"extra": 1}))
+    append_raw(runtime, (TENANT_PARTITION + 1) % 4, body(made), body(made | {"extra": 1}))
     drain_all(runtime)
-    assert [letter.state for letter in letters(runtime)] == ["applied", "open"]
-    append_raw(runtime, (HOME + 1) % 4, body(made))
+    assert [dead_letter.state for dead_letter in stored_dead_letters(runtime)] == ["applied", "open"]
+    append_raw(runtime, (TENANT_PARTITION + 1) % 4, body(made))
     drain_all(runtime)
-    assert sorted((letter.state, letter.times_seen) for letter in letters(runtime)) == [("applied", 2), ("open", 1)]
+    assert sorted((dead_letter.state, dead_letter.times_seen) for dead_letter in stored_dead_letters(runtime)) == [
+        ("applied", 2),
+        ("open", 1),
+    ]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_stray_event_applied_at_home_at_the_same_moment_leaves_no_open_letter(
+def test_a_misrouted_event_applied_concurrently_in_its_owner_partition_leaves_no_open_dead_letter(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = event()
     append(runtime, made)
-    append_raw(runtime, (HOME + 1) % 4, body(made))
+    append_raw(runtime, (TENANT_PARTITION + 1) % 4, body(made))
     at_home, astray = threading.Event(), threading.Event()
-    advance, claim = checkpoint.advance, checkpoint.claim
+    advance, claim = checkpoint_table.advance, checkpoint_table.claim
 
     def advance_slowly(connection: Connection, to: Checkpoint) -> None:
         advance(connection, to)
-        if to.partition == HOME:
+        if to.partition == TENANT_PARTITION:
             at_home.set()
             assert astray.wait(20)
-            wait_until(lambda: _waits_for_a_lock(runtime), "the other waits for the claim")
+            wait_until(lambda: _waits_for_a_lock(runtime), "the other session waits for the claim")
 
     def claim_loudly(*arguments: Any) -> Any:
         astray.set()
         return claim(*arguments)
 
-    monkeypatch.setattr(checkpoint, "advance", advance_slowly)
-    home = threading.Thread(target=Drainer(runtime, HOME).step)
-    home.start()
+    monkeypatch.setattr(checkpoint_table, "advance", advance_slowly)
+    owner = threading.Thread(target=Drainer(runtime, TENANT_PARTITION).step)
+    owner.start()
     assert at_home.wait(20)
-    monkeypatch.setattr(checkpoint, "claim", claim_loudly)
-    Drainer(runtime, (HOME + 1) % 4).step()
-    home.join()
-    assert [letter.state for letter in letters(runtime)] == ["applied"]
+    monkeypatch.setattr(checkpoint_table, "claim", claim_loudly)
+    Drainer(runtime, (TENANT_PARTITION + 1) % 4).step()
+    owner.join()
+    assert [dead_letter.state for dead_letter in stored_dead_letters(runtime)] == ["applied"]
     assert totals(runtime)["applied"] == 1
 
 
@@ -573,31 +585,31 @@ def _waits_for_a_lock(runtime: Runtime) -> bool:
         return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-def test_an_empty_field_keeps_its_empty_bytes(runtime: Runtime) -> None:
-    append_raw(runtime, HOME, b"")
+def test_an_empty_field_is_stored_as_empty_bytes(runtime: Runtime) -> None:
+    append_raw(runtime, TENANT_PARTITION, b"")
     drain_all(runtime)
-    (letter,) = letters(runtime)
-    assert (letter.reason, letter.body, letter.body_length) == ("not_json", b"", 0)
+    (dead_letter,) = stored_dead_letters(runtime)
+    assert (dead_letter.reason, dead_letter.body, dead_letter.body_length) == ("not_json", b"", 0)
 
 
 def test_large_entries_make_the_next_batch_smaller(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_size, "BYTES_MAX", 200_000)
-    append_raw(runtime, HOME, *[b"x" * 20_000] * 40)
-    drainer = Drainer(runtime, HOME)
+    append_raw(runtime, TENANT_PARTITION, *[b"x" * 20_000] * 40)
+    drainer = Drainer(runtime, TENANT_PARTITION)
     drainer.step()
-    assert drainer.pace.count <= 10
+    assert drainer.batch_size.count <= 10
     while not drainer.step():
-        assert drainer.pace.count <= 10
+        assert drainer.batch_size.count <= 10
     assert totals(runtime)["dead_lettered"] == 40
 
 
 def with_memory_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: int) -> list[int]:
-    """Let no more entries be read at once; returns, as it grows, how many each read that failed was to bring."""
+    """Let reads of more entries fail; returns a growing list of the sizes of failed reads."""
     read_from, failed = Stream.read_from, list[int]()
 
     def call(stream: Stream, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
-        if (behind := count - (position != START)) > entries:
-            failed.append(behind)
+        if (wanted := count - (position != START)) > entries:
+            failed.append(wanted)
             raise MemoryError
         return read_from(stream, partition, position, count, other)
 
@@ -607,42 +619,44 @@ def with_memory_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: 
 
 
 @pytest.mark.parametrize(("entries", "too_many"), [(1, [64, 32, 16, 8, 4, 2]), (30, [64, 32])])
-def test_where_memory_stays_short_a_batch_is_halved_until_it_fits_and_the_next_are_no_larger(
+def test_a_batch_too_large_for_memory_is_halved_until_it_fits_and_later_batches_are_no_larger(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: int, too_many: list[int]
 ) -> None:
     failed = with_memory_for(runtime, monkeypatch, entries)
-    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME), budget_s=60)
+    run(Drainer(runtime, TENANT_PARTITION), Lease(runtime.queue.connection, TENANT_PARTITION), budget_s=60)
     assert (totals(runtime)["applied"], failed) == (300, too_many)
 
 
-def test_an_entry_that_does_not_fit_alone_is_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_does_not_fit_alone_is_retried_with_pauses(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failed = with_memory_for(runtime, monkeypatch, entries=0)
-    drainer = Drainer(runtime, HOME, pace=BatchSize(count=1))
-    run(drainer, Lease(runtime.queue.connection, HOME), budget_s=2)
+    drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=1))
+    run(drainer, Lease(runtime.queue.connection, TENANT_PARTITION), budget_s=2)
     assert 1 <= len(failed) < 6
-    assert drainer.pace.waits_in_a_row == len(failed)
+    assert drainer.batch_size.consecutive_waits == len(failed)
 
 
-def test_the_steps_down_to_an_entry_that_does_not_fit_make_its_first_wait_no_longer() -> None:
+def test_halving_down_to_an_entry_that_does_not_fit_does_not_lengthen_its_first_pause() -> None:
     short = BatchSize(count=batch_size.ENTRIES_MAX)
-    while short.take_on_less():
-        assert short.failed_in_a_row <= batch_size.NARROWING_STEPS_MAX
+    while short.shrink_for_memory():
+        assert short.consecutive_failures <= batch_size.NARROWING_STEPS_MAX
     assert short.count == 1
-    assert short.back_off_s() <= batch_size.BACK_OFF_FIRST_S
+    assert short.next_pause_s() <= batch_size.BACK_OFF_FIRST_S
 
 
-def test_after_a_while_memory_is_believed_to_be_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_while_batches_grow_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [0.0]
     monkeypatch.setattr(batch_size, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     short, done = BatchSize(count=16), StreamSlice([], StreamEnd(None, 0, 0))
-    assert short.take_on_less()
-    assert (short.count, short.count_after(done)) == (8, 8)
+    assert short.shrink_for_memory()
+    assert (short.count, short.next_count(done)) == (8, 8)
     now_s[0] = batch_size.MEMORY_SHORT_S
-    assert short.count_after(done) == 8 * 8 * batch_size.FASTER
+    assert short.next_count(done) == 8 * 8 * batch_size.GROWTH_FACTOR
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("disk"), ConnectionError(), TimeoutError()])
-def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, error: Exception) -> None:
+def test_external_errors_park_nothing_even_when_a_fold_raises_them(runtime: Runtime, error: Exception) -> None:
     failures = iter([error] * 12)
 
     def fold(row: project.Project, made: Any) -> project.Project:
@@ -653,40 +667,42 @@ def test_the_worlds_errors_park_nothing_even_out_of_a_fold(runtime: Runtime, err
     append(runtime, event("watchdog.toggled.v1"))
     world = with_projections(runtime, replace(project.projection, fold=fold))
     for _ in range(12):
-        drainer = Drainer(world, HOME, pace=BatchSize(count=1))
-        run(drainer, Lease(runtime.queue.connection, HOME), budget_s=0.2)
-        runtime.stream.redis.delete(f"projector:drain-lease:{{{HOME}}}")
+        drainer = Drainer(world, TENANT_PARTITION, batch_size=BatchSize(count=1))
+        run(drainer, Lease(runtime.queue.connection, TENANT_PARTITION), budget_s=0.2)
+        runtime.stream.redis.delete(f"projector:drain-lease:{{{TENANT_PARTITION}}}")
     drain_all(world)
-    assert letters(runtime) == []
+    assert stored_dead_letters(runtime) == []
     assert totals(runtime)["applied"] == 1
 
 
-def test_a_database_that_is_away_parks_nothing(runtime: Runtime) -> None:
+def test_an_unreachable_database_parks_nothing(runtime: Runtime) -> None:
     append(runtime, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    same_worker = BatchSize(count=1)  # it remembers whom it suspects
+    size, suspect = BatchSize(count=1), PoisonSuspect()  # the state of one worker
     for _ in range(3):
-        away = Drainer(replace(runtime, writer=nowhere), HOME, same_worker)
-        run(away, Lease(runtime.queue.connection, HOME), budget_s=0.5)
-        runtime.stream.redis.delete(f"projector:drain-lease:{{{HOME}}}")
-    run(Drainer(runtime, HOME, same_worker), Lease(runtime.queue.connection, HOME))
-    assert letters(runtime) == []
+        away = Drainer(replace(runtime, writer=nowhere), TENANT_PARTITION, size, poison=suspect)
+        run(away, Lease(runtime.queue.connection, TENANT_PARTITION), budget_s=0.5)
+        runtime.stream.redis.delete(f"projector:drain-lease:{{{TENANT_PARTITION}}}")
+    run(Drainer(runtime, TENANT_PARTITION, size, poison=suspect), Lease(runtime.queue.connection, TENANT_PARTITION))
+    assert stored_dead_letters(runtime) == []
     assert totals(runtime)["applied"] == 1
 
 
-def test_a_stream_deleted_and_filled_again_starts_a_new_epoch(runtime: Runtime) -> None:
+def test_a_stream_deleted_and_refilled_starts_a_new_epoch(runtime: Runtime) -> None:
     made = [event() for _ in range(5)]
     append(runtime, *made)
     drain_all(runtime)
-    runtime.stream.redis.delete(f"events:{{{HOME}}}")
+    runtime.stream.redis.delete(f"events:{{{TENANT_PARTITION}}}")
     append(runtime, *made[:2], event())
     drain_all(runtime)
-    at = checkpoints(runtime)[HOME]
+    at = checkpoints(runtime)[TENANT_PARTITION]
     assert (at.epoch, at.read, at.applied, at.duplicates, at.lost) == (1, 8, 6, 2, 0)
 
 
-def test_a_stream_restored_older_is_noticed_even_when_its_ids_overtake(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
+def test_a_stream_restored_from_an_older_copy_is_noticed_even_after_its_ids_pass_the_checkpoint(
+    runtime: Runtime,
+) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
     first = event()
     runtime.stream.redis.xadd(key, {"event": body(first)}, id=f"{NOW_MS + 1000}-0")
     runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS + 2000}-0")
@@ -697,13 +713,13 @@ def test_a_stream_restored_older_is_noticed_even_when_its_ids_overtake(runtime: 
     for made, id_ in ((below, f"{NOW_MS + 1500}-0"), (same, f"{NOW_MS + 2000}-0"), (above, f"{NOW_MS + 3000}-0")):
         runtime.stream.redis.xadd(key, {"event": body(made)}, id=id_)
     drain_all(runtime)
-    at = checkpoints(runtime)[HOME]
+    at = checkpoints(runtime)[TENANT_PARTITION]
     assert (at.epoch, at.applied, at.duplicates, at.position) == (1, 5, 1, Position(NOW_MS + 3000, 0))
 
 
 @pytest.mark.parametrize("with_checkpoint_entry", [True, False])
-def test_what_redis_lost_unread_is_counted_and_the_rest_goes_on(runtime: Runtime, with_checkpoint_entry: bool) -> None:
-    key = f"events:{{{HOME}}}"
+def test_entries_lost_unread_are_counted_and_the_rest_is_applied(runtime: Runtime, with_checkpoint_entry: bool) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
     for number in range(1, 4):
         runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{NOW_MS + number}-0")
     drain_all(runtime)
@@ -714,57 +730,60 @@ def test_what_redis_lost_unread_is_counted_and_the_rest_goes_on(runtime: Runtime
     else:
         runtime.stream.redis.xtrim(key, minid=f"{NOW_MS + 6}-0", approximate=False)
     drain_all(runtime)
-    at = checkpoints(runtime)[HOME]
+    at = checkpoints(runtime)[TENANT_PARTITION]
     assert (at.applied, at.lost, at.position) == (6, 2, Position(NOW_MS + 8, 0))
-    end = runtime.stream.ends()[HOME]
+    end = runtime.stream.ends()[TENANT_PARTITION]
     assert at.added_offset + end.added == at.read + at.lost
 
 
 def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
+    key = f"events:{{{TENANT_PARTITION}}}"
     append(runtime, *(event() for _ in range(3)))
     drain_all(runtime)
     append(runtime, *(event() for _ in range(5)))
     runtime.stream.redis.xtrim(key, maxlen=0, approximate=False)
-    assert drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
-    assert (read_status(runtime).partitions[HOME].lost, read_status(runtime).partitions[HOME].in_flight) == (5, 0)
+    assert drainer.needs_drain(checkpoints(runtime)[TENANT_PARTITION], runtime.stream.ends()[TENANT_PARTITION])
+    assert (
+        read_status(runtime).partitions[TENANT_PARTITION].lost,
+        read_status(runtime).partitions[TENANT_PARTITION].in_flight,
+    ) == (5, 0)
     drain_all(runtime)
     assert totals(runtime) == {"read": 3, "applied": 3, "duplicates": 0, "dead_lettered": 0, "lost": 5}
-    assert not drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert not drainer.needs_drain(checkpoints(runtime)[TENANT_PARTITION], runtime.stream.ends()[TENANT_PARTITION])
     append(runtime, event())
     drain_all(runtime)
     assert totals(runtime) == {"read": 4, "applied": 4, "duplicates": 0, "dead_lettered": 0, "lost": 5}
 
 
-def assert_law(runtime: Runtime) -> None:
+def assert_counters_add_up(runtime: Runtime) -> None:
     """docs/reference/events.md#guarantees, G1."""
-    home = read_status(runtime).partitions[HOME]
-    assert home.read == home.applied + home.duplicates + home.dead_lettered
-    assert home.added == home.read + home.in_flight + home.lost
-    assert home.in_flight >= 0
+    owner = read_status(runtime).partitions[TENANT_PARTITION]
+    assert owner.read == owner.applied + owner.duplicates + owner.dead_lettered
+    assert owner.added == owner.read + owner.in_flight + owner.lost
+    assert owner.in_flight >= 0
 
 
 def assert_all_is_read(runtime: Runtime) -> None:
-    """What the law says is no longer in flight does not wait in the stream either."""
-    home = read_status(runtime).partitions[HOME]
-    assert home.in_flight == 0
-    assert runtime.stream.redis.xrange(f"events:{{{HOME}}}", min=f"({home.position}") == []
-    assert not drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    """When no counter shows entries in flight, none is left unread in the stream."""
+    owner = read_status(runtime).partitions[TENANT_PARTITION]
+    assert owner.in_flight == 0
+    assert runtime.stream.redis.xrange(f"events:{{{TENANT_PARTITION}}}", min=f"({owner.position}") == []
+    assert not drainer.needs_drain(checkpoints(runtime)[TENANT_PARTITION], runtime.stream.ends()[TENANT_PARTITION])
 
 
-class Stranger:
-    """Somebody who tampers with a stream: 10 entries are read, 20 more were seen waiting, and then things happen."""
+class TamperedStream:
+    """A stream with 10 read entries and 20 more that were seen, which tests then tamper with."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.redis = runtime.stream.redis
-        self.key = f"events:{{{HOME}}}"
+        self.key = f"events:{{{TENANT_PARTITION}}}"
         self.add(*range(10))
         drain_all(runtime)
         self.add(*range(10, 30))
-        drainer = Drainer(runtime, HOME, pace=BatchSize(count=1))
+        drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=1))
         drainer.step()
-        assert checkpoints(runtime)[HOME].read == 11
+        assert checkpoints(runtime)[TENANT_PARTITION].read == 11
 
     def add(self, *numbers: int) -> None:
         for number in numbers:
@@ -774,7 +793,7 @@ class Stranger:
         self.redis.xdel(self.key, *(f"{NOW_MS + number}-0" for number in numbers))
 
     def set_back_to(self, count: int) -> None:
-        """Leave the first entries as an older state of Redis has them: its counter goes back too."""
+        """Set a stream back to its first entries, with its counter, like an older state of Redis."""
         kept: Any = self.redis.xrange(self.key, count=count)
         self.redis.delete(self.key)
         for entry_id, fields in kept:
@@ -799,49 +818,49 @@ class Stranger:
         pytest.param(lambda s: s.redis.xtrim(s.key, maxlen=5, approximate=False), 16, 14, 0, id="trimmed unread"),
     ],
 )
-def test_what_was_seen_and_is_gone_is_counted_whatever_happened_to_the_stream(
-    runtime: Runtime, tamper: Callable[[Stranger], Any], read: int, lost: int, epoch: int
+def test_entries_seen_and_then_lost_are_counted_whatever_happened_to_the_stream(
+    runtime: Runtime, tamper: Callable[[TamperedStream], Any], read: int, lost: int, epoch: int
 ) -> None:
-    stranger = Stranger(runtime)
-    tamper(stranger)
-    assert_law(runtime)
+    tampered = TamperedStream(runtime)
+    tamper(tampered)
+    assert_counters_add_up(runtime)
     drain_all(runtime)
-    at = checkpoints(runtime)[HOME]
+    at = checkpoints(runtime)[TENANT_PARTITION]
     assert (at.read, at.lost, at.epoch) == (read, lost, epoch)
-    assert_law(runtime)
+    assert_counters_add_up(runtime)
     assert_all_is_read(runtime)
-    stranger.add(1000)
+    tampered.add(1000)
     drain_all(runtime)
-    after = checkpoints(runtime)[HOME]
+    after = checkpoints(runtime)[TENANT_PARTITION]
     assert (after.lost, after.position) == (lost, Position(NOW_MS + 1000, 0))
-    assert_law(runtime)
+    assert_counters_add_up(runtime)
     assert_all_is_read(runtime)
 
 
-def test_another_stream_that_is_empty_rings_for_nobody(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
+def test_an_empty_replacement_of_a_stream_enqueues_no_drain(runtime: Runtime) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
     append(runtime, *(event() for _ in range(5)))
     drain_all(runtime)
     runtime.stream.redis.delete(key)
     runtime.stream.redis.xdel(key, str(append(runtime, event())[0].position))
     drain_all(runtime)
-    at = checkpoints(runtime)[HOME]
-    assert not drainer.needs_drain(at, runtime.stream.ends()[HOME])
+    at = checkpoints(runtime)[TENANT_PARTITION]
+    assert not drainer.needs_drain(at, runtime.stream.ends()[TENANT_PARTITION])
     append(runtime, event())
     drain_all(runtime)
     assert totals(runtime)["applied"] == 6
 
 
-def test_of_two_who_settle_a_loss_at_the_same_place_one_is_too_late(runtime: Runtime) -> None:
+def test_of_two_drains_that_record_the_same_loss_one_is_refused(runtime: Runtime) -> None:
     append(runtime, event())
     drain_all(runtime)
-    slow, fast = Drainer(runtime, HOME), Drainer(runtime, HOME)
+    slow, fast = Drainer(runtime, TENANT_PARTITION), Drainer(runtime, TENANT_PARTITION)
     append(runtime, event())
-    runtime.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
-    prepared = slow.intake.take(checkpoints(runtime)[HOME])
+    runtime.stream.redis.xtrim(f"events:{{{TENANT_PARTITION}}}", maxlen=0, approximate=False)
+    prepared = slow.reader.next_batch(checkpoints(runtime)[TENANT_PARTITION])
     assert prepared is not None
     append(runtime, event())
-    runtime.stream.redis.xtrim(f"events:{{{HOME}}}", maxlen=0, approximate=False)
+    runtime.stream.redis.xtrim(f"events:{{{TENANT_PARTITION}}}", maxlen=0, approximate=False)
     fast.step()
     with pytest.raises(StaleClaimError, match=r"2 lost, not at .* 0 lost"):
         apply(runtime.writer, PROJECTIONS, prepared)
@@ -849,16 +868,16 @@ def test_of_two_who_settle_a_loss_at_the_same_place_one_is_too_late(runtime: Run
 
 
 def test_a_tail_deleted_unread_is_counted_without_another_entry(runtime: Runtime) -> None:
-    key = f"events:{{{HOME}}}"
+    key = f"events:{{{TENANT_PARTITION}}}"
     ids = [runtime.stream.redis.xadd(key, {"event": body(event())}) for _ in range(3)]
     drain_all(runtime)
     gone: Any = runtime.stream.redis.xadd(key, {"event": body(event())})
     runtime.stream.redis.xdel(key, gone)
-    assert drainer.needs_drain(checkpoints(runtime)[HOME], runtime.stream.ends()[HOME])
+    assert drainer.needs_drain(checkpoints(runtime)[TENANT_PARTITION], runtime.stream.ends()[TENANT_PARTITION])
     drain_all(runtime)
-    at = checkpoints(runtime)[HOME]
+    at = checkpoints(runtime)[TENANT_PARTITION]
     assert (at.applied, at.lost, str(at.position).encode()) == (3, 1, ids[-1])
-    assert not drainer.needs_drain(at, runtime.stream.ends()[HOME])
+    assert not drainer.needs_drain(at, runtime.stream.ends()[TENANT_PARTITION])
 
 
 def test_draining_an_empty_stream_changes_nothing(runtime: Runtime) -> None:
@@ -870,19 +889,19 @@ def test_draining_an_empty_stream_changes_nothing(runtime: Runtime) -> None:
 def test_the_hint_says_how_far_a_partition_is_projected(runtime: Runtime) -> None:
     *_, last = append(runtime, event(), event())
     drain_all(runtime)
-    progress = runtime.stream.projected([HOME])[HOME]
+    progress = runtime.stream.projected([TENANT_PARTITION])[TENANT_PARTITION]
     assert (progress.position, progress.entries) == (last.position, 2)
-    assert runtime.stream.redis.get(f"events:{{{HOME}}}:projected") == str(last.position).encode()
+    assert runtime.stream.redis.get(f"events:{{{TENANT_PARTITION}}}:projected") == str(last.position).encode()
 
 
-def test_a_drain_that_is_out_of_time_leaves_the_rest_and_frees_the_lease(runtime: Runtime) -> None:
+def test_a_drain_that_is_out_of_time_leaves_the_rest_and_releases_the_lease(runtime: Runtime) -> None:
     append(runtime, *(event() for _ in range(300)))
-    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME), budget_s=0.0)
+    run(Drainer(runtime, TENANT_PARTITION), Lease(runtime.queue.connection, TENANT_PARTITION), budget_s=0.0)
     assert totals(runtime)["read"] == 0
-    assert Lease(runtime.queue.connection, HOME).take()
+    assert Lease(runtime.queue.connection, TENANT_PARTITION).acquire()
 
 
-def test_what_arrives_while_the_lease_is_freed_is_drained_too(
+def test_entries_that_arrive_while_the_lease_is_released_are_drained_too(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, late = Lease.release, [event()]
@@ -893,40 +912,43 @@ def test_what_arrives_while_the_lease_is_freed_is_drained_too(
 
     append(runtime, event())
     monkeypatch.setattr(Lease, "release", release_late)
-    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME))
+    run(Drainer(runtime, TENANT_PARTITION), Lease(runtime.queue.connection, TENANT_PARTITION))
     assert totals(runtime)["applied"] == 2
 
 
 def test_a_drain_without_the_lease_does_nothing(runtime: Runtime) -> None:
     append(runtime, event())
-    assert Lease(runtime.queue.connection, HOME, "another").take()
-    run(Drainer(runtime, HOME), Lease(runtime.queue.connection, HOME, "mine"))
+    assert Lease(runtime.queue.connection, TENANT_PARTITION, "another").acquire()
+    run(Drainer(runtime, TENANT_PARTITION), Lease(runtime.queue.connection, TENANT_PARTITION, "mine"))
     assert totals(runtime)["read"] == 0
 
 
 def test_a_drain_that_loses_its_lease_stops_before_the_next_batch(runtime: Runtime) -> None:
     class Robbed(Drainer):
-        def step(self, *, look_ahead: bool = False) -> bool:
-            dry = super().step(look_ahead=look_ahead)
-            runtime.queue.connection.set(f"projector:drain-lease:{{{HOME}}}", "a stranger's")
+        def step(self, *, read_ahead: bool = False) -> bool:
+            dry = super().step(read_ahead=read_ahead)
+            runtime.queue.connection.set(f"projector:drain-lease:{{{TENANT_PARTITION}}}", "a stranger's")
             return dry
 
     append(runtime, *(event() for _ in range(10)))
-    run(Robbed(runtime, HOME, pace=BatchSize(count=1)), Lease(runtime.queue.connection, HOME))
+    run(
+        Robbed(runtime, TENANT_PARTITION, batch_size=BatchSize(count=1)),
+        Lease(runtime.queue.connection, TENANT_PARTITION),
+    )
     assert totals(runtime)["read"] == 1
-    assert runtime.queue.connection.get(f"projector:drain-lease:{{{HOME}}}") == b"a stranger's"
+    assert runtime.queue.connection.get(f"projector:drain-lease:{{{TENANT_PARTITION}}}") == b"a stranger's"
 
 
 def looking_ahead(runtime: Runtime) -> Drainer:
-    """Return a drain that has applied two of 400 events and has read the 256 behind them already."""
+    """Return a drain that has applied two of 400 events and prefetched the next 256."""
     append(runtime, *(event() for _ in range(400)))
-    drainer = Drainer(runtime, HOME, pace=BatchSize(count=2))
-    assert not drainer.step(look_ahead=True)
-    assert drainer.intake._ahead is not None
+    drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=2))
+    assert not drainer.step(read_ahead=True)
+    assert drainer.reader._ahead is not None
     return drainer
 
 
-def test_what_was_read_ahead_is_applied_next_and_read_only_once(
+def test_a_prefetched_batch_is_applied_next_and_read_only_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drainer = looking_ahead(runtime)
@@ -935,57 +957,57 @@ def test_what_was_read_ahead_is_applied_next_and_read_only_once(
     assert totals(runtime) == {"read": 258, "applied": 258, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
-def test_what_was_read_ahead_is_thrown_away_if_another_drain_was_there_meanwhile(runtime: Runtime) -> None:
+def test_a_prefetched_batch_is_discarded_if_another_drain_advanced_the_checkpoint(runtime: Runtime) -> None:
     drainer = looking_ahead(runtime)
-    Drainer(runtime, HOME, pace=BatchSize(count=3)).step()
+    Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=3)).step()
     with pytest.raises(StaleClaimError):
-        drainer.step(look_ahead=True)
-    while not drainer.step(look_ahead=True):
+        drainer.step(read_ahead=True)
+    while not drainer.step(read_ahead=True):
         pass
     assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
-def test_what_was_read_ahead_is_thrown_away_if_the_batch_before_it_fails(
+def test_a_prefetched_batch_is_discarded_if_the_batch_before_it_fails(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drainer = looking_ahead(runtime)
     with monkeypatch.context() as patch:
-        patch.delattr(checkpoint, "advance")
+        patch.delattr(checkpoint_table, "advance")
         with pytest.raises(AttributeError):
-            drainer.step(look_ahead=True)
-    while not drainer.step(look_ahead=True):
+            drainer.step(read_ahead=True)
+    while not drainer.step(read_ahead=True):
         pass
     assert totals(runtime) == {"read": 400, "applied": 400, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
-def test_a_stream_replaced_between_reading_ahead_and_applying_begins_a_new_epoch(runtime: Runtime) -> None:
+def test_a_stream_replaced_between_prefetch_and_apply_starts_a_new_epoch(runtime: Runtime) -> None:
     drainer = looking_ahead(runtime)
-    runtime.stream.redis.delete(f"events:{{{HOME}}}")
+    runtime.stream.redis.delete(f"events:{{{TENANT_PARTITION}}}")
     append(runtime, *(event() for _ in range(5)))
-    while not drainer.step(look_ahead=True):
+    while not drainer.step(read_ahead=True):
         pass
     assert_all_is_read(runtime)
     assert totals(runtime) == {"read": 263, "applied": 263, "duplicates": 0, "dead_lettered": 0, "lost": 142}
-    assert checkpoints(runtime)[HOME].epoch == 1
+    assert checkpoints(runtime)[TENANT_PARTITION].epoch == 1
 
 
 @pytest.mark.parametrize(("count", "failed"), [(1, 0), (2, 1)], ids=["the first entry", "after a failure"])
-def test_nothing_is_read_ahead_where_two_batches_may_be_too_many_for_the_memory(
+def test_nothing_is_prefetched_while_two_batches_may_not_fit_into_memory(
     runtime: Runtime, count: int, failed: int
 ) -> None:
     append(runtime, *(event() for _ in range(300)))
-    drainer = Drainer(runtime, HOME, pace=BatchSize(count, failed_in_a_row=failed))
-    assert not drainer.step(look_ahead=True)
-    assert drainer.intake._ahead is None
-    assert not drainer.step(look_ahead=True)
-    assert drainer.intake._ahead is not None
+    drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count, consecutive_failures=failed))
+    assert not drainer.step(read_ahead=True)
+    assert drainer.reader._ahead is None
+    assert not drainer.step(read_ahead=True)
+    assert drainer.reader._ahead is not None
 
 
-def test_an_outage_met_while_reading_ahead_keeps_nobody_from_applying_what_is_at_hand(
+def test_an_outage_during_prefetch_does_not_prevent_applying_the_current_batch(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(runtime, *(event() for _ in range(30)))
-    drainer = Drainer(runtime, HOME, pace=BatchSize(count=2))
+    drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=2))
     read_from, calls = Stream.read_from, itertools.count(1)
 
     def failing_after_the_first(*arguments: Any, **options: Any) -> StreamSlice:
@@ -995,25 +1017,25 @@ def test_an_outage_met_while_reading_ahead_keeps_nobody_from_applying_what_is_at
 
     with monkeypatch.context() as patch:
         patch.setattr(Stream, "read_from", failing_after_the_first)
-        drainer.step(look_ahead=True)
+        drainer.step(read_ahead=True)
         assert totals(runtime)["applied"] == 2
         with pytest.raises(redis.ConnectionError, match="gone"):
-            drainer.step(look_ahead=True)
-    while not drainer.step(look_ahead=True):
+            drainer.step(read_ahead=True)
+    while not drainer.step(read_ahead=True):
         pass
     assert totals(runtime) == {"read": 30, "applied": 30, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
-def test_what_is_read_ahead_is_judged_while_postgresql_is_waited_for(runtime: Runtime) -> None:
+def test_prefetched_entries_are_decoded_while_postgresql_is_awaited(runtime: Runtime) -> None:
     drainer = looking_ahead(runtime)
-    look = drainer.intake._ahead
+    look = drainer.reader._ahead
     assert look is not None
-    waits = runtime.writer.dialect.name == "postgresql"  # SQLite is worked on by this very thread
+    waits = runtime.writer.dialect.name == "postgresql"  # SQLite runs in this thread
     assert bool(look.events) is waits
-    assert len(look.events) + len(look.unjudged(1000)) == 256
+    assert len(look.events) + len(look.undecoded(1000)) == 256
 
 
-def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_nothing_is_lost(
+def test_an_error_while_decoding_prefetched_entries_fails_their_batch_once_and_loses_nothing(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [event() for _ in range(200)]
@@ -1026,8 +1048,12 @@ def test_what_fails_while_the_next_entries_are_judged_fails_that_batch_once_and_
             raise RuntimeError("a bug of ours")
         return decode_batch(together, arrival)
 
-    monkeypatch.setattr(batch_reader, "decode_together", failing_once)
-    run(Drainer(runtime, HOME, pace=BatchSize(count=2)), Lease(runtime.queue.connection, HOME), budget_s=10)
+    monkeypatch.setattr(entry_decoding, "decode_batch", failing_once)
+    run(
+        Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=2)),
+        Lease(runtime.queue.connection, TENANT_PARTITION),
+        budget_s=10,
+    )
     assert failed
     assert totals(runtime) == {"read": 200, "applied": 200, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
@@ -1039,7 +1065,7 @@ def test_batch_sizes_stay_within_their_bounds(sizes: list[int]) -> None:
     shared = bytes(10**7)
     entries = [Entry(b"%d-0" % number, [b"event", shared[:size]]) for number, size in enumerate(sizes)]
     for _ in range(12):
-        pace_.speed_up(pace_.count_after(StreamSlice(entries, StreamEnd(None, 0, 0))))
+        pace_.grow(pace_.next_count(StreamSlice(entries, StreamEnd(None, 0, 0))))
         assert 1 <= pace_.count <= batch_size.ENTRIES_MAX
     assert pace_.count * sum(sizes) // len(sizes) <= batch_size.BYTES_MAX or pace_.count == 1
 

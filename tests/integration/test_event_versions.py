@@ -1,4 +1,4 @@
-"""Versions of an event, on both databases: rows do not tell in which of them a fact was written, nor when we learnt it."""
+"""Event versions on both databases: rows do not depend on the version of an event or on when a release learnt it."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from event_stream.decoding import decode
-from event_stream.event_types import partition_of
-from event_stream.upcasting import upcast
+from event_stream.events.decoding import decode
+from event_stream.events.event import partition_of
+from event_stream.events.upcasting import upcast
 from projections.database.columns import Row
-from projections.folding.projection import Model, Rollup
+from projections.folding.projection import Model, upcast_all
+from projections.folding.rollup import Rollup
 from projections.lifecycle.dead_letter_admin import Selection
-from projections.lifecycle.verify import log_fault, mismatches
+from projections.lifecycle.verify import find_log_mismatch, find_row_mismatches
 from projections.read_models import project
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import event_log
 from projections.transaction.dead_letters import APPLIED, OPEN
-from tests.support.driving import append, drain_all, dump, letters, totals, with_projections
 from tests.support.events import TENANT, body, event, mixed
+from tests.support.harness import append, drain_all, dump, stored_dead_letters, totals, with_projections
+from tests.support.invariants import assert_fully_projected
 from tests.support.later_release import WatchdogToggledV3, later_release, native
-from tests.support.law import assert_all_is_well
-from tests.support.rebuilding import differing, rebuild_all
+from tests.support.rebuilds import differing, rebuild_all
 from workers.drain import circuit_breaker
 from workers.drain.batch_size import BatchSize
 from workers.drain.circuit_breaker import CircuitBreaker
@@ -33,34 +34,37 @@ from workers.jobs.lease import Lease
 from workers.maintenance.replay import replay
 from workers.runtime import Runtime
 
-HOME = partition_of(TENANT, 4)
+TENANT_PARTITION = partition_of(TENANT, 4)
 EVENTS = list(mixed(300, tenants=3, projects=3))
 OF_TYPES_TO_COME = ("watchdog.evaluated.v1", "watchdog.toggled.v1")
 
 
 def written(events: Sequence[dict[str, Any]], seed: int = 1) -> list[dict[str, Any]]:
-    """Return events as many producers write them, each in some version, in any order."""
+    """Return events in random versions and in random order."""
     chance = random.Random(seed)
     return [native(each, chance.randrange(1, 4)) for each in chance.sample(events, len(events))]
 
 
 def folded(events: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
-    """Return the rows that this release, which knows the first versions only, folds from events in memory."""
+    """Return the rows that this release folds from events in memory."""
     rows = {}
     for projection in PROJECTIONS:
         model: Model = {}
-        projection.fold_into(model, [decode(body(each)) for each in events])
+        projection.fold_into(model, upcast_all([decode(body(each)) for each in events]))
         rows[projection.name] = sorted(row for group in model.values() for row in group)
     return rows
 
 
+FOLDED = folded(EVENTS)  # before any test installs a later release
+
+
 def assert_proven(runtime: Runtime) -> None:
-    """Check the read models against the log by both means, the sums and folding it anew."""
+    """Verify the read models against the log, by row checksums and by a refold."""
     with runtime.reader.connect() as connection:
         for tenant in {row[0] for rows in dump(runtime.reader).values() for row in rows}:
             for projection in runtime.projections:
-                assert mismatches(connection, projection, tenant) == []
-        assert [log_fault(connection, partition) for partition in range(4)] == [None] * 4
+                assert find_row_mismatches(connection, projection, tenant) == []
+        assert [find_log_mismatch(connection, partition) for partition in range(4)] == [None] * 4
     assert differing(rebuild_all(runtime)) == {}
 
 
@@ -68,14 +72,14 @@ def replay_unknown(runtime: Runtime) -> int:
     return replay(runtime, Selection(reason="unknown_type")).appended
 
 
-def test_rows_do_not_tell_in_which_version_an_event_was_written(runtime: Runtime) -> None:
+def test_rows_do_not_depend_on_the_version_in_which_an_event_was_written(runtime: Runtime) -> None:
     sent = written(EVENTS)
     with later_release() as projections:
         later = with_projections(runtime, *projections)
         append(later, *sent)
         drain_all(later)
-        assert dump(later.reader) == folded(EVENTS)
-        assert_all_is_well(later, EVENTS)
+        assert dump(later.reader) == FOLDED
+        assert_fully_projected(later, EVENTS)
         assert_proven(later)
 
 
@@ -90,11 +94,11 @@ def test_the_log_keeps_type_and_bytes_as_received_and_identity_goes_by_them(runt
         assert {(row[1], row[4], row[7]) for row in log} == {(e["id"], e["type"], body(e)) for e in sent}
         assert len({row[4] for row in log} & {"watchdog.toggled.v1", "watchdog.toggled.v2", "watchdog.toggled.v3"}) == 3
         assert totals(later) == {"read": 302, "applied": 300, "duplicates": 1, "dead_lettered": 1, "lost": 0}
-        assert [letter.reason for letter in letters(later)] == ["id_conflict"]
+        assert [dead_letter.reason for dead_letter in stored_dead_letters(later)] == ["id_conflict"]
         assert_proven(later)
 
 
-def test_an_upgrade_changes_no_row_and_goes_on(runtime: Runtime) -> None:
+def test_an_upgrade_changes_no_row_and_projection_continues(runtime: Runtime) -> None:
     append(runtime, *EVENTS[:150])
     drain_all(runtime)
     before = dump(runtime.reader)
@@ -104,38 +108,38 @@ def test_an_upgrade_changes_no_row_and_goes_on(runtime: Runtime) -> None:
         assert dump(later.reader) == before
         append(later, *written(EVENTS[150:]))
         drain_all(later)
-        assert dump(later.reader) == folded(EVENTS)
-        assert_all_is_well(later, EVENTS)
+        assert dump(later.reader) == FOLDED
+        assert_fully_projected(later, EVENTS)
         assert_proven(later)
 
 
-def test_an_event_of_a_later_version_waits_as_a_letter_for_the_upgrade(runtime: Runtime) -> None:
+def test_an_event_of_a_later_version_is_a_dead_letter_until_the_upgrade(runtime: Runtime) -> None:
     sent = written(EVENTS)
     ahead = {each["id"] for each in sent if each["type"].endswith((".v2", ".v3"))}
     append(runtime, *sent)
     drain_all(runtime)
-    assert {letter.event_id for letter in letters(runtime)} == ahead
-    assert {letter.reason for letter in letters(runtime)} == {"unknown_type"}
-    assert all("this one knows up to v1: upgrade" in letter.detail for letter in letters(runtime))
+    assert {dead_letter.event_id for dead_letter in stored_dead_letters(runtime)} == ahead
+    assert {dead_letter.reason for dead_letter in stored_dead_letters(runtime)} == {"unknown_type"}
+    assert all("this one knows up to v1: upgrade" in dead_letter.detail for dead_letter in stored_dead_letters(runtime))
     assert dump(runtime.reader) == folded([each for each in EVENTS if each["id"] not in ahead])
     assert_proven(runtime)
-    assert replay_unknown(runtime) == len(ahead)  # too early: they are only seen once more
+    assert replay_unknown(runtime) == len(ahead)  # too early: they are only seen again
     drain_all(runtime)
-    assert {(letter.state, letter.times_seen) for letter in letters(runtime)} == {(OPEN, 2)}
+    assert {(dead_letter.state, dead_letter.times_seen) for dead_letter in stored_dead_letters(runtime)} == {(OPEN, 2)}
     with later_release() as projections:
         later = with_projections(runtime, *projections)
         assert replay_unknown(later) == len(ahead)
         drain_all(later)
-        assert {letter.state for letter in letters(later)} == {APPLIED}
-        assert dump(later.reader) == folded(EVENTS)
-        assert_all_is_well(later, EVENTS)
+        assert {dead_letter.state for dead_letter in stored_dead_letters(later)} == {APPLIED}
+        assert dump(later.reader) == FOLDED
+        assert_fully_projected(later, EVENTS)
         assert_proven(later)
 
 
 def test_old_workers_beside_new_ones_and_newer_producers_lose_nothing(runtime: Runtime) -> None:
-    """Both releases take turns at every partition, in small batches; each must have met what only one of them knows."""
+    """Both releases drain every partition in turn, in small batches; each must meet events only one of them knows."""
     made = EVENTS[:120]
-    sent = written(made)
+    sent, expected = written(made), folded(made)
     old, new = [[Drainer(runtime, partition) for partition in range(4)] for _ in range(2)]
     for first in range(0, len(sent), 40):
         append(runtime, *sent[first : first + 40])
@@ -147,9 +151,9 @@ def test_old_workers_beside_new_ones_and_newer_producers_lose_nothing(runtime: R
         later = with_projections(runtime, *projections)
         assert replay_unknown(later) == parked
         drain_all(later)
-        assert {letter.state for letter in letters(later)} == {APPLIED}
-        assert dump(later.reader) == folded(made)
-        assert_all_is_well(later, made)
+        assert {dead_letter.state for dead_letter in stored_dead_letters(later)} == {APPLIED}
+        assert dump(later.reader) == expected
+        assert_fully_projected(later, made)
         assert_proven(later)
 
 
@@ -164,12 +168,12 @@ def _take_turns(runtime: Runtime, old: Sequence[Drainer], new: Sequence[Drainer]
 
 
 def _step(drainer: Drainer) -> bool:
-    drainer.at = None  # the other has moved the checkpoint meanwhile
-    drainer.pace.count = 5
+    drainer.last_checkpoint = None  # the other release has moved the checkpoint
+    drainer.batch_size.count = 5
     return drainer.step()
 
 
-def test_what_a_newer_worker_applied_an_older_one_leaves_as_it_is(runtime: Runtime) -> None:
+def test_an_older_worker_leaves_rows_of_a_newer_one_unchanged(runtime: Runtime) -> None:
     made = native(event("watchdog.toggled.v1"), 3)
     with later_release() as projections:
         append(runtime, made, event("project.created.v1"))
@@ -179,14 +183,16 @@ def test_what_a_newer_worker_applied_an_older_one_leaves_as_it_is(runtime: Runti
     assert f"event {made['id']} of tenant {TENANT} cannot be decoded any more" in str(outcome.error)
     append(runtime, made)  # a producer's retry
     drain_all(runtime)
-    assert [(letter.reason, letter.state) for letter in letters(runtime)] == [("unknown_type", APPLIED)]
+    assert [(dead_letter.reason, dead_letter.state) for dead_letter in stored_dead_letters(runtime)] == [
+        ("unknown_type", APPLIED)
+    ]
     assert dump(runtime.reader) == before
     with later_release() as projections:
         assert_proven(with_projections(runtime, *projections))
 
 
 def _fails_on(poison: str) -> Any:
-    """Return a step from v2 to v3 with a bug that shows on one kind of old event only."""
+    """Return an upcaster from v2 to v3 with a bug that affects one kind of old event."""
 
     def fails(old: Any) -> Any:
         if old.state == poison:
@@ -196,7 +202,7 @@ def _fails_on(poison: str) -> Any:
     return fails
 
 
-def test_an_event_that_an_upcaster_fails_on_is_parked_alone_and_replayed_by_the_release_that_mends_it(
+def test_an_event_whose_upcaster_fails_is_parked_alone_and_replayed_by_the_fixed_release(
     runtime: Runtime,
 ) -> None:
     poison = event("watchdog.toggled.v1", {"enabled": False})
@@ -210,20 +216,20 @@ def test_an_event_that_an_upcaster_fails_on_is_parked_alone_and_replayed_by_the_
     with later_release({"watchdog.toggled.v2": _fails_on("off")}) as projections:
         later = with_projections(runtime, *projections)
         drain_all(later)
-        (letter,) = letters(later)
-        assert (letter.event_id, letter.reason) == (poison["id"], "fold_failed")
-        assert "the upcaster of watchdog.toggled.v1 failed with ValueError" in letter.detail
+        (dead_letter,) = stored_dead_letters(later)
+        assert (dead_letter.event_id, dead_letter.reason) == (poison["id"], "fold_failed")
+        assert "the upcaster of watchdog.toggled.v1 failed with ValueError" in dead_letter.detail
         assert totals(later) == {"read": 42, "applied": 41, "duplicates": 0, "dead_lettered": 1, "lost": 0}
         assert_proven(later)
     with later_release() as projections:
         later = with_projections(runtime, *projections)
         assert replay(later, Selection(reason="fold_failed")).appended == 1
         drain_all(later)
-        assert [letter.state for letter in letters(later)] == [APPLIED]
-        assert_all_is_well(later, made)
+        assert [dead_letter.state for dead_letter in stored_dead_letters(later)] == [APPLIED]
+        assert_fully_projected(later, made)
 
 
-def test_a_fold_that_fails_on_an_old_event_in_the_middle_of_a_batch_is_told_which_it_was(runtime: Runtime) -> None:
+def test_a_fold_that_fails_on_an_old_event_in_the_middle_of_a_batch_names_that_event(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1", {"enabled": False})
     append(runtime, *(event() for _ in range(10)), poison, *(event() for _ in range(10)))
 
@@ -235,14 +241,14 @@ def test_a_fold_that_fails_on_an_old_event_in_the_middle_of_a_batch_is_told_whic
             replace(each, fold=fold) if isinstance(each, Rollup) and each.name == "project" else each
             for each in projections
         ]
-        drainer = Drainer(with_projections(runtime, *broken), HOME, BatchSize(21))
+        drainer = Drainer(with_projections(runtime, *broken), TENANT_PARTITION, BatchSize(21))
         with pytest.raises(Exception, match="projection project failed with KeyError") as caught:
             drainer.step()
-        drainer.blame(caught.value)
-        assert drainer.pace.count == 10  # what stands before it can go ahead
+        drainer.recovery.isolate(caught.value, drainer.attempted)
+        assert drainer.batch_size.count == 10  # the events before it are applied
 
 
-def test_an_upcaster_that_fails_for_most_tenants_parks_next_to_nothing(runtime: Runtime) -> None:
+def test_an_upcaster_that_fails_for_most_tenants_parks_almost_nothing(runtime: Runtime) -> None:
     made = [event("watchdog.toggled.v1", tenantid=f"t{number}") for number in range(40)]
     append(runtime, *made)
     with later_release({"watchdog.toggled.v2": _fails_on("on")}) as projections:
@@ -257,10 +263,10 @@ def test_an_upcaster_that_fails_for_most_tenants_parks_next_to_nothing(runtime: 
         drain_all(later)
         replay(later, Selection())
         drain_all(later)
-        assert_all_is_well(later, made)
+        assert_fully_projected(later, made)
 
 
-def test_a_rebuild_names_the_event_that_an_upcaster_fails_on_and_leaves_its_tenant(runtime: Runtime) -> None:
+def test_a_rebuild_names_the_event_whose_upcaster_fails_and_leaves_its_tenant_unchanged(runtime: Runtime) -> None:
     poison = event("watchdog.toggled.v1", {"enabled": False})
     append(runtime, poison, *EVENTS)
     drain_all(runtime)
@@ -274,7 +280,7 @@ def test_a_rebuild_names_the_event_that_an_upcaster_fails_on_and_leaves_its_tena
 
 @given(st.permutations(range(12)), st.lists(st.integers(1, 3), min_size=12, max_size=12), st.integers(1, 12))
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_any_order_batching_and_mixture_of_versions_gives_the_same_bytes(
+def test_any_order_batching_and_mixture_of_versions_produces_byte_identical_rows(
     order: Sequence[int], versions: Sequence[int], size: int
 ) -> None:
     made = [each for each in EVENTS if each["type"] in OF_TYPES_TO_COME][:12]

@@ -1,4 +1,4 @@
-"""Migrations: from empty, to a later revision, twice, at once; what is refused; and the result is what the code says."""
+"""Migrations from empty, to a later revision, repeated, and concurrent; refusals; and the schema equals the code's."""
 
 import os
 import shutil
@@ -18,15 +18,14 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from cli.commands.migrate import migrate_database
-from event_stream.stream import PartitionsMismatchError
-from migrations import config, upgrade
+from event_stream.streams.stream import PartitionsMismatchError
+from migrations import config, migrate_database, upgrade
 from projections import schema
 from projections.database.columns import metadata
 from projections.database.engines import writer_engine
 from projections.schema import ForeignSchemaError, SchemaTooOldError
 from tests.conftest import sqlalchemy_url
-from tests.support.commands import carry_out
+from tests.support.commands import run_command
 from tests.support.servers import PostgresServer
 
 MIGRATIONS = Path(migrations.__file__).parent
@@ -65,13 +64,13 @@ def test_from_empty_the_schema_is_what_the_code_says(empty: Engine) -> None:
 
 
 def with_later_revision(engine: Engine, directory: Path, body: str) -> Config:
-    """Return the configuration of a release that has one more revision, 0002, with this body."""
+    """Return the configuration of a release that has one more revision, 9999, with this body."""
     shutil.copytree(MIGRATIONS, directory, ignore=shutil.ignore_patterns("__pycache__"))
-    (directory / "versions" / "0002_later.py").write_text(
+    (directory / "versions" / "9999_later.py").write_text(
         f"""import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "{schema.REVISION}"
+revision, down_revision = "9999", "{schema.REVISION}"
 
 
 def upgrade() -> None:
@@ -99,7 +98,7 @@ def test_a_later_revision_keeps_the_data_and_this_release_accepts_it(
         row = connection.execute(text("SELECT time_us, later FROM event_log")).one()
         assert row == (5, "analysis.created.v1")
         schema.check(connection)
-    assert migrate_database(empty_url, 4) == "0002"
+    assert migrate_database(empty_url, 4) == "9999"
 
 
 def test_a_revision_that_fails_changes_nothing(empty: Engine, tmp_path: Path) -> None:
@@ -112,11 +111,11 @@ def test_a_revision_that_fails_changes_nothing(empty: Engine, tmp_path: Path) ->
         command.upgrade(with_later_revision(empty, tmp_path / "failing", failing), "head")
     assert not inspect(empty).has_table("later")
     with empty.connect() as connection:
-        assert schema.found(connection) == schema.REVISION
+        assert schema.current_revision(connection) == schema.REVISION
 
 
 @pytest.mark.parametrize("stored", ["0001", "0006"])
-def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(
+def test_a_database_from_before_the_first_release_is_refused_and_left_unchanged(
     empty: Engine, empty_url: str, stored: str
 ) -> None:
     with empty.begin() as connection:
@@ -137,7 +136,7 @@ def test_a_schema_older_than_the_code_needs_is_refused(empty: Engine) -> None:
             schema.check(connection)
 
 
-def test_an_empty_database_is_told_to_migrate(empty: Engine) -> None:
+def test_the_error_for_an_empty_database_names_migrate(empty: Engine) -> None:
     with empty.connect() as connection, pytest.raises(SchemaTooOldError, match="missing"):
         schema.check(connection)
 
@@ -153,15 +152,15 @@ def test_another_number_of_partitions_is_refused(empty_url: str) -> None:
         migrate_database(empty_url, 8)
 
 
-def test_two_at_once_wait_for_each_other(empty_url: str) -> None:
+def test_two_concurrent_migrations_run_one_after_the_other(empty_url: str) -> None:
     environ = os.environ | {"DATABASE_URL": empty_url.replace("+psycopg", ""), "PROJECTOR_PARTITIONS": "4"}
     with ThreadPoolExecutor(4) as executor:
-        done = list(executor.map(lambda _: carry_out(environ, "migrate"), range(4)))
+        done = list(executor.map(lambda _: run_command(environ, "migrate"), range(4)))
     assert [each.returncode for each in done] == [0] * 4, done
     migrate_database(empty_url, 4)
 
 
-def test_postgresql_keys_compare_byte_by_byte_and_hot_rows_leave_room(postgres_url: str) -> None:
+def test_postgresql_keys_compare_byte_by_byte_and_hot_tables_have_a_fill_factor(postgres_url: str) -> None:
     engine = writer_engine(postgres_url)
     columns = {column["name"]: column["type"] for column in inspect(engine).get_columns("activity")}
     assert getattr(columns["event_id"], "collation", None) == "C"

@@ -1,4 +1,4 @@
-"""Versions of projections, on both databases: releases side by side do no harm, and a rebuild brings all to one."""
+"""Projection versions on both databases: releases run side by side safely, and a rebuild brings all rows to one version."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -7,34 +7,28 @@ import anyio
 import pytest
 from sqlalchemy import insert, update
 
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
 from projections.database.columns import Row
 from projections.folding.projection import Model, Projection
+from projections.lifecycle import log_history
 from projections.read_models import activity, analysis_trend
-from projections.transaction import event_log, projection_version
-from projections.transaction.projection_version import OutdatedReleaseError, ProjectionState
+from projections.transaction import event_log, projection_state, projection_version
+from projections.transaction.projection_state import OutdatedReleaseError, ProjectionState
 from tests.integration.test_verify import repaired, verification
-from tests.support.driving import (
-    Api,
-    append,
-    checkpoints,
-    count_equal_answers,
-    drain_all,
-    dump,
-    letters,
-    with_projections,
-)
+from tests.support.api_client import Api, count_equal_answers
 from tests.support.events import event, mixed
-from tests.support.law import assert_all_is_well, assert_law
+from tests.support.harness import append, checkpoints, drain_all, dump, stored_dead_letters, with_projections
+from tests.support.invariants import assert_counters_add_up, assert_fully_projected
 from tests.support.oracle import Oracle
-from tests.support.rebuilding import differing, outcomes_of, rebuild_all, rebuilder
-from tests.support.releases import NEW, OLD, SECOND, THOUSAND, line
-from workers.dispatch.rq_worker import worker
+from tests.support.rebuilds import differing, rebuild_all, rebuilder, results_of
+from tests.support.second_projection_version import NEW, OLD, SECOND, THOUSAND, line
+from workers.dispatch.rq_worker import create_worker
 from workers.drain.drainer import Drainer, run
 from workers.jobs.lease import Lease
 from workers.jobs.queue import enqueue_drain
 from workers.maintenance import verify_jobs
-from workers.reporting.status import read_status
+from workers.reporting import problems
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
 EVENTS = list(mixed(600, tenants=3, projects=3))
@@ -49,7 +43,7 @@ WITHOUT_ACTIVITY = tuple(each for each in OLD if each.name != "activity")
 
 @pytest.fixture
 def old(runtime: Runtime) -> Runtime:
-    """The release that was there first; half of the events are projected by it."""
+    """The first release, which has projected half of the events."""
     append(runtime, *EVENTS[:300])
     drain_all(runtime)
     return runtime
@@ -57,7 +51,7 @@ def old(runtime: Runtime) -> Runtime:
 
 @pytest.fixture
 def new(old: Runtime) -> Runtime:
-    """The release that comes after it, on the same servers."""
+    """The next release, on the same servers."""
     return with_projections(old, *NEW)
 
 
@@ -70,47 +64,49 @@ def trends(runtime: Runtime) -> Sequence[Row]:
 
 
 def refolded(runtime: Runtime, projection: Projection, tenant_id: str) -> list[Row]:
-    """Return the rows that a projection gives for all of a tenant's events, by its fold and nothing else."""
+    """Return the rows that a projection folds from all of a tenant's events."""
     model: Model = {}
     log = dump(runtime.reader, [event_log.table])["event_log"]
-    logged = [event_log.LoggedEvent(*row[:2], *row[3:]) for row in log if row[0] == tenant_id]
-    projection.fold_into(model, [each for one in logged if (each := one.decoded()) is not None])
+    logged = [log_history.LoggedEvent(*row[:2], *row[3:]) for row in log if row[0] == tenant_id]
+    projection.fold_into(model, [each for one in logged if (each := one.decode()) is not None])
     return sorted(row for rows in model.values() for row in rows)
 
 
 def migrate(runtime: Runtime) -> None:
-    """Do what `projector migrate --rebuild` does, to its end."""
+    """Do what `projector migrate --rebuild` does."""
     with runtime.reader.connect() as connection:
         tenants = projection_version.outdated_tenants(connection, runtime.projections)
-    outcomes = outcomes_of(rebuilder(runtime).rebuild_outdated(tenants))
+    outcomes = results_of(rebuilder(runtime).rebuild_outdated(tenants))
     assert {outcome.tenant_id: outcome.error for outcome in outcomes} == dict.fromkeys(tenants)
     with runtime.reader.connect() as connection:
         assert projection_version.outdated_tenants(connection, runtime.projections) == []
 
 
-def test_a_tenant_begins_with_the_versions_of_the_release_that_meets_it_first(old: Runtime, new: Runtime) -> None:
+def test_a_tenant_starts_with_the_versions_of_the_release_that_applies_its_first_event(
+    old: Runtime, new: Runtime
+) -> None:
     assert lines(old) == dict.fromkeys(TENANTS, ALL_OLD)
     append(new, event(tenantid="ten_late"))
     drain_all(new)
     assert lines(new) == dict.fromkeys(TENANTS, ALL_OLD) | {"ten_late": ALL_NEW}
 
 
-def test_a_newer_worker_logs_the_events_and_leaves_the_fold_to_the_rebuild(old: Runtime, new: Runtime) -> None:
+def test_a_newer_worker_logs_events_and_leaves_folding_to_the_rebuild(old: Runtime, new: Runtime) -> None:
     before = trends(old)
     append(new, *EVENTS[300:])
     drain_all(new)
     assert trends(new) == before
     assert lines(new) == dict.fromkeys(TENANTS, LEFT_OUT)
     assert sum(at.applied for at in checkpoints(new)) == len(EVENTS)
-    assert_law(new)
+    assert_counters_add_up(new)
 
     migrate(new)
     assert lines(new) == dict.fromkeys(TENANTS, ALL_NEW)
     assert {row[2] % THOUSAND for row in trends(new)} == {0}
-    assert_all_is_well(new, EVENTS)
+    assert_fully_projected(new, EVENTS)
 
 
-def test_what_is_not_of_another_version_is_folded_all_the_while(old: Runtime, new: Runtime) -> None:
+def test_projections_of_the_same_version_are_folded_throughout(old: Runtime, new: Runtime) -> None:
     append(new, *EVENTS[300:])
     drain_all(new)
     for each in NEW:
@@ -125,10 +121,10 @@ def test_after_the_rebuild_events_are_folded_live_again(new: Runtime) -> None:
     drain_all(new)
     assert trends(new) == [row for tenant_id in TENANTS for row in refolded(new, SECOND, tenant_id)]
     assert differing(rebuild_all(new)) == {}
-    assert_all_is_well(new, EVENTS)
+    assert_fully_projected(new, EVENTS)
 
 
-def test_an_older_worker_rolls_back_and_says_so_and_the_newer_goes_on(old: Runtime, new: Runtime) -> None:
+def test_an_older_worker_rolls_back_and_reports_it_and_the_newer_continues(old: Runtime, new: Runtime) -> None:
     migrate(new)
     before = (trends(old), checkpoints(old))
     append(old, *EVENTS[300:])
@@ -138,14 +134,14 @@ def test_an_older_worker_rolls_back_and_says_so_and_the_newer_goes_on(old: Runti
             OutdatedReleaseError, match="analysis_trend is at version 2, and this release has version 1"
         ):
             run(Drainer(old, partition), lease)
-        assert lease.take()
+        assert lease.acquire()
         lease.release()
-    assert (trends(old), checkpoints(old), letters(old)) == (*before, [])
+    assert (trends(old), checkpoints(old), stored_dead_letters(old)) == (*before, [])
     drain_all(new)
-    assert_all_is_well(new, EVENTS)
+    assert_fully_projected(new, EVENTS)
 
 
-def test_an_older_worker_ends_at_such_a_job_and_a_new_one_does_not_start(
+def test_an_older_worker_ends_and_another_older_one_does_not_start(
     old: Runtime, new: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate(new)
@@ -153,10 +149,10 @@ def test_an_older_worker_ends_at_such_a_job_and_a_new_one_does_not_start(
     monkeypatch.setattr("workers.drain.drainer.process_runtime", lambda: old)
     for _ in range(2):
         enqueue_drain(old.queue, partition_of("ten_1", 4), "token")
-    outdated = worker(old)
+    outdated = create_worker(old)
     outdated.work(burst=True, logging_level="CRITICAL")
     assert "run the newer release, or go back to this one by `projector rebuild --downgrade`" in str(outdated.outdated)
-    assert old.queue.count == 1  # it takes no other job
+    assert old.queue.count == 1  # it starts no other job
     with old.reader.connect() as connection:
         projection_version.check(connection, NEW)
         with pytest.raises(OutdatedReleaseError):
@@ -172,16 +168,16 @@ def test_a_rollback_before_the_rebuild_loses_nothing(old: Runtime, new: Runtime)
     migrate(old)
     assert lines(old) == dict.fromkeys(TENANTS, ALL_OLD)
     assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, FIRST, tenant_id)]
-    assert_all_is_well(old, EVENTS)
+    assert_fully_projected(old, EVENTS)
 
 
-def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: Runtime, new: Runtime) -> None:
+def test_a_rollback_after_the_rebuild_requires_a_flag_and_loses_nothing(old: Runtime, new: Runtime) -> None:
     migrate(new)
     append(new, *EVENTS[300:])
     drain_all(new)
     with old.reader.connect() as connection:
         assert projection_version.outdated_tenants(connection, OLD) == TENANTS
-    refused = outcomes_of(rebuilder(old).rebuild_outdated(TENANTS))
+    refused = results_of(rebuilder(old).rebuild_outdated(TENANTS))
     assert {str(outcome.error)[:51] for outcome in refused} == {"OutdatedReleaseError: read model analysis_trend is "}
     assert lines(old) == dict.fromkeys(TENANTS, ALL_NEW)
 
@@ -190,20 +186,20 @@ def test_a_rollback_after_the_rebuild_takes_a_word_and_then_loses_nothing(old: R
     assert count_equal_answers(old, Oracle(EVENTS)) > 0
     migrate(old)
     assert trends(old) == [row for tenant_id in TENANTS for row in refolded(old, FIRST, tenant_id)]
-    assert_all_is_well(old, EVENTS)
+    assert_fully_projected(old, EVENTS)
 
 
-def test_going_back_forgets_what_only_the_newer_release_has(old: Runtime) -> None:
+def test_going_back_forgets_projections_that_only_the_newer_release_has(old: Runtime) -> None:
     older = with_projections(old, *WITHOUT_ACTIVITY)
     projection_version.mark_newer_pending(old.writer, older.projections, 4)
     assert lines(old) == dict.fromkeys(TENANTS, line(WITHOUT_ACTIVITY))
     append(older, *EVENTS[300:])
     drain_all(older)
     migrate(old)
-    assert_all_is_well(old, EVENTS)
+    assert_fully_projected(old, EVENTS)
 
 
-def test_a_projection_that_is_new_answers_503_until_its_tenant_has_it(runtime: Runtime) -> None:
+def test_a_new_projection_responds_503_until_it_is_built_for_the_tenant(runtime: Runtime) -> None:
     """The older release has no monitoring activity."""
     older = with_projections(runtime, *WITHOUT_ACTIVITY)
     append(older, *EVENTS[:300])
@@ -237,10 +233,10 @@ def test_a_projection_that_is_new_answers_503_until_its_tenant_has_it(runtime: R
     anyio.run(asked)
     migrate(runtime)
     api.close()
-    assert_all_is_well(runtime, EVENTS)
+    assert_fully_projected(runtime, EVENTS)
 
 
-def test_a_line_that_somebody_damaged_is_due_to_be_rebuilt(old: Runtime) -> None:
+def test_a_tenant_with_a_damaged_version_record_is_rebuilt(old: Runtime) -> None:
     with old.writer.begin() as connection:
         connection.execute(
             update(projection_version.table).values(versions="activity 1, analysis_trend, project x, tenant 0")
@@ -249,24 +245,24 @@ def test_a_line_that_somebody_damaged_is_due_to_be_rebuilt(old: Runtime) -> None
     drain_all(old)
     assert set(lines(old).values()) == {"activity 1"}
     migrate(old)
-    assert_all_is_well(old, EVENTS)
+    assert_fully_projected(old, EVENTS)
 
 
-def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_too_old(
+def test_status_counts_tenants_with_a_pending_rebuild_and_tenants_of_a_newer_release(
     old: Runtime, new: Runtime
 ) -> None:
-    assert read_status(old).due() == read_status(old).outdated() == []
-    due = "a rebuild is due: analysis_trend to version 2 for 3 tenants"
-    assert read_status(new).due() == [due]
-    assert f"{due}; run `projector migrate --rebuild`" in read_status(new).errors()
-    assert read_status(new).outdated() == []
+    assert problems.pending_rebuilds(read_status(old)) == problems.newer_versions(read_status(old)) == []
+    due = "a rebuild is pending: analysis_trend to version 2 for 3 tenants"
+    assert problems.pending_rebuilds(read_status(new)) == [due]
+    assert f"{due}; run `projector migrate --rebuild`" in problems.errors(read_status(new))
+    assert problems.newer_versions(read_status(new)) == []
     with new.reader.connect() as connection:
         (first, *others) = projection_version.outdated_tenants(connection, NEW)
-    outcomes_of(rebuilder(new).rebuild_outdated([first]))
-    assert read_status(new).due() == [due.replace("3", "2")]
-    assert read_status(old).outdated() == ["analysis_trend is of a newer release for 1 tenants"]
-    outcomes_of(rebuilder(new).rebuild_outdated(others))
-    assert read_status(new).due() == []
+    results_of(rebuilder(new).rebuild_outdated([first]))
+    assert problems.pending_rebuilds(read_status(new)) == [due.replace("3", "2")]
+    assert problems.newer_versions(read_status(old)) == ["analysis_trend has rows of a newer release for 1 tenants"]
+    results_of(rebuilder(new).rebuild_outdated(others))
+    assert problems.pending_rebuilds(read_status(new)) == []
     older = with_projections(old, *WITHOUT_ACTIVITY)
     unknown = [each for each in read_status(older).projections if each.version is None]
     assert [(each.name, each.rebuild_pending_tenants, each.newer_version_tenants) for each in unknown] == [
@@ -274,23 +270,23 @@ def test_status_says_for_how_many_tenants_a_rebuild_is_due_and_for_whom_we_are_t
     ]
 
 
-def test_verification_leaves_out_what_is_due_and_still_finds_the_rest(old: Runtime, new: Runtime) -> None:
+def test_verification_skips_tenants_with_a_pending_rebuild_and_checks_the_rest(old: Runtime, new: Runtime) -> None:
     append(new, *EVENTS[300:])
     drain_all(new)
     found = verification(new)
-    assert (found.wrong, found.failed) == (set(), {})
+    assert (found.mismatched, found.failed) == (set(), {})
     with new.writer.begin() as connection:
         connection.execute(update(analysis_trend.table).values(event_count=-1))
         connection.execute(update(activity.table).where(activity.table.c.tenant_id == "ten_1").values(event_id="x"))
-    assert verification(new).wrong == {"ten_1"}
-    new.queue.connection.delete(verify_jobs.KEY)
+    assert verification(new).mismatched == {"ten_1"}
+    new.queue.connection.delete(verify_jobs.SCHEDULED_KEY)
     while read_status(new).verification.finished_ms is None:
-        verify_jobs.work_here(new)
+        verify_jobs.verify_slice(new)
     assert read_status(new).verification.mismatched_tenants == 1
-    assert repaired(verification(new)).mended == {"ten_1"}
+    assert repaired(verification(new)).repaired == {"ten_1"}
 
 
-def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old: Runtime, new: Runtime) -> None:
+def test_rows_are_complete_or_marked_incomplete_whatever_two_releases_do(old: Runtime, new: Runtime) -> None:
     random_ = random.Random(11)
     waiting = list(EVENTS[300:])
     ran: set[str] = set()
@@ -306,7 +302,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
 
     def rebuild_some(runtime: Runtime) -> None:
         tenants = random_.sample(TENANTS, 2)
-        for outcome in outcomes_of(rebuilder(runtime).rebuild_outdated(tenants)):
+        for outcome in results_of(rebuilder(runtime).rebuild_outdated(tenants)):
             ran.add("rebuilt" if outcome.error is None else "not rebuilt")
 
     deeds: list[Callable[[], None]] = [
@@ -320,7 +316,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
     for _ in range(60):
         random_.choices(deeds, weights=(8, 4, 4, 1, 2, 1))[0]()
         for tenant_id, stored in lines(old).items():
-            at = projection_version.parse(stored)["analysis_trend"]
+            at = projection_state.parse(stored)["analysis_trend"]
             if not at.is_incomplete:
                 made_by = {1: FIRST, 2: SECOND}[at.version]
                 assert [row for row in trends(old) if row[0] == tenant_id] == refolded(old, made_by, tenant_id)
@@ -328,7 +324,7 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
     append(new, *waiting)
     drain(new)
     migrate(new)
-    assert_all_is_well(new, EVENTS)
+    assert_fully_projected(new, EVENTS)
 
 
 @pytest.mark.parametrize(
@@ -340,12 +336,12 @@ def test_whatever_two_releases_do_in_turn_rows_are_whole_or_known_not_to_be(old:
         ("a, b 0, c -1, d 1 before, e 2", {"e": ProjectionState(2)}),
     ],
 )
-def test_a_line_says_what_it_can_be_read_to_say(text: str, standings: projection_version.ProjectionStates) -> None:
-    assert projection_version.parse(text) == standings
-    assert projection_version.parse(projection_version.dump(standings)) == standings
+def test_a_version_record_round_trips_through_text(text: str, standings: projection_state.ProjectionStates) -> None:
+    assert projection_state.parse(text) == standings
+    assert projection_state.parse(projection_state.dump(standings)) == standings
 
 
-def test_ten_thousand_other_tenants_cost_status_nothing(runtime: Runtime) -> None:
+def test_the_cost_of_status_does_not_depend_on_the_number_of_tenants(runtime: Runtime) -> None:
     with runtime.writer.begin() as connection:
         connection.execute(
             insert(projection_version.table), [{"tenant_id": f"t{n}", "versions": ALL_OLD} for n in range(10_000)]
@@ -354,9 +350,11 @@ def test_ten_thousand_other_tenants_cost_status_nothing(runtime: Runtime) -> Non
             connection.exec_driver_sql("ANALYZE projection_version")
     explain = "EXPLAIN QUERY PLAN" if runtime.reader.dialect.name == "sqlite" else "EXPLAIN"
     with runtime.reader.connect() as connection:
-        statement = projection_version._others(OLD).compile(connection.engine, compile_kwargs={"literal_binds": True})
+        statement = projection_version._unexpected_lines(OLD).compile(
+            connection.engine, compile_kwargs={"literal_binds": True}
+        )
         plan = " ".join(str(row) for row in connection.exec_driver_sql(f"{explain} {statement}"))
         assert plan.count("projection_version_by_versions") == 2
-        assert projection_version.count(connection, OLD) == dict.fromkeys(
-            (each.name for each in OLD), projection_version.Count(due=0, newer=0)
+        assert projection_version.count_tenants(connection, OLD) == dict.fromkeys(
+            (each.name for each in OLD), projection_version.TenantCounts(pending=0, newer=0)
         )

@@ -1,6 +1,6 @@
-"""The contract suite over every projection in the registry: a new one is covered the day its line lands.
+"""The contract suite over every projection in the registry; it covers new projections automatically.
 
-Any order, any repetition, any batch boundaries, and either database give byte-identical rows.
+Any order, any repetition, any batch boundaries, and either database produce byte-identical rows.
 """
 
 import random
@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from event_stream.decoding import decode
-from event_stream.envelope import time_text
-from event_stream.event_types import TYPES, Event
-from event_stream.upcasting import types_of
+from event_stream.events.decoding import decode
+from event_stream.events.event import Event
+from event_stream.events.event_types import TYPES
+from event_stream.events.rfc3339 import format_time
+from event_stream.events.upcasting import types_upcast_to
 from projections.database.engines import writer_engine
 from projections.folding.projection import Projection
 from projections.read_models import activity
@@ -28,7 +29,7 @@ projections = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda proj
 
 @st.composite
 def event_sets(draw: st.DrawFn) -> list[Event]:
-    """Draw events that meet in few rows, with few distinct times, so that facts collide and ties happen."""
+    """Draw events for few rows with few distinct times, so that conflicts and ties happen."""
     made = []
     for number in range(draw(st.integers(1, 14))):
         type_ = draw(st.sampled_from(sorted(TYPES)))
@@ -44,7 +45,7 @@ def event_sets(draw: st.DrawFn) -> list[Event]:
                 data,
                 id=f"{draw(st.integers(0, 2**32 - 1)):08x}-0000-4000-8000-{number:012x}",
                 tenantid=draw(st.sampled_from(["t1", "t2"])),
-                time=time_text(NOW_US - day * 86_400_000_000),
+                time=format_time(NOW_US - day * 86_400_000_000),
             )
         )
     return [decode(body(each)) for each in made]
@@ -52,7 +53,7 @@ def event_sets(draw: st.DrawFn) -> list[Event]:
 
 @projections
 @pytest.mark.hypothesis
-def test_any_order_and_batching_gives_the_same_bytes(projection: Projection, writer: Engine) -> None:
+def test_any_order_and_batching_produces_byte_identical_rows(projection: Projection, writer: Engine) -> None:
     @given(event_sets(), st.randoms(use_true_random=False))
     @settings(suppress_health_check=[HealthCheck.too_slow])
     def check(events: list[Event], chance: random.Random) -> None:
@@ -66,7 +67,7 @@ def test_any_order_and_batching_gives_the_same_bytes(projection: Projection, wri
 
 @projections
 @pytest.mark.hypothesis
-def test_both_databases_hold_the_same_bytes(projection: Projection, sqlite_url: str, postgres_url: str) -> None:
+def test_both_databases_store_byte_identical_rows(projection: Projection, sqlite_url: str, postgres_url: str) -> None:
     engines = [writer_engine(sqlite_url), writer_engine(postgres_url)]
 
     @given(event_sets(), st.randoms(use_true_random=False))
@@ -84,7 +85,7 @@ def test_both_databases_hold_the_same_bytes(projection: Projection, sqlite_url: 
 
 
 @projections
-def test_a_thousand_mixed_events_shuffled_give_the_same_bytes(
+def test_a_thousand_shuffled_events_produce_byte_identical_rows(
     projection: Projection, sqlite_url: str, postgres_url: str
 ) -> None:
     made = given_events(*mixed(3000, tenants=2, projects=3))
@@ -116,4 +117,4 @@ def test_activity_never_holds_more_than_its_newest_hundred(writer: Engine) -> No
 
 @pytest.mark.parametrize("type_", TYPES)
 def test_every_type_of_event_is_read_by_a_projection(type_: str) -> None:
-    assert any(type_ in types_of(projection.reads) for projection in PROJECTIONS)
+    assert any(type_ in types_upcast_to(projection.reads) for projection in PROJECTIONS)

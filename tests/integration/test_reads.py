@@ -1,4 +1,4 @@
-"""The two reads over HTTP on both databases: every check in its order, the answers against the oracle, the plans."""
+"""The two reads over HTTP on both databases: the order of checks, the answers against the oracle, the query plans."""
 
 import re
 from collections.abc import Iterator
@@ -14,14 +14,15 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy import event as sa_event
 
 from api_stub.auth import keys as stored_keys
-from api_stub.auth.keys import Kind
+from api_stub.auth.keys import KeyKind
 from api_stub.operations import Health
 from api_stub.routes import activity, stats
-from api_stub.routes.activity import ActivityAnswer, ActivityAsk
-from api_stub.routes.stats import StatsAnswer, StatsAsk
-from event_stream.envelope import time_text
-from tests.support.driving import Api, append, assert_answers_equal, drain_all
+from api_stub.routes.activity import ActivityKey, ActivityResponse
+from api_stub.routes.stats import StatsKey, StatsResponse
+from event_stream.events.rfc3339 import format_time
+from tests.support.api_client import Api, assert_answers_equal
 from tests.support.events import DAY_US, NOW_US, OTHER_PROJECT, PROJECT, TENANT, event, mixed
+from tests.support.harness import append, drain_all
 from tests.support.oracle import Oracle
 from workers.runtime import Runtime
 
@@ -46,17 +47,17 @@ def api(writer: Engine, reader: Engine) -> Iterator[Api]:
 
 @pytest.fixture
 def statements(reader: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the API asks the database, from now on."""
-    told: list[str] = []
-    sa_event.listen(reader, "before_cursor_execute", lambda _c, _cu, statement, *_: told.append(statement))
+    """The statements that the API sends to the database from now on."""
+    statements: list[str] = []
+    sa_event.listen(reader, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
     execute = psycopg.AsyncCursor.execute
 
     async def tell(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        told.append(query.decode())
+        statements.append(query.decode())
         return await execute(self, query, *arguments, **options)
 
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", tell)
-    return told
+    return statements
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ async def problem(api: Api, path: str, key: str | None = None, **options: Any) -
     return response.status_code, found["error"]["code"]
 
 
-async def test_stats_look_as_the_seed_shows(filled: Runtime, api: Api) -> None:
+async def test_stats_have_the_documented_shape(filled: Runtime, api: Api) -> None:
     response = await api.ask(STATS, api.key(TENANT, PROJECT))
     assert response.json() == {
         "success": True,
@@ -101,20 +102,20 @@ async def test_stats_look_as_the_seed_shows(filled: Runtime, api: Api) -> None:
             "notificationChannelCount": 0,
             "supportDeskCount": 1,
             "watchdogEnabled": False,
-            "dailyTrend": [{"date": time_text(NOW_US - 60_000_000)[:10], "count": 1}],
+            "dailyTrend": [{"date": format_time(NOW_US - 60_000_000)[:10], "count": 1}],
         },
     }
-    # The model describes exactly what is sent.
-    assert _sent_by(StatsAnswer.model_validate_json(response.content, strict=True)) == response.content
+    # The model describes the response exactly.
+    assert _sent_by(StatsResponse.model_validate_json(response.content, strict=True)) == response.content
 
 
-async def test_activity_looks_as_the_seed_shows(filled: Runtime, api: Api) -> None:
+async def test_activity_has_the_documented_shape(filled: Runtime, api: Api) -> None:
     response = await api.ask(ACTIVITY, api.key(TENANT, PROJECT))
     assert response.json() == {
         "success": True,
         "data": [
             {
-                "timestamp": time_text(NOW_US - 60_000_000),
+                "timestamp": format_time(NOW_US - 60_000_000),
                 "ruleId": "wdg_a1b2",
                 "ruleName": "Checkout error spike",
                 "passed": False,
@@ -125,7 +126,7 @@ async def test_activity_looks_as_the_seed_shows(filled: Runtime, api: Api) -> No
             }
         ],
     }
-    assert _sent_by(ActivityAnswer.model_validate_json(response.content, strict=True)) == response.content
+    assert _sent_by(ActivityResponse.model_validate_json(response.content, strict=True)) == response.content
 
 
 def _sent_by(answer: BaseModel) -> bytes:
@@ -200,13 +201,13 @@ async def test_head_is_get_without_a_body(filled: Runtime, api: Api) -> None:
     ],
 )
 @pytest.mark.parametrize("path", [STATS, ACTIVITY])
-async def test_a_key_that_is_malformed_or_unknown_is_unauthorized(api: Api, path: str, header: str) -> None:
+async def test_a_malformed_or_unknown_key_is_unauthorized(api: Api, path: str, header: str) -> None:
     assert await problem(api, path, Authorization=header) == (401, "UNAUTHORIZED")
     assert (await api.ask(path)).headers["www-authenticate"] == "Bearer"
     assert await problem(api, path) == (401, "UNAUTHORIZED")
 
 
-async def test_a_wrong_secret_or_kind_is_as_unknown_as_no_key(filled: Runtime, api: Api) -> None:
+async def test_a_wrong_secret_or_kind_is_unauthorized_like_a_missing_key(filled: Runtime, api: Api) -> None:
     key = api.key(TENANT, PROJECT)
     for wrong in (key[:-1] + ("a" if key[-1] != "a" else "b"), key.replace("ss_secret", "ss_org")):
         assert await problem(api, STATS, wrong) == (401, "UNAUTHORIZED")
@@ -218,25 +219,25 @@ async def test_the_scheme_may_be_in_any_case(filled: Runtime, api: Api, scheme: 
 
 
 async def test_revoked_comes_before_expired_before_kind_before_permission(api: Api) -> None:
-    expired_public = api.key(TENANT, kind=Kind.PUB, permissions=[], expires_us=api.now_us)
+    expired_public = api.key(TENANT, kind=KeyKind.PUB, permissions=[], expires_us=api.now_us)
     assert await problem(api, STATS, expired_public) == (401, "API_KEY_EXPIRED")
     with api.writer.begin() as connection:
         assert stored_keys.revoke(connection, expired_public.split("_")[2], api.now_us)
     assert await problem(api, STATS, expired_public) == (401, "API_KEY_REVOKED")
-    assert await problem(api, STATS, api.key(TENANT, kind=Kind.PUB, permissions=[])) == (403, "SECRET_KEY_REQUIRED")
+    assert await problem(api, STATS, api.key(TENANT, kind=KeyKind.PUB, permissions=[])) == (403, "SECRET_KEY_REQUIRED")
     assert await problem(api, STATS, api.key(TENANT, permissions=["config:write"])) == (403, "FORBIDDEN")
     not_yet = api.key(TENANT, expires_us=api.now_us + 1)
     assert await problem(api, STATS, not_yet) == (404, "NOT_FOUND")
 
 
-async def test_who_may_not_read_learns_nothing_about_parameters(api: Api) -> None:
+async def test_parameters_are_checked_only_after_permissions(api: Api) -> None:
     key = api.key(TENANT, permissions=["analysis:read"])
     assert await problem(api, ACTIVITY + "?hours=x", key) == (403, "FORBIDDEN")
     assert await problem(api, "/v1/config/projects/NOT-A-SLUG/stats") == (401, "UNAUTHORIZED")
 
 
 @pytest.mark.parametrize("slug", ["A", "a_b", "x" * 101, "é", "%20", "a%0A", "a.b", "...", "{slug}"])
-async def test_a_slug_has_its_alphabet(api: Api, slug: str) -> None:
+async def test_a_slug_has_a_fixed_alphabet(api: Api, slug: str) -> None:
     assert await problem(api, f"/v1/config/projects/{slug}/stats", api.key(TENANT)) == (400, "VALIDATION_ERROR")
 
 
@@ -260,12 +261,12 @@ async def test_hours_may_be_left_out_and_other_parameters_are_ignored(filled: Ru
 
 @pytest.mark.parametrize("path", [STATS, ACTIVITY])
 @pytest.mark.parametrize("value", ["", "x", PROJECT.upper(), PROJECT + ","])
-async def test_the_project_header_is_a_uuid(filled: Runtime, api: Api, path: str, value: str) -> None:
+async def test_the_project_header_must_be_a_uuid(filled: Runtime, api: Api, path: str, value: str) -> None:
     for key in (api.key(TENANT), api.key(TENANT, PROJECT)):
         assert await problem(api, path, key, X_Project_Id=value) == (400, "VALIDATION_ERROR")
 
 
-async def test_an_organisation_key_must_say_which_project(filled: Runtime, api: Api) -> None:
+async def test_an_organisation_key_must_name_the_project(filled: Runtime, api: Api) -> None:
     key = api.key(TENANT)
     assert await problem(api, ACTIVITY, key) == (400, "MISSING_PROJECT_ID")
     assert await problem(api, ACTIVITY + "?hours=x", key) == (400, "VALIDATION_ERROR")
@@ -284,7 +285,7 @@ async def test_a_project_key_reads_no_other_project_of_its_tenant(filled: Runtim
     assert len(await api.data(ACTIVITY, key, X_Project_Id=PROJECT)) == 1
 
 
-async def test_a_project_of_another_tenant_is_as_absent_as_one_that_never_was(filled: Runtime, api: Api) -> None:
+async def test_a_project_of_another_tenant_looks_like_a_project_that_does_not_exist(filled: Runtime, api: Api) -> None:
     for key in (api.key(TENANT), api.key(TENANT, PROJECT)):
         bodies = set()
         for slug, project in (("foreign", FOREIGN_PROJECT), ("never-was", NO_PROJECT)):
@@ -301,7 +302,7 @@ async def test_tenants_with_the_same_slug_or_project_id_each_read_their_own(
 ) -> None:
     tenants = ("ten_a", "ten_b", "ten_c")
     for number, (tenant, project) in enumerate(zip(tenants, projects, strict=True)):
-        own = {"tenantid": tenant, "projectid": project, "time": time_text(NOW_US - 60_000_000 + number)}
+        own = {"tenantid": tenant, "projectid": project, "time": format_time(NOW_US - 60_000_000 + number)}
         append(runtime, event("project.created.v1", **own))
         for each in range(number + 1):
             append(runtime, event(**own), event("watchdog.evaluated.v1", {"ruleId": tenant}, **own))
@@ -314,35 +315,35 @@ async def test_tenants_with_the_same_slug_or_project_id_each_read_their_own(
         assert [each["ruleId"] for each in entries] == [tenant] * (number + 1)
 
 
-async def test_a_project_shows_once_it_is_created_and_hides_once_it_is_deleted(runtime: Runtime, api: Api) -> None:
+async def test_a_project_is_visible_from_its_creation_to_its_deletion(runtime: Runtime, api: Api) -> None:
     key = api.key(TENANT, PROJECT)
     append(runtime, event("watchdog.evaluated.v1"), event())
     drain_all(runtime)
     assert await problem(api, ACTIVITY, key) == (404, "NOT_FOUND")
     assert await problem(api, STATS, key) == (404, "NOT_FOUND")
-    append(runtime, event("project.created.v1", time=time_text(NOW_US - 9_000_000)))
+    append(runtime, event("project.created.v1", time=format_time(NOW_US - 9_000_000)))
     drain_all(runtime)
     assert len(await api.data(ACTIVITY, key)) == 1
     assert (await api.data(STATS, key))["analysisCount"] == 1
-    append(runtime, event("project.deleted.v1", time=time_text(NOW_US - 8_000_000)))
+    append(runtime, event("project.deleted.v1", time=format_time(NOW_US - 8_000_000)))
     drain_all(runtime)
     assert await problem(api, ACTIVITY, key) == (404, "NOT_FOUND")
     assert await problem(api, STATS, key) == (404, "NOT_FOUND")
 
 
-async def test_of_several_holders_of_a_slug_the_latest_taker_answers(runtime: Runtime, api: Api) -> None:
-    first = event("project.created.v1", time=time_text(NOW_US - 9_000_000))
-    second = event("project.created.v1", projectid=OTHER_PROJECT, time=time_text(NOW_US - 8_000_000))
+async def test_a_slug_belongs_to_the_project_that_took_it_last(runtime: Runtime, api: Api) -> None:
+    first = event("project.created.v1", time=format_time(NOW_US - 9_000_000))
+    second = event("project.created.v1", projectid=OTHER_PROJECT, time=format_time(NOW_US - 8_000_000))
     append(runtime, second, first, event(projectid=OTHER_PROJECT))
     drain_all(runtime)
     assert (await api.data(STATS, api.key(TENANT)))["analysisCount"] == 1
     assert await problem(api, STATS, api.key(TENANT, PROJECT)) == (403, "WRONG_PROJECT")
-    append(runtime, event("project.deleted.v1", projectid=OTHER_PROJECT, time=time_text(NOW_US - 7_000_000)))
+    append(runtime, event("project.deleted.v1", projectid=OTHER_PROJECT, time=format_time(NOW_US - 7_000_000)))
     drain_all(runtime)
     assert (await api.data(STATS, api.key(TENANT, PROJECT)))["analysisCount"] == 0
 
 
-async def test_freshness_is_not_built_yet_and_says_so_after_the_checks(filled: Runtime, api: Api) -> None:
+async def test_freshness_responds_not_implemented_after_the_checks(filled: Runtime, api: Api) -> None:
     key = api.key(TENANT, PROJECT)
     for path in (STATS, ACTIVITY):
         assert await problem(api, path, key, X_Min_Position="0-1-0") == (501, "NOT_IMPLEMENTED")
@@ -357,7 +358,7 @@ async def test_the_trend_is_the_last_thirty_days_today_included(runtime: Runtime
     midnight = NOW_US // DAY_US * DAY_US
     inside = [midnight - 29 * DAY_US, midnight - 1, midnight]
     outside = [midnight - 29 * DAY_US - 1, midnight - 30 * DAY_US]
-    append(runtime, event("project.created.v1"), *(event(time=time_text(at)) for at in inside + outside))
+    append(runtime, event("project.created.v1"), *(event(time=format_time(at)) for at in inside + outside))
     drain_all(runtime)
     key = api.key(TENANT, PROJECT)
     api.now_us = midnight
@@ -368,29 +369,29 @@ async def test_the_trend_is_the_last_thirty_days_today_included(runtime: Runtime
     found = await api.data(STATS, key)
     assert found["analysisCount"] == 2
     assert found["dailyTrend"] == [
-        {"date": time_text(midnight - 1)[:10], "count": 1},
-        {"date": time_text(midnight)[:10], "count": 1},
+        {"date": format_time(midnight - 1)[:10], "count": 1},
+        {"date": format_time(midnight)[:10], "count": 1},
     ]
     api.now_us = midnight + 40 * DAY_US
     assert (await api.data(STATS, key))["dailyTrend"] == []
 
 
-async def test_an_entry_exactly_at_the_edge_of_hours_is_out(runtime: Runtime, api: Api) -> None:
+async def test_an_entry_exactly_at_the_start_of_the_window_is_left_out(runtime: Runtime, api: Api) -> None:
     at = NOW_US - 3_600_000_000
     append(
         runtime,
         event("project.created.v1"),
-        event("watchdog.evaluated.v1", time=time_text(at)),
-        event("watchdog.evaluated.v1", time=time_text(at + 1)),
+        event("watchdog.evaluated.v1", time=format_time(at)),
+        event("watchdog.evaluated.v1", time=format_time(at + 1)),
     )
     drain_all(runtime)
     assert [each["timestamp"] for each in await api.data(ACTIVITY + "?hours=1", api.key(TENANT, PROJECT))] == [
-        time_text(at + 1)
+        format_time(at + 1)
     ]
 
 
 async def test_at_most_a_hundred_entries_newest_first_ties_by_id_descending(runtime: Runtime, api: Api) -> None:
-    at = time_text(NOW_US - 1_000_000)
+    at = format_time(NOW_US - 1_000_000)
     made = [
         event("watchdog.evaluated.v1", {"ruleId": f"r{n}"}, id=f"{n:08x}-0000-4000-8000-000000000000", time=at)
         for n in range(130)
@@ -430,7 +431,7 @@ async def test_a_cached_key_still_expires_on_time(filled: Runtime, writer: Engin
     api.close()
 
 
-async def test_a_store_that_is_away_is_unavailable_and_comes_back(
+async def test_an_unreachable_database_responds_503_and_reads_recover(
     filled: Runtime, writer: Engine, reader: Engine
 ) -> None:
     api = Api(writer, reader, key_cache_s=60)
@@ -445,7 +446,7 @@ async def test_a_store_that_is_away_is_unavailable_and_comes_back(
         each.close()
 
 
-async def test_requests_at_once_share_queries_and_get_their_own_answers(
+async def test_concurrent_requests_share_queries_and_get_their_own_responses(
     filled: Runtime, api: Api, statements: list[str]
 ) -> None:
     keys = {PROJECT: api.key(TENANT, PROJECT), OTHER_PROJECT: api.key(TENANT, OTHER_PROJECT)}
@@ -465,7 +466,7 @@ async def test_requests_at_once_share_queries_and_get_their_own_answers(
 # --- one statement, a constant number of rows ------------------------------------------------------------------------
 
 
-async def test_each_answer_is_one_statement(
+async def test_each_response_is_one_statement(
     filled: Runtime, writer: Engine, reader: Engine, statements: list[str]
 ) -> None:
     api = Api(writer, reader, key_cache_s=60)
@@ -480,18 +481,16 @@ async def test_each_answer_is_one_statement(
 
 
 @pytest.mark.parametrize("events", [50, 3000])
-async def test_the_plans_touch_rows_through_keys_only(
-    runtime: Runtime, writer: Engine, reader: Engine, events: int
-) -> None:
+async def test_query_plans_use_keys_only(runtime: Runtime, writer: Engine, reader: Engine, events: int) -> None:
     append(runtime, *mixed(events, tenants=3, projects=40))
     drain_all(runtime)
-    with writer.begin() as connection:  # a plan for tables known to be small may be in use when they have grown
+    with writer.begin() as connection:  # a plan for small tables may still be in use after they have grown
         connection.exec_driver_sql("ANALYZE")
     plans: list[str] = []
 
     def explain(_conn: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if reader.dialect.name == "postgresql":
-            # Prepared, because the API's statements are: those have a plan of their own.
+            # Prepared, like the API's statements, because prepared statements have their own plans.
             names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
             numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
             values = ", ".join(sql.Literal(parameters[name]).as_string(cursor) for name in names)
@@ -505,8 +504,8 @@ async def test_the_plans_touch_rows_through_keys_only(
 
     sa_event.listen(reader, "before_cursor_execute", explain)
     with reader.connect() as connection:
-        stats.lookup.read(connection, [StatsAsk("ten_0", "project-1")])
-        activity.lookup.read(connection, [ActivityAsk("ten_0", PROJECT, 0)])
+        stats.lookup.read(connection, [StatsKey("ten_0", "project-1")])
+        activity.lookup.read(connection, [ActivityKey("ten_0", PROJECT, 0)])
     assert len(plans) == 2
     for plan in plans:
         if reader.dialect.name == "postgresql":
@@ -519,7 +518,7 @@ async def test_the_plans_touch_rows_through_keys_only(
     assert "project_by_slug" in plans[0]
 
 
-async def test_health_endpoints_need_no_key_and_name_what_fails(runtime: Runtime, api: Api) -> None:
+async def test_health_endpoints_need_no_key_and_name_the_failing_part(runtime: Runtime, api: Api) -> None:
     for path in ("/healthz", "/readyz", "/healthz/projector"):
         response = await api.ask(path)
         assert (response.status_code, response.json()["status"]) == (200, "ok")

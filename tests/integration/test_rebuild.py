@@ -1,4 +1,4 @@
-"""The rebuild, on both databases: the log gives the rows that live gave, byte for byte, while everything goes on."""
+"""The rebuild on both databases: it restores the live rows byte for byte while events keep being applied."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,39 +12,42 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, delete, insert, text, update
 from sqlalchemy.exc import OperationalError
 
-from event_stream.event_types import AnalysisCreated, Event, partition_of
+from event_stream.events.event import Event, partition_of
+from event_stream.events.event_types import AnalysisCreated
 from projections.database.columns import KeyText, Row
 from projections.folding import row_checksum
-from projections.folding.projection import Key, Projection, Rollup
-from projections.lifecycle import pending_rebuilds, rebuild
+from projections.folding.projection import Key, Projection
+from projections.folding.rollup import Rollup
+from projections.lifecycle import log_history, pending_rebuilds, rebuild, refold, tenant_data
+from projections.lifecycle.log_history import LogPosition
 from projections.lifecycle.pending_rebuilds import RebuildRequest
-from projections.lifecycle.rebuild import LogReplacedError, Refold
+from projections.lifecycle.refold import LogReplacedError, Refold
 from projections.read_models import activity, analysis_trend, project, tenant
 from projections.read_models.registry import PROJECTIONS
-from projections.transaction import checkpoint, event_log
-from projections.transaction.event_log import LogPosition
-from tests.support.driving import Api, append, drain_all, dump, with_projections
+from projections.transaction import checkpoint_table, event_log
+from tests.support.api_client import Api
 from tests.support.events import NOW_US, TENANT, event, mixed
-from tests.support.law import assert_all_is_well
-from tests.support.points import REBUILD_POINTS, ProcessDiedError, on_call, wrapped
-from tests.support.rebuilding import differing, outcomes_of, plan, rebuild_all, rebuilder, still_due
+from tests.support.failpoints import REBUILD_POINTS, SimulatedCrashError, on_nth_call, wrap
+from tests.support.harness import append, drain_all, dump, with_projections
+from tests.support.invariants import assert_fully_projected
+from tests.support.rebuilds import differing, pending, plan_rebuilds, rebuild_all, rebuilder, results_of
 from tests.support.servers import wait_until
 from workers.maintenance import parallel
 from workers.maintenance.rebuild_tenants import Rebuilder
 from workers.runtime import Runtime
 
-HOME = partition_of(TENANT, 4)
+TENANT_PARTITION = partition_of(TENANT, 4)
 EVENTS = list(mixed(900, tenants=3, projects=3))
 
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few events make many pages, and a few rows too."""
-    monkeypatch.setattr(rebuild, "EVENTS_AT_ONCE", 50)
-    monkeypatch.setattr(rebuild, "FOLDED_AT_ONCE", 120)
-    monkeypatch.setattr(rebuild, "ROWS_AT_ONCE", 20)
-    monkeypatch.setattr("projections.database.paging.ROWS_AT_ONCE", 20)
-    monkeypatch.setattr("projections.transaction.event_log._COUNTED_AT_ONCE", 50)
+    """Small pages, so that a few events and rows fill many."""
+    monkeypatch.setattr(refold, "PAGE_EVENTS", 50)
+    monkeypatch.setattr(refold, "FOLD_EVENTS", 120)
+    monkeypatch.setattr(rebuild, "PAGE_ROWS", 20)
+    monkeypatch.setattr("projections.database.paging.PAGE_ROWS", 20)
+    monkeypatch.setattr("projections.lifecycle.tenant_data.COUNT_PAGE", 50)
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def key_is(table: Table, row: Row) -> list[Any]:
     return [column == value for column, value in zip(table.primary_key.columns, row, strict=False)]
 
 
-# What somebody may have done to one row of a tenant, and how the rebuild tells it: missing, extra, changed.
+# Damage to one row of a tenant, and how the rebuild reports it: missing, extra, changed.
 DAMAGE: dict[str, tuple[Table, Callable[[Table, Row], Any], tuple[int, int, int]]] = {
     "a wrong count": (
         analysis_trend.table,
@@ -107,7 +110,7 @@ DAMAGE: dict[str, tuple[Table, Callable[[Table, Row], Any], tuple[int, int, int]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_whatever_was_done_to_a_row_the_log_gives_it_back_byte_for_byte(filled: Runtime, damage: str) -> None:
+def test_any_damage_to_a_row_is_undone_byte_for_byte(filled: Runtime, damage: str) -> None:
     before = dump(filled.reader)
     table, harm, expected = DAMAGE[damage]
     execute(filled, harm(table, one_of(filled, table, "ten_1")))
@@ -125,14 +128,14 @@ def test_an_emptied_read_model_is_filled_from_history(filled: Runtime, projectio
     assert dump(filled.reader) == before
 
 
-def test_rows_of_a_tenant_that_has_no_event_go(filled: Runtime) -> None:
+def test_rows_of_a_tenant_without_events_are_removed(filled: Runtime) -> None:
     before = dump(filled.reader)
     execute(filled, insert(tenant.table).values(("ten_unheard_of", 1, "{}", 1, 1)))
     assert differing(rebuild_all(filled)) == {"tenant": (0, 1, 0)}
     assert dump(filled.reader) == before
 
 
-def test_rows_that_are_equal_are_not_written(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_rows_are_not_written(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Row] = []
     for name in ("insert_rows", "upsert_rows"):
         monkeypatch.setattr(rebuild, name, lambda _connection, _table, rows: written.extend(rows))
@@ -144,13 +147,13 @@ def test_rows_that_are_equal_are_not_written(filled: Runtime, monkeypatch: pytes
     assert written == [row]
 
 
-def test_a_selection_leaves_all_other_tenants_and_read_models_as_they_are(filled: Runtime) -> None:
+def test_a_selection_leaves_other_tenants_and_read_models_unchanged(filled: Runtime) -> None:
     before = dump(filled.reader)
     for table in (project.table, analysis_trend.table):
         execute(filled, delete(table))
     (trends,) = [each for each in PROJECTIONS if each.name == "analysis_trend"]
-    plan(filled, RebuildRequest("analysis_trend", "ten_1"), [trends])
-    outcomes_of(rebuilder(filled, [trends]).rebuild_due(["ten_1"], RebuildRequest("analysis_trend", "ten_1")))
+    plan_rebuilds(filled, RebuildRequest("analysis_trend", "ten_1"), [trends])
+    results_of(rebuilder(filled, [trends]).rebuild_pending(["ten_1"], RebuildRequest("analysis_trend", "ten_1")))
     after = dump(filled.reader)
     assert after == before | {
         "project": [],
@@ -158,7 +161,7 @@ def test_a_selection_leaves_all_other_tenants_and_read_models_as_they_are(filled
     }
 
 
-def test_a_comparison_tells_what_differs_and_changes_nothing(filled: Runtime) -> None:
+def test_a_dry_run_reports_differences_and_changes_nothing(filled: Runtime) -> None:
     row = one_of(filled, analysis_trend.table, "ten_0")
     execute(
         filled,
@@ -166,36 +169,36 @@ def test_a_comparison_tells_what_differs_and_changes_nothing(filled: Runtime) ->
         delete(tenant.table),
     )
     before = dump(filled.reader)
-    (outcome,) = outcomes_of(rebuilder(filled).compare(["ten_0"]))
+    (outcome,) = results_of(rebuilder(filled).compare(["ten_0"]))
     assert differing([outcome]) == {"analysis_trend": (0, 0, 1), "tenant": (1, 0, 0)}
     assert [(each.kind, each.read_model, each.key, each.columns) for each in outcome.samples] == [
         ("missing", "tenant", ("ten_0",), {}),
         ("changed", "analysis_trend", tuple(row[:2]), {"total": (-1, row[2])}),
     ]
     assert dump(filled.reader) == before
-    assert still_due(filled) == {}
+    assert pending(filled) == {}
 
 
-def test_what_drains_apply_between_the_first_fold_and_the_replacement_counts_once(filled: Runtime) -> None:
+def test_events_applied_between_the_first_fold_and_the_replacement_count_once(filled: Runtime) -> None:
     late = list(mixed(400, tenants=3, projects=3, seed=2))
     steps = iter(range(0, len(late), 40))
 
     execute(filled, delete(project.table), delete(activity.table))
-    for each in rebuilder(filled).rebuild_due(plan(filled), RebuildRequest()):
+    for each in rebuilder(filled).rebuild_pending(plan_rebuilds(filled), RebuildRequest()):
         if isinstance(each, int) and (first := next(steps, None)) is not None:
             append(filled, *late[first : first + 40])
             drain_all(filled)
     rest = [each for first in steps for each in late[first : first + 40]]
     append(filled, *rest)
     drain_all(filled)
-    assert_all_is_well(filled, [*EVENTS, *late])
+    assert_fully_projected(filled, [*EVENTS, *late])
     assert differing(rebuild_all(filled)) == {}
 
 
-def test_what_is_applied_after_the_last_look_is_folded_under_the_claim(
+def test_events_applied_after_the_last_read_are_folded_under_the_claim(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The moment at which nothing but the claim helps: all is folded, the replacement begins."""
+    """Everything is folded and the replacement starts: only the claim protects it."""
     late = list(mixed(200, tenants=3, projects=3, seed=3))
     execute(filled, delete(analysis_trend.table))
 
@@ -208,7 +211,7 @@ def test_what_is_applied_after_the_last_look_is_folded_under_the_claim(
     monkeypatch.setattr("workers.maintenance.rebuild_tenants.replace", replace)
     made = [*EVENTS, *late]
     rebuild_all(filled)
-    assert_all_is_well(filled, made)
+    assert_fully_projected(filled, made)
 
 
 @pytest.mark.both_databases
@@ -225,11 +228,11 @@ def test_a_drain_waits_for_the_claim_and_then_applies(filled: Runtime, monkeypat
                 wait_until(lambda: _waits_for_a_lock(connection), "the drain waits for the claim")
         settle(connection, tenant_id, names)
 
-    monkeypatch.setattr(pending_rebuilds, "settle", settle_slowly)
+    monkeypatch.setattr(pending_rebuilds, "complete", settle_slowly)
     rebuild_all(filled)
     waiting.join()
     drain_all(filled)
-    assert_all_is_well(filled, [*EVENTS, *late])
+    assert_fully_projected(filled, [*EVENTS, *late])
 
 
 def _waits_for_a_lock(connection: Connection) -> bool:
@@ -238,45 +241,45 @@ def _waits_for_a_lock(connection: Connection) -> bool:
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("point", REBUILD_POINTS)
-def test_after_a_crash_at_any_step_it_goes_on_where_it_stopped(
+def test_after_a_crash_at_any_step_it_continues_where_it_stopped(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch, point: str, number: int
 ) -> None:
     before = dump(filled.reader)
     execute(filled, delete(analysis_trend.table), update(activity.table).values(evaluation="{}"))
     damaged = dump(filled.reader)
-    tenants = plan(filled)
+    tenants = plan_rebuilds(filled)
 
     def die() -> None:
-        raise ProcessDiedError
+        raise SimulatedCrashError
 
     with monkeypatch.context() as patch:
         owner, name, _ = REBUILD_POINTS[point]
-        patch.setattr(owner, name, wrapped(REBUILD_POINTS[point], on_call(number, die)))
-        with pytest.raises(ProcessDiedError):
-            outcomes_of(rebuilder(filled).rebuild_due(tenants, RebuildRequest()))
-    left = still_due(filled)
+        patch.setattr(owner, name, wrap(REBUILD_POINTS[point], on_nth_call(number, die)))
+        with pytest.raises(SimulatedCrashError):
+            results_of(rebuilder(filled).rebuild_pending(tenants, RebuildRequest()))
+    left = pending(filled)
     assert tenants[-1] in left
     for table, rows in dump(filled.reader).items():
         for tenant_id in tenants:
             expected = damaged if tenant_id in left else before
             mine = [row for row in rows if row[0] == tenant_id]
             assert mine == [row for row in expected[table] if row[0] == tenant_id]
-    done = outcomes_of(rebuilder(filled).rebuild_due(left, RebuildRequest()))
+    done = results_of(rebuilder(filled).rebuild_pending(left, RebuildRequest()))
     assert [outcome.tenant_id for outcome in done] == list(left)
     assert dump(filled.reader) == before
-    assert still_due(filled) == {}
+    assert pending(filled) == {}
 
 
-def test_two_at_once_do_no_harm(filled: Runtime) -> None:
+def test_two_concurrent_rebuilds_do_no_harm(filled: Runtime) -> None:
     before = dump(filled.reader)
     execute(filled, delete(project.table), delete(activity.table))
-    tenants = plan(filled)
+    tenants = plan_rebuilds(filled)
     meeting = threading.Barrier(2)
     outcomes: list[Any] = []
 
     def work() -> None:
         meeting.wait()
-        outcomes.extend(outcomes_of(rebuilder(filled, timeout_s=60.0).rebuild_due(tenants, RebuildRequest())))
+        outcomes.extend(results_of(rebuilder(filled, timeout_s=60.0).rebuild_pending(tenants, RebuildRequest())))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -286,32 +289,32 @@ def test_two_at_once_do_no_harm(filled: Runtime) -> None:
     assert {outcome.tenant_id for outcome in outcomes} == set(tenants)
     assert [outcome.error for outcome in outcomes if outcome.error] == []
     assert dump(filled.reader) == before
-    assert still_due(filled) == {}
+    assert pending(filled) == {}
 
 
-def test_a_tenant_that_another_process_finishes_meanwhile_is_left_to_it(filled: Runtime) -> None:
-    tenants = plan(filled)
-    slower = rebuilder(filled).rebuild_due(tenants, RebuildRequest())
+def test_a_tenant_that_another_process_has_finished_is_skipped(filled: Runtime) -> None:
+    tenants = plan_rebuilds(filled)
+    slower = rebuilder(filled).rebuild_pending(tenants, RebuildRequest())
     assert next(slower) == 50  # a page of the first tenant; most of its log is still unread
-    outcomes_of(rebuilder(filled).rebuild_due(tenants, RebuildRequest()))
+    results_of(rebuilder(filled).rebuild_pending(tenants, RebuildRequest()))
     assert list(slower) == []
 
 
-def test_what_one_has_done_another_who_asked_for_it_need_not_do(filled: Runtime) -> None:
-    plan(filled)
-    plan(filled, RebuildRequest(None, "ten_1"))
-    outcomes_of(rebuilder(filled).rebuild_due(["ten_1"], RebuildRequest(None, "ten_1")))
-    assert sorted(still_due(filled)) == ["ten_0", "ten_2"]
+def test_a_request_that_another_process_has_completed_is_not_repeated(filled: Runtime) -> None:
+    plan_rebuilds(filled)
+    plan_rebuilds(filled, RebuildRequest(None, "ten_1"))
+    results_of(rebuilder(filled).rebuild_pending(["ten_1"], RebuildRequest(None, "ten_1")))
+    assert sorted(pending(filled)) == ["ten_0", "ten_2"]
     assert [
         each.tenant_id
-        for each in outcomes_of(rebuilder(filled).rebuild_due(["ten_0", "ten_1", "ten_2"], RebuildRequest()))
+        for each in results_of(rebuilder(filled).rebuild_pending(["ten_0", "ten_1", "ten_2"], RebuildRequest()))
     ] == [
         "ten_0",
         "ten_2",
     ]
 
 
-def test_a_fold_that_fails_names_the_event_and_leaves_the_tenant_as_it_was(filled: Runtime) -> None:
+def test_a_failing_fold_names_the_event_and_leaves_the_tenant_unchanged(filled: Runtime) -> None:
     execute(filled, delete(analysis_trend.table))
     before = dump(filled.reader)
     culprit = next(each for each in EVENTS if each["tenantid"] == "ten_1" and each["type"] == "analysis.created.v1")
@@ -328,13 +331,13 @@ def test_a_fold_that_fails_names_the_event_and_leaves_the_tenant_as_it_was(fille
         "ten_1": f"event {culprit['id']} of tenant ten_1: FoldError: projection analysis_trend failed with ZeroDivisionError",
         "ten_2": None,
     }
-    assert list(still_due(filled)) == ["ten_1"]
+    assert list(pending(filled)) == ["ten_1"]
     assert {row[0] for row in dump(filled.reader)["analysis_trend"]} == {"ten_0", "ten_2"}
     assert dump(filled.reader)["project"] == before["project"]
 
 
 @pytest.mark.parametrize("edit", [{"body": b"{}"}, {"type": "of.another.release.v1", "body": b'{"type":"x"}'}])
-def test_an_event_that_cannot_be_decoded_any_more_is_named(filled: Runtime, edit: dict[str, Any]) -> None:
+def test_an_event_that_can_no_longer_be_decoded_is_named(filled: Runtime, edit: dict[str, Any]) -> None:
     before = dump(filled.reader)
     id_ = next(each["id"] for each in EVENTS if each["tenantid"] == "ten_2")
     execute(filled, update(event_log.table).where(event_log.table.c.event_id == id_).values(edit))
@@ -345,7 +348,7 @@ def test_an_event_that_cannot_be_decoded_any_more_is_named(filled: Runtime, edit
 
 
 @pytest.mark.parametrize("error", [OSError("no space"), OperationalError("x", {}, Exception("gone"))])
-def test_an_outage_is_waited_for_wherever_it_comes(
+def test_a_rebuild_waits_for_the_end_of_an_outage_at_any_step(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     before = dump(filled.reader)
@@ -361,9 +364,9 @@ def test_an_outage_is_waited_for_wherever_it_comes(
 
         return call
 
-    monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
-    monkeypatch.setattr(event_log, "read_history", failing("read", event_log.read_history, 3))
-    monkeypatch.setattr(pending_rebuilds, "settle", failing("settle", pending_rebuilds.complete, 2))
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants._retry_delay_s", lambda _failures: 0.0)
+    monkeypatch.setattr(log_history, "read_history", failing("read", log_history.read_history, 3))
+    monkeypatch.setattr(pending_rebuilds, "complete", failing("settle", pending_rebuilds.complete, 2))
     feed = changed(activity.projection, entry=failing("entry", activity.entry, 70))
     chosen: list[Projection] = (
         [analysis_trend.projection, feed]
@@ -376,7 +379,7 @@ def test_an_outage_is_waited_for_wherever_it_comes(
 
 # Which call fails: in the first page, in later ones, before a fold and after one, in the last; and twice in the tail.
 @pytest.mark.parametrize(("step", "at"), [("decode", at) for at in (1, 60, 130, 280, 290, 340)] + [("fold", 4)])
-def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
+def test_a_transient_failure_neither_loses_nor_repeats_events(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch, step: str, at: int
 ) -> None:
     execute(filled, delete(analysis_trend.table), delete(activity.table))
@@ -385,7 +388,7 @@ def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
     history = sum(each["tenantid"] == "ten_0" for each in EVENTS)
     assert 280 <= history < 290
     assert history + len(late) >= 340
-    owner, name = {"decode": (event_log.LoggedEvent, "decoded"), "fold": (rebuild, "as_folded")}[step]
+    owner, name = {"decode": (log_history.LoggedEvent, "decode"), "fold": (refold, "upcast_all")}[step]
     original = getattr(owner, name)
     calls = [0]
 
@@ -404,17 +407,17 @@ def test_what_fails_for_a_moment_is_neither_lost_nor_doubled(
 
     monkeypatch.setattr(owner, name, fail_once)
     monkeypatch.setattr("workers.maintenance.rebuild_tenants.replace", replace)
-    monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants._retry_delay_s", lambda _failures: 0.0)
     rebuild_all(filled, timeout_s=600.0)
     assert calls[0] > at
-    assert_all_is_well(filled, made)
+    assert_fully_projected(filled, made)
     assert differing(rebuild_all(filled)) == {}
 
 
-def test_no_more_events_are_in_memory_than_are_folded_at_once(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_holds_at_most_one_page_of_events(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     for events, bytes_max in ((120, 10**6), (10**6, 30_000)):
-        monkeypatch.setattr(rebuild, "FOLDED_AT_ONCE", events)
-        monkeypatch.setattr(rebuild, "FOLDED_BYTES_MAX", bytes_max)
+        monkeypatch.setattr(refold, "FOLD_EVENTS", events)
+        monkeypatch.setattr(refold, "FOLD_BYTES_MAX", bytes_max)
         refolding = Refold(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
         with filled.reader.connect() as connection:
             while refolding._in_history:
@@ -424,33 +427,37 @@ def test_no_more_events_are_in_memory_than_are_folded_at_once(filled: Runtime, m
         assert refolding._unfolded == []
 
 
-def test_an_outage_that_lasts_is_told_and_leaves_the_rest_due(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_outage_is_reported_and_the_remaining_tenants_stay_pending(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gone(*_: Any) -> None:
         raise OperationalError("x", {}, Exception("gone"))
 
-    monkeypatch.setattr(checkpoint, "claim_as_it_is", gone)
-    monkeypatch.setattr("workers.maintenance.rebuild_tenants._back_off_s", lambda _failures: 0.0)
+    monkeypatch.setattr(checkpoint_table, "claim_current", gone)
+    monkeypatch.setattr("workers.maintenance.rebuild_tenants._retry_delay_s", lambda _failures: 0.0)
     with pytest.raises(OperationalError):
         rebuild_all(filled)
-    assert len(still_due(filled)) == 3
+    assert len(pending(filled)) == 3
 
 
-def test_a_log_that_lost_its_last_commits_is_folded_anew(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_lost_its_last_commits_is_folded_again_from_the_start(
+    filled: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = dump(filled.reader)
     refolding = Refold(PROJECTIONS, "ten_1", partition_of("ten_1", 4))
     with filled.reader.connect() as connection:
         refolding.step(connection)
         monkeypatch.setattr(refolding, "_in_history", False)
-        monkeypatch.setattr(refolding, "_until", LogPosition(3, ("ten_1", "another event")))
+        monkeypatch.setattr(refolding, "_up_to", LogPosition(3, ("ten_1", "another event")))
         with pytest.raises(LogReplacedError):
             refolding.step(connection)
-    assert refolding.spoilt
+    assert refolding.must_restart
     with pytest.raises(LogReplacedError):
         rebuild.replace(filled.writer, refolding)
     assert dump(filled.reader) == before
 
 
-def test_a_reader_sees_the_rows_from_before_or_from_after_and_nothing_else(runtime: Runtime) -> None:
+def test_a_reader_sees_the_old_rows_or_the_new_ones_and_nothing_between(runtime: Runtime) -> None:
     made = [event("project.created.v1"), *(event() for _ in range(40))]
     made += [event("watchdog.evaluated.v1") for _ in range(20)]
     made += [event("log_source.added.v1"), event("support_desk.bound.v1"), event("watchdog.toggled.v1")]
@@ -503,7 +510,7 @@ def test_a_reader_sees_the_rows_from_before_or_from_after_and_nothing_else(runti
     assert (40, 1, 0, 0, 1) in counts
 
 
-def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtime) -> None:
+def test_a_new_projection_is_filled_from_history_and_then_updated_live(filled: Runtime) -> None:
     """What docs/how-to/add-a-read-model.md promises: one row a tenant, of events that came before it was thought of."""
     table = Table(
         "analysis_total",
@@ -531,7 +538,7 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
         table.create(connection)
     runtime = with_projections(filled, *PROJECTIONS, new)
     late = [event(tenantid=f"ten_{number % 3}") for number in range(30)]
-    append(runtime, *late[:15])  # applied before its history is there
+    append(runtime, *late[:15])  # applied before its history is rebuilt
     drain_all(runtime)
     rebuild_all(runtime, [new])
     append(runtime, *late[15:])
@@ -543,20 +550,23 @@ def test_a_new_projection_is_filled_from_history_and_goes_on_live(filled: Runtim
     assert [row[:3] for row in rows] == [(tenant_id, total, total) for tenant_id, total in sorted(expected.items())]
 
 
-def test_what_another_release_asked_for_is_told_and_stays_due(filled: Runtime) -> None:
+def test_requests_of_another_release_are_reported_and_stay_pending(filled: Runtime) -> None:
     others = sorted({each.name for each in PROJECTIONS} - {"project"})
-    plan(filled)
-    outcomes = outcomes_of(rebuilder(filled, [project.projection]).rebuild_due(["ten_0"], RebuildRequest()))
+    plan_rebuilds(filled)
+    outcomes = results_of(rebuilder(filled, [project.projection]).rebuild_pending(["ten_0"], RebuildRequest()))
     assert [outcome.error for outcome in outcomes] == [
-        (f"UnknownProjectionError: due is {', '.join(others)}, which this release does not have; --restart forgets it")
+        (
+            f"UnknownProjectionError: a rebuild of {', '.join(others)} is pending, which this release does not have;"
+            " run the release that has it, or begin again with --restart"
+        )
     ]
-    assert len(still_due(filled)["ten_0"]) == len(PROJECTIONS)
+    assert len(pending(filled)["ten_0"]) == len(PROJECTIONS)
 
 
-def test_memory_holds_no_more_entries_than_are_kept(runtime: Runtime) -> None:
+def test_memory_holds_no_more_feed_entries_than_the_feed_keeps(runtime: Runtime) -> None:
     append(runtime, *(event("watchdog.evaluated.v1") for _ in range(400)))
     drain_all(runtime)
-    refolding = Refold([activity.projection], TENANT, HOME)
+    refolding = Refold([activity.projection], TENANT, TENANT_PARTITION)
     most = 0
     with runtime.reader.connect() as connection:
         is_last = False
@@ -568,22 +578,22 @@ def test_memory_holds_no_more_entries_than_are_kept(runtime: Runtime) -> None:
 
 
 def event_log_bodies_read(runtime: Runtime, projections: Any) -> int:
-    refolding = Refold(projections, TENANT, HOME)
+    refolding = Refold(projections, TENANT, TENANT_PARTITION)
     with runtime.reader.connect() as connection:
-        page = event_log.read_history(connection, TENANT, "", 10**9, refolding._unread, 10**6)
-        page = [*page, *event_log.read_tail(connection, HOME, 0, TENANT, refolding._unread, 10**6)]
+        page = log_history.read_history(connection, TENANT, "", 10**9, refolding._skipped_types, 10**6)
+        page = [*page, *log_history.read_tail(connection, TENANT_PARTITION, 0, TENANT, refolding._skipped_types, 10**6)]
     return sum(each.body is not None for each in page)
 
 
-def test_events_are_counted_in_steps(filled: Runtime) -> None:
+def test_progress_is_reported_in_steps(filled: Runtime) -> None:
     with filled.reader.connect() as connection:
         for tenant_id in ("ten_0", "ten_1", "ten_2", "nobody"):
             expected = sum(each["tenantid"] == tenant_id for each in EVENTS)
-            assert event_log.count_of(connection, tenant_id) == expected
+            assert tenant_data.count_events(connection, tenant_id) == expected
 
 
 @pytest.mark.parametrize("kind", ["history", "tail", "count"])
-def test_the_log_is_read_through_its_keys(filled: Runtime, kind: str) -> None:
+def test_the_log_is_read_through_indexes_only(filled: Runtime, kind: str) -> None:
     seen: list[str] = []
     with filled.reader.connect() as connection:
         explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
@@ -596,11 +606,11 @@ def test_the_log_is_read_through_its_keys(filled: Runtime, kind: str) -> None:
         sqlalchemy.event.listen(connection, "before_cursor_execute", note)
         match kind:
             case "history":
-                event_log.read_history(connection, "ten_1", "5", 100, ["x"], 10)
+                log_history.read_history(connection, "ten_1", "5", 100, ["x"], 10)
             case "tail":
-                event_log.read_tail(connection, 1, 5, "ten_1", ["x"], 10)
+                log_history.read_tail(connection, 1, 5, "ten_1", ["x"], 10)
             case _:
-                event_log.count_of(connection, "ten_1")
+                tenant_data.count_events(connection, "ten_1")
     wanted = "event_log_by_number" if kind == "tail" else "event_log_pkey"
     if explain == "EXPLAIN ":
         assert wanted in seen[0]
@@ -610,7 +620,7 @@ def test_the_log_is_read_through_its_keys(filled: Runtime, kind: str) -> None:
         assert "TEMP B-TREE" not in seen[0]
 
 
-def test_processes_side_by_side_inherit_no_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_processes_inherit_no_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     here, held = rebuilder(filled), list[int]()
 
     @contextmanager
@@ -618,8 +628,8 @@ def test_processes_side_by_side_inherit_no_connection(filled: Runtime, monkeypat
         held.extend(engine.pool.checkedin() + engine.pool.checkedout() for engine in (here.writer, here.reader))  # type: ignore[attr-defined]
         yield
 
-    plan(filled)
-    monkeypatch.setattr(parallel, "_helper", helper)
+    plan_rebuilds(filled)
+    monkeypatch.setattr(parallel, "_start_process", helper)
     assert here.reader.pool.checkedin() > 0  # type: ignore[attr-defined]
     with parallel.run_parallel(here, Rebuilder.compare, ["ten_0", "ten_1"], processes=2):
         assert held == [0, 0, 0, 0]

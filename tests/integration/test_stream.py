@@ -1,4 +1,4 @@
-"""Streams and producers, on a real server and, where no blocking or crashing is needed, on fakeredis too."""
+"""Streams and producers on a real server and, where no blocking or crashing is needed, on fakeredis too."""
 
 import subprocess
 import sys
@@ -23,17 +23,18 @@ from event_stream import (
     Producer,
     WaitTimeoutError,
 )
-from event_stream.entries import START, StreamEnd
-from event_stream.envelope import time_text
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
+from event_stream.events.rfc3339 import format_time
 from event_stream.settings import StreamSettings
-from event_stream.stream import OldServerError, Progress, Stream, _end
+from event_stream.streams.entries import START, StreamEnd
+from event_stream.streams.reading import RedisTooOldError, parse_end
+from event_stream.streams.stream import ProjectedPosition, Stream
 from tests.support.events import NOW_US, TENANT, body, event
 from tests.support.servers import RedisServer
 from workers.runtime import redis_client
 
-HOME = partition_of(TENANT, 4)
-KEY = f"events:{{{HOME}}}"
+TENANT_PARTITION = partition_of(TENANT, 4)
+KEY = f"events:{{{TENANT_PARTITION}}}"
 
 
 @pytest.fixture(params=["real", "fake"])
@@ -67,14 +68,14 @@ def test_positions_order_as_integers() -> None:
 def test_a_producer_appends_to_the_tenants_partition_under_the_documented_keys(producer: Producer, redis: Any) -> None:
     made = event()
     appended = producer.append(made)
-    assert appended.partition == HOME
+    assert appended.partition == TENANT_PARTITION
     ((entry_id, fields),) = redis.xrange(KEY)
     assert entry_id.decode() == str(appended.position)
     assert set(fields) == {b"event"}
-    assert redis.get("events:partitions") is None  # that is for those to say who drain
+    assert redis.get("events:partitions") is None  # only the dispatcher publishes it
 
 
-def test_a_cloud_event_of_the_sdk_can_be_appended(producer: Producer, redis: Any) -> None:
+def test_an_event_of_the_cloudevents_sdk_can_be_appended(producer: Producer, redis: Any) -> None:
     made = event()
     attributes = {name: value for name, value in made.items() if name not in ("data", "time", "specversion")}
     producer.append(CloudEvent(attributes | {"time": datetime.now(UTC)}, made["data"]))
@@ -94,7 +95,7 @@ def test_a_cloud_event_of_the_sdk_can_be_appended(producer: Producer, redis: Any
         b"{}",
         None,
         event(pad="x" * 70_000),
-        event(time=time_text(NOW_US + 3_600_000_000)),
+        event(time=format_time(NOW_US + 3_600_000_000)),
     ],
 )
 def test_nothing_is_sent_if_one_event_is_invalid(producer: Producer, redis: Any, bad: Any) -> None:
@@ -103,14 +104,14 @@ def test_nothing_is_sent_if_one_event_is_invalid(producer: Producer, redis: Any,
     assert redis.xlen(KEY) == 0
 
 
-def test_the_error_says_which_rule_and_which_value(producer: Producer) -> None:
+def test_the_error_names_the_rule_and_the_value(producer: Producer) -> None:
     with pytest.raises(InvalidEventError) as caught:
         producer.append(event(id="NOT-A-UUID"))
     assert caught.value.reason == "not_an_event"
     assert "NOT-A-UUID" in caught.value.detail
 
 
-def test_appending_nothing_is_fine(producer: Producer) -> None:
+def test_appending_no_events_is_allowed(producer: Producer) -> None:
     assert producer.append_many([]) == []
 
 
@@ -125,125 +126,129 @@ def test_the_backlog_limit_counts_what_is_not_yet_projected(producer: Producer, 
     appended = producer.append_many([event() for _ in range(5)])
     with pytest.raises(BacklogFullError, match="5 entries not yet projected"):
         producer.append(event())
-    stream.publish_projected(HOME, Progress(appended[1].position, 2))
+    stream.publish_projected(TENANT_PARTITION, ProjectedPosition(appended[1].position, 2))
     producer.append_many([event(), event()])
     with pytest.raises(BacklogFullError):
         producer.append(event())
 
 
 def test_what_was_projected_before_the_stream_was_lost_does_not_count(producer: Producer, stream: Stream) -> None:
-    stream.publish_projected(HOME, Progress(Position(1, 0), 10))
+    stream.publish_projected(TENANT_PARTITION, ProjectedPosition(Position(1, 0), 10))
     producer.append_many([event() for _ in range(5)])
 
 
-def test_a_wait_ends_when_the_position_is_projected_or_the_time_is_up(producer: Producer, stream: Stream) -> None:
+def test_a_wait_ends_when_the_position_is_projected_or_the_timeout_expires(producer: Producer, stream: Stream) -> None:
     appended = producer.append(event())
     with pytest.raises(WaitTimeoutError, match=str(appended)):
         producer.wait_until_projected(appended, timeout_s=0.05)
-    later = threading.Timer(0.1, lambda: stream.publish_projected(HOME, Progress(appended.position, 1)))
+    later = threading.Timer(
+        0.1, lambda: stream.publish_projected(TENANT_PARTITION, ProjectedPosition(appended.position, 1))
+    )
     later.start()
     producer.wait_until_projected(appended, timeout_s=10)
     later.join()
 
 
-def test_reading_starts_at_the_position_itself_and_knows_the_end(stream: Stream) -> None:
-    stream.append([(HOME, body(event())) for _ in range(5)])
-    whole = stream.read_from(HOME, START, 10)
+def test_reading_starts_at_the_position_itself_and_returns_the_end(stream: Stream) -> None:
+    stream.append([(TENANT_PARTITION, body(event())) for _ in range(5)])
+    whole = stream.read_from(TENANT_PARTITION, START, 10)
     assert len(whole.entries) == 5
     assert whole.reaches_end
     assert whole.end == StreamEnd(whole.entries[-1], length=5, added=5)
-    part = stream.read_from(HOME, whole.entries[1].position, 2)
+    part = stream.read_from(TENANT_PARTITION, whole.entries[1].position, 2)
     assert [entry.position for entry in part.entries] == [entry.position for entry in whole.entries[1:3]]
     assert not part.reaches_end
 
 
-def test_what_lies_behind_a_position_is_told_by_numbers_not_by_text(stream: Stream, redis: Any) -> None:
+def test_entries_after_a_position_are_found_by_numeric_order(stream: Stream, redis: Any) -> None:
     for id_ in ("9-9", "9-10", "10-0"):
         redis.xadd(KEY, {"event": "x"}, id=id_)
-    behind = stream.read_from(HOME, Position(9, 9), 3).after(Position(9, 9), 3)
-    assert [entry.position for entry in behind.entries] == [Position(9, 10), Position(10, 0)]
-    behind = stream.read_from(HOME, Position(9, 11), 3).after(Position(9, 11), 3)  # whose own entry is gone
-    assert [entry.position for entry in behind.entries] == [Position(10, 0)]
+    following = stream.read_from(TENANT_PARTITION, Position(9, 9), 3).after(Position(9, 9), 3)
+    assert [entry.position for entry in following.entries] == [Position(9, 10), Position(10, 0)]
+    following = stream.read_from(TENANT_PARTITION, Position(9, 11), 3).after(
+        Position(9, 11), 3
+    )  # the entry at the position itself was trimmed
+    assert [entry.position for entry in following.entries] == [Position(10, 0)]
 
 
 def test_a_stream_that_does_not_exist_is_empty(stream: Stream) -> None:
-    assert stream.read_from(HOME, START, 10).end == StreamEnd(None, 0, 0)
+    assert stream.read_from(TENANT_PARTITION, START, 10).end == StreamEnd(None, 0, 0)
     assert stream.ends() == [StreamEnd(None, 0, 0)] * 4
 
 
 def test_a_deleted_tail_is_not_the_end(stream: Stream, redis: Any) -> None:
-    first, second = stream.append([(HOME, body(event())) for _ in range(2)])
+    first, second = stream.append([(TENANT_PARTITION, body(event())) for _ in range(2)])
     redis.xdel(KEY, str(second.position))
-    assert stream.ends()[HOME].position == first.position
+    assert stream.ends()[TENANT_PARTITION].position == first.position
 
 
-def test_a_digest_tells_entries_apart(stream: Stream, redis: Any) -> None:
+def test_digests_distinguish_entries(stream: Stream, redis: Any) -> None:
     for fields in ({"event": "a"}, {"event": "b"}, {"even": "ta"}, {"event": "a", "x": ""}):
         redis.xadd(KEY, fields)
-    digests = [entry.digest() for entry in stream.read_from(HOME, START, 10).entries]
+    digests = [entry.digest() for entry in stream.read_from(TENANT_PARTITION, START, 10).entries]
     assert len(set(digests)) == 4
 
 
 @pytest.mark.parametrize("redis", ["real"], indirect=True)
-def test_trimming_keeps_the_position_itself(stream: Stream, redis: Any) -> None:
-    appended = stream.append([(HOME, b"x") for _ in range(1000)])
-    (beside,) = stream.read_from(HOME, appended[999].position, 1).entries
-    assert stream.trim(HOME, appended[700].position, beside) > 500
+def test_trimming_keeps_the_entry_at_the_position(stream: Stream, redis: Any) -> None:
+    appended = stream.append([(TENANT_PARTITION, b"x") for _ in range(1000)])
+    (beside,) = stream.read_from(TENANT_PARTITION, appended[999].position, 1).entries
+    assert stream.trim(TENANT_PARTITION, appended[700].position, beside) > 500
     assert redis.xrange(KEY, min=str(appended[700].position), count=1)
     assert redis.xlen(KEY) >= 300
 
 
 @pytest.mark.parametrize("redis", ["real"], indirect=True)
 @pytest.mark.parametrize("fields", [{"event": "y"}, {"event": "x", "more": "x"}, {"other": "x"}])
-def test_trimming_leaves_a_stream_alone_that_holds_another_entry(stream: Stream, redis: Any, fields: Any) -> None:
-    *_, last = stream.append([(HOME, b"x") for _ in range(500)])
-    (beside,) = stream.read_from(HOME, last.position, 1).entries
+def test_a_stream_with_another_entry_at_the_position_is_not_trimmed(stream: Stream, redis: Any, fields: Any) -> None:
+    *_, last = stream.append([(TENANT_PARTITION, b"x") for _ in range(500)])
+    (beside,) = stream.read_from(TENANT_PARTITION, last.position, 1).entries
     redis.xdel(KEY, str(last.position))
-    assert stream.trim(HOME, last.position, beside) == 0
+    assert stream.trim(TENANT_PARTITION, last.position, beside) == 0
     redis.delete(KEY)
     for number in range(500):
         redis.xadd(KEY, {"event": "new"}, id=f"1-{number + 1}")
     redis.xadd(KEY, fields, id=str(last.position))
-    assert stream.trim(HOME, last.position, beside) == 0
+    assert stream.trim(TENANT_PARTITION, last.position, beside) == 0
     assert redis.xlen(KEY) == 501
 
 
 @pytest.mark.parametrize("redis", ["real"], indirect=True)
-def test_trimming_leaves_few_entries_however_many_there_are(stream: Stream) -> None:
-    last = [stream.append([(HOME, b"x")] * 10_000)[-1].position for _ in range(3)][-1]
-    (beside,) = stream.read_from(HOME, last, 1).entries
-    assert stream.trim(HOME, last, beside) > 29_000
-    assert stream.ends()[HOME].length < 1_000
-    assert stream.ends()[HOME].position == last
+def test_trimming_leaves_few_entries_of_a_stream_of_any_length(stream: Stream) -> None:
+    last = [stream.append([(TENANT_PARTITION, b"x")] * 10_000)[-1].position for _ in range(3)][-1]
+    (beside,) = stream.read_from(TENANT_PARTITION, last, 1).entries
+    assert stream.trim(TENANT_PARTITION, last, beside) > 29_000
+    assert stream.ends()[TENANT_PARTITION].length < 1_000
+    assert stream.ends()[TENANT_PARTITION].position == last
 
 
-def test_a_server_that_does_not_count_entries_added_is_named() -> None:
-    # What Redis 6.2 says of a stream; none is at hand to say it.
-    told = {
+def test_a_server_without_the_entries_added_counter_is_refused() -> None:
+    # The reply of Redis 6.2, which is not available here.
+    measured = {
         "length": 1,
         "groups": 0,
         "last-generated-id": b"1-0",
         "first-entry": (b"1-0", {}),
         "last-entry": (b"1-0", {}),
     }
-    with pytest.raises(OldServerError, match=r"Redis 7\.0 or Valkey 8"):
-        _end(told)
+    with pytest.raises(RedisTooOldError, match=r"Redis 7\.0 or Valkey 8"):
+        parse_end(measured)
 
 
-def test_an_append_after_one_that_was_refused_gets_its_own_answers(redis_url: str) -> None:
+def test_an_append_after_a_refused_one_gets_its_own_results(redis_url: str) -> None:
     client = redis_client(redis_url)
     stream = Stream(client, 4)
-    client.set(f"events:{{{HOME}}}", "no stream")
-    one, other, _ = (partition for partition in range(4) if partition != HOME)
+    client.set(f"events:{{{TENANT_PARTITION}}}", "no stream")
+    one, other, _ = (partition for partition in range(4) if partition != TENANT_PARTITION)
     with pytest.raises(ResponseError, match=r"^WRONGTYPE"):
-        stream.append([(HOME, b"x"), (one, b"y"), (other, b"z")])
-    client.delete(f"events:{{{HOME}}}")
+        stream.append([(TENANT_PARTITION, b"x"), (one, b"y"), (other, b"z")])
+    client.delete(f"events:{{{TENANT_PARTITION}}}")
     appended = stream.append([(other, b"1"), (one, b"2")])
     assert appended == [(partition, stream.ends()[partition].position) for partition in (other, one)]
     client.close()
 
 
-def test_what_is_appended_together_lies_in_its_order_wherever_it_was_cut_into_transactions(stream: Stream) -> None:
+def test_entries_appended_together_keep_their_order_across_transactions(stream: Stream) -> None:
     bodies = [(number % 3, b"%d" % number + b"x" * 20_000) for number in range(20)]
     appended = stream.append(bodies)
     assert [each.partition for each in appended] == [partition for partition, _ in bodies]
@@ -254,32 +259,32 @@ def test_what_is_appended_together_lies_in_its_order_wherever_it_was_cut_into_tr
         assert [(entry.position, entry.body) for entry in stream.read_from(partition, START, 20).entries] == mine
 
 
-def test_a_thousand_events_are_synced_a_few_times_and_hold_nobody_up_for_long(
+def test_a_thousand_events_are_synced_a_few_times_and_block_other_clients_briefly(
     redis_url: str, redis_server: RedisServer
 ) -> None:
     client = redis_client(redis_url)
-    redis_server.ask("CONFIG", "RESETSTAT")
-    Stream(client, 4).append([(HOME, b"x" * 300)] * 1_000)
+    redis_server.command("CONFIG", "RESETSTAT")
+    Stream(client, 4).append([(TENANT_PARTITION, b"x" * 300)] * 1_000)
     assert client.info("commandstats")["cmdstat_exec"]["calls"] == 7  # of 8, 16, 32 and 64 KiB
     client.close()
 
 
-def test_a_full_redis_says_so_and_takes_nothing(redis_url: str, redis_server: RedisServer) -> None:
+def test_a_full_redis_raises_an_error_and_appends_nothing(redis_url: str, redis_server: RedisServer) -> None:
     client = redis_client(redis_url)
-    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(OutOfMemoryError):
-            Stream(client, 4).append([(HOME, b"x"), (HOME, b"y")])
+            Stream(client, 4).append([(TENANT_PARTITION, b"x"), (TENANT_PARTITION, b"y")])
     finally:
-        redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
     assert client.xlen(KEY) == 0
     client.close()
 
 
-def test_waiting_for_more_returns_as_soon_as_there_is_more(redis_url: str) -> None:
+def test_waiting_for_entries_returns_as_soon_as_one_arrives(redis_url: str) -> None:
     client = redis_client(redis_url)
     stream = Stream(client, 4)
-    stream.append([(HOME, b"x")])
+    stream.append([(TENANT_PARTITION, b"x")])
     ends = dict(enumerate(stream.ends()))
     started = time.monotonic()
     assert stream.wait_for_more(ends, 0.2) == []
@@ -306,18 +311,18 @@ def test_a_producer_from_a_url_takes_its_settings_from_the_environment(
 ) -> None:
     monkeypatch.setenv("PROJECTOR_PARTITIONS", "4")
     producer = Producer.from_url(redis_url)
-    assert producer.append(event()).partition == HOME
+    assert producer.append(event()).partition == TENANT_PARTITION
     producer._stream.redis.close()
 
 
 @pytest.mark.parametrize("redis", ["real"], indirect=True)
-def test_a_producer_whose_clock_is_set_back_refuses_nothing_that_is_true(
+def test_a_producer_whose_clock_is_set_back_refuses_no_valid_event(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer = Producer(stream, StreamSettings(partitions=4))
     true_time = time.time
     monkeypatch.setattr(time, "time", lambda: true_time() - 600)
     now_us = int(true_time() * 1_000_000)
-    assert producer.append(event(time=time_text(now_us))).partition == HOME
+    assert producer.append(event(time=format_time(now_us))).partition == TENANT_PARTITION
     with pytest.raises(InvalidEventError, match="time_in_future"):
-        producer.append(event(time=time_text(now_us + 400_000_000)))
+        producer.append(event(time=format_time(now_us + 400_000_000)))

@@ -1,4 +1,4 @@
-"""Verification on both databases: whatever is done to the tables by hand is found, and mended where the log can."""
+"""Verification on both databases: any manual change of tables is found, and repaired where the log allows it."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -11,20 +11,21 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
 from projections.database.columns import Row
 from projections.database.fingerprint import fingerprint_of
-from projections.lifecycle import pending_rebuilds
+from projections.lifecycle import tenant_data
 from projections.read_models import activity, analysis_trend, project, tenant
 from projections.read_models.registry import PROJECTIONS
-from projections.transaction import checkpoint, event_log
-from tests.support.driving import append, drain_all, dump, totals
+from projections.transaction import checkpoint_table, event_log
 from tests.support.events import body, event, mixed
-from tests.support.law import assert_all_is_well
-from tests.support.rebuilding import rebuild_all, rebuilder, still_due
-from workers.maintenance import verify_jobs, verify_results
-from workers.maintenance.verify_tenants import Verification
-from workers.reporting.status import read_status
+from tests.support.harness import append, drain_all, dump, totals
+from tests.support.invariants import assert_fully_projected
+from tests.support.rebuilds import pending, rebuild_all, rebuilder
+from workers.maintenance import verify_jobs, verify_pass, verify_results
+from workers.maintenance.verify_tenants import TenantVerification
+from workers.reporting import problems
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
 pytestmark = pytest.mark.both_databases
@@ -40,21 +41,21 @@ def filled(runtime: Runtime) -> Runtime:
     return runtime
 
 
-def verification(runtime: Runtime, *, folded: bool = True) -> Verification:
-    """Return what `projector verify` has found, or `projector verify --quick`."""
+def verification(runtime: Runtime, *, folded: bool = True) -> TenantVerification:
+    """Return the findings of `projector verify`, or of `projector verify --quick`."""
     with runtime.reader.connect() as connection:
-        tenants = pending_rebuilds.tenants_in(connection, runtime.projections)
-    found = Verification.on(rebuilder(runtime), set())
+        tenants = tenant_data.tenants_with_data(connection, runtime.projections)
+    found = TenantVerification.of(rebuilder(runtime), set())
     for _ in found.compare(tenants, tenants if folded else []):
         pass
-    found.verifier.auditor.dispose()
+    found.verifier.engine.dispose()
     return found
 
 
-def repaired(found: Verification) -> Verification:
+def repaired(found: TenantVerification) -> TenantVerification:
     for _ in found.repair():
         pass
-    found.verifier.auditor.dispose()
+    found.verifier.engine.dispose()
     return found
 
 
@@ -64,7 +65,7 @@ def key_is(table: Table, row: Row) -> Any:
 
 @dataclass(frozen=True)
 class Damage:
-    """What somebody does to rows of a table, given in the order of their keys; and who notices."""
+    """Damage to the rows of a table, in the order of their keys, and which check finds it."""
 
     table: Table
     harm: Callable[[Table, Sequence[Row]], list[Any]]
@@ -81,7 +82,7 @@ def gone(table: Table, rows: Sequence[Row]) -> list[Any]:
 
 
 def exchanged(table: Table, rows: Sequence[Row]) -> list[Any]:
-    """Let the first row and the first of another tenant change places."""
+    """Swap the first row with the first row of another tenant."""
     other = next(row for row in rows if row[0] == "ten_1")
     names = table.columns.keys()[len(table.primary_key.columns) :]
     return [
@@ -119,7 +120,7 @@ DAMAGE: dict[str, Damage] = {
     "a project that is gone": Damage(project.table, changed(project_exists=False), by_sums=False),
     "an edited member": Damage(project.table, changed(repos='{"r":[true,1,"x"]}', repo_count=1), by_sums=False),
     "a wrong number of members": Damage(tenant.table, changed(support_desk_count=77), by_sums=False),
-    "a project nobody created": Damage(
+    "a project that was never created": Damage(
         project.table,
         lambda table, rows: [insert(table).values((rows[0][0], "no such project", *rows[0][2:]))],
         by_sums=True,
@@ -133,7 +134,7 @@ DAMAGE: dict[str, Damage] = {
     "swapped tenants": Damage(analysis_trend.table, exchanged, by_sums=True, tenants=("ten_0", "ten_1")),
     "swapped support desks": Damage(tenant.table, exchanged, by_sums=True, tenants=("ten_0", "ten_1")),
     "a missing entry": Damage(activity.table, gone, by_sums=True),
-    "an entry nobody sent": Damage(
+    "an entry that was never sent": Damage(
         activity.table,
         lambda table, rows: [insert(table).values((*rows[0][:2], 2**60, "0000000f", "{}"))],
         by_sums=True,
@@ -148,29 +149,29 @@ DAMAGE: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_whatever_is_done_to_a_row_is_found_and_mended(filled: Runtime, name: str) -> None:
+def test_any_damage_to_a_row_is_found_and_repaired(filled: Runtime, name: str) -> None:
     damage, before = DAMAGE[name], dump(filled.reader)
     with filled.writer.begin() as connection:
         for statement in damage.harm(damage.table, before[damage.table.name]):
             assert connection.execute(statement).rowcount != 0
     assert dump(filled.reader) != before
     sums = verification(filled, folded=False)
-    assert sorted(sums.wrong) == (list(damage.tenants) if damage.by_sums else [])
+    assert sorted(sums.mismatched) == (list(damage.tenants) if damage.by_sums else [])
     found = verification(filled)
-    assert found.is_wrong
-    assert sorted(found.wrong) == list(damage.tenants)
-    assert repaired(found).mended == set(damage.tenants)
+    assert found.has_problems
+    assert sorted(found.mismatched) == list(damage.tenants)
+    assert repaired(found).repaired == set(damage.tenants)
     assert dump(filled.reader) == before
-    assert not verification(filled).is_wrong
-    assert still_due(filled) == {}
+    assert not verification(filled).has_problems
+    assert pending(filled) == {}
 
 
-def test_there_is_nothing_to_find_where_nothing_was_done(filled: Runtime) -> None:
+def test_nothing_is_found_in_undamaged_rows(filled: Runtime) -> None:
     append(filled, *EVENTS[:50], event("watchdog.evaluated.v1", tenantid="ten_new"))
     drain_all(filled)
     found = verification(filled)
-    assert not found.is_wrong
-    assert [set(means) for means in found.rows.values()] == [{"sums", "rows"}] * 4
+    assert not found.has_problems
+    assert [set(means) for means in found.differing_rows.values()] == [{"sums", "rows"}] * 4
 
 
 def log_rows(runtime: Runtime, type_: str, tenant_id: str = "ten_0") -> Sequence[Any]:
@@ -191,33 +192,31 @@ def rewrite(runtime: Runtime, row: Any, **columns: Any) -> None:
 
 
 @pytest.mark.parametrize("type_", ["analysis.created.v1", "watchdog.evaluated.v1"])
-def test_a_log_that_has_lost_events_is_told_and_does_not_take_them_from_the_rows_too(
-    filled: Runtime, type_: str
-) -> None:
+def test_a_log_that_lost_events_is_reported_and_the_rows_keep_them(filled: Runtime, type_: str) -> None:
     append(filled, *(event("watchdog.evaluated.v1", tenantid="ten_0") for _ in range(130)))
     drain_all(filled)
     before = dump(filled.reader)
     lost = max(log_rows(filled, type_), key=lambda row: (row.time_us, row.event_id))
     lose(filled, lost)
     found = repaired(verification(filled))
-    assert (found.wrong, found.beyond_repair, found.mended) == ({"ten_0"}, {"ten_0"}, set())
-    fault = found.logs.pop(partition_of("ten_0", 4))
+    assert (found.mismatched, found.unrepairable, found.repaired) == ({"ten_0"}, {"ten_0"}, set())
+    fault = found.log_errors.pop(partition_of("ten_0", 4))
     assert f"missing: {lost.number}" in str(fault)
-    assert set(found.logs.values()) == {None}
+    assert set(found.log_errors.values()) == {None}
     assert dump(filled.reader) == before
 
 
-def test_the_newest_events_of_a_log_are_missed_too(filled: Runtime) -> None:
-    log, home = event_log.table, partition_of("ten_0", 4)
+def test_missing_newest_events_of_a_log_are_found_too(filled: Runtime) -> None:
+    log, owner = event_log.table, partition_of("ten_0", 4)
     with filled.writer.begin() as connection:
         last = (
-            connection.execute(select(log.c.number).where(log.c.partition == home).order_by(log.c.number.desc()))
+            connection.execute(select(log.c.number).where(log.c.partition == owner).order_by(log.c.number.desc()))
             .scalars()
             .first()
             or 0
         )
-        connection.execute(delete(log).where(log.c.partition == home, log.c.number > last - 3))
-    assert f"missing: {last - 2:,} to {last:,}" in str(verification(filled, folded=False).logs[home])
+        connection.execute(delete(log).where(log.c.partition == owner, log.c.number > last - 3))
+    assert f"missing: {last - 2:,} to {last:,}" in str(verification(filled, folded=False).log_errors[owner])
 
 
 def another(tenant_id: str) -> str:
@@ -226,7 +225,7 @@ def another(tenant_id: str) -> str:
     return next(other for other in others if partition_of(other, 4) == partition_of(tenant_id, 4))
 
 
-# What somebody does to a row of the log, which stays where it is.
+# Damage to a row of the log that keeps its key.
 REWRITTEN: dict[str, dict[str, Any]] = {
     "another tenant": {"tenant_id": another("ten_0")},
     "another id": {"event_id": "no id at all"},
@@ -246,19 +245,19 @@ def test_a_log_whose_bytes_and_columns_disagree_is_found_and_nothing_is_rebuilt_
     before = dump(filled.reader)
     rewrite(filled, log_rows(filled, "analysis.created.v1")[3], **REWRITTEN[name])
     found = repaired(verification(filled))
-    assert found.is_wrong
+    assert found.has_problems
     (error,) = found.failed.values()
-    assert ("not_json" if name == "no event" else "its bytes are not what its columns say") in error
-    assert found.mended == set()
+    assert ("not_json" if name == "no event" else "its bytes and its columns disagree") in error
+    assert found.repaired == set()
     assert dump(filled.reader) == before
 
 
-def test_a_number_that_no_event_has_is_missed(filled: Runtime) -> None:
+def test_a_gap_in_the_numbers_of_a_log_is_found(filled: Runtime) -> None:
     rewrite(filled, log_rows(filled, "analysis.created.v1")[3], number=-7)
-    assert any(verification(filled, folded=False).logs.values())
+    assert any(verification(filled, folded=False).log_errors.values())
 
 
-def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
+def test_no_false_alarm_is_raised_while_drains_commit(runtime: Runtime) -> None:
     append(runtime, *EVENTS[:100])
     drain_all(runtime)
 
@@ -272,17 +271,17 @@ def test_nothing_seems_wrong_while_drains_commit(runtime: Runtime) -> None:
     looks = 0
     while projecting.is_alive() or not looks:
         found = verification(runtime, folded=looks % 2 == 0)
-        assert not found.is_wrong, (found.miscounts, found.logs, found.failed)
+        assert not found.has_problems, (found.checksum_mismatches, found.log_errors, found.failed)
         looks += 1
     projecting.join()
-    assert_all_is_well(runtime, EVENTS)
+    assert_fully_projected(runtime, EVENTS)
 
 
-def a_pass(runtime: Runtime) -> verify_results.Verified:
-    """Let jobs verify until a pass is over, and return what is told."""
-    verify_jobs.work_here(runtime)
-    while verify_results.is_under_way(runtime.queue.connection):
-        verify_jobs.work_here(runtime)
+def a_pass(runtime: Runtime) -> verify_results.VerificationSummary:
+    """Run verification jobs until a pass is complete, and return the results."""
+    verify_jobs.verify_slice(runtime)
+    while verify_pass.is_running(runtime.queue.connection):
+        verify_jobs.verify_slice(runtime)
     return verify_results.read(runtime.queue.connection)
 
 
@@ -293,25 +292,25 @@ def wrong(runtime: Runtime, tenant_id: str, *values: int) -> None:
             connection.execute(update(analysis_trend.table).where(mine).values(event_count=value))
 
 
-def test_what_a_pass_finds_is_a_problem_until_it_is_mended(filled: Runtime) -> None:
+def test_a_mismatch_found_by_a_pass_is_a_problem_until_it_is_repaired(filled: Runtime) -> None:
     found = a_pass(filled)
     assert (found.tenants, found.mismatched_tenants, found.log_errors, found.skipped_tenants) == (3, 0, {}, 0)
     assert found.finished_ms is not None
-    assert read_status(filled).mismatches() == []
+    assert problems.verification_mismatches(read_status(filled)) == []
     wrong(filled, "ten_1", 4711)
     assert a_pass(filled).mismatched_tenants == 1
-    [problem] = read_status(filled).mismatches()
-    assert "3 rows of 1 tenants are not what the event log says" in problem
-    assert "run `projector verify`" in str(read_status(filled).warnings())
-    assert repaired(verification(filled)).mended == {"ten_1"}
+    [problem] = problems.verification_mismatches(read_status(filled))
+    assert "3 rows of 1 tenants differ from the event log" in problem
+    assert "run `projector verify`" in str(problems.warnings(read_status(filled)))
+    assert repaired(verification(filled)).repaired == {"ten_1"}
     assert a_pass(filled).mismatched_tenants == 0
-    assert read_status(filled).mismatches() == []
+    assert problems.verification_mismatches(read_status(filled)) == []
 
 
-def test_a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest(
+def test_a_pass_verifies_changed_tenants_and_a_sample_of_unchanged_ones(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_jobs, "TENANTS_AT_REST", 1)
+    monkeypatch.setattr(verify_jobs, "UNCHANGED_TENANTS_MAX", 1)
     assert a_pass(filled).tenants == 3
     wrong(filled, "ten_2", 4711)
     looks = [a_pass(filled) for _ in range(3)]
@@ -319,46 +318,46 @@ def test_a_pass_looks_at_what_has_changed_and_at_some_of_those_at_rest(
     assert looks[-1].mismatched_tenants == 1
     append(filled, event(tenantid="ten_0"), event(tenantid="ten_1"))
     drain_all(filled)
-    assert a_pass(filled).tenants == 3  # those two, and the one that is known to be wrong
+    assert a_pass(filled).tenants == 3  # those two, and the known mismatch
 
 
-def test_after_very_many_events_a_pass_looks_at_all_tenants(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_jobs, "CHANGES_MAX", 10)
-    monkeypatch.setattr(verify_jobs, "TENANTS_AT_REST", 1)
+def test_after_very_many_events_a_pass_verifies_all_tenants(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "CHANGED_EVENTS_MAX", 10)
+    monkeypatch.setattr(verify_jobs, "UNCHANGED_TENANTS_MAX", 1)
     assert a_pass(filled).tenants == 3
 
 
-def test_a_pass_gives_way_and_is_gone_on_with(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_jobs, "WHILE_S", 0.0)
-    verify_jobs.work_here(filled)
+def test_a_pass_yields_to_drains_and_is_continued(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "SLICE_S", 0.0)
+    verify_jobs.verify_slice(filled)
     assert filled.queue.count == 1
     assert verify_results.read(filled.queue.connection).finished_ms is None
     assert a_pass(filled).tenants == 3
 
 
-def test_what_only_folding_finds_stays_told_until_it_is_mended(filled: Runtime) -> None:
+def test_a_mismatch_that_only_a_refold_finds_stays_reported_until_it_is_repaired(filled: Runtime) -> None:
     redis = filled.queue.connection
     with filled.writer.begin() as connection:
         connection.execute(update(project.table).where(project.table.c.tenant_id == "ten_0").values(slug="another"))
     found = verification(filled)
     found.publish(redis)
-    assert a_pass(filled).mismatched_tenants == 1  # which has not looked at that
+    assert a_pass(filled).mismatched_tenants == 1  # which does not check that
     repaired(found).publish(redis)
     assert verify_results.read(redis).mismatched_tenants == 0
 
 
-def test_one_job_at_a_time_is_asked_for(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_verification_job_is_enqueued_at_a_time(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     redis = filled.queue.connection
-    redis.delete(verify_jobs.KEY)
+    redis.delete(verify_jobs.SCHEDULED_KEY)
     for _ in range(3):
-        verify_jobs.ask_if_due(filled)
+        verify_jobs.enqueue_next_pass(filled)
     assert filled.queue.count == 1
-    redis.delete(verify_jobs.KEY)  # as if nobody had worked for so long
-    verify_jobs.ask_if_due(filled)
+    redis.delete(verify_jobs.SCHEDULED_KEY)  # as if no worker had run for that long
+    verify_jobs.enqueue_next_pass(filled)
     assert filled.queue.count == 1
     filled.queue.empty()  # type: ignore[no-untyped-call]
-    redis.delete(verify_jobs.KEY)
-    verify_jobs.ask_if_due(filled)
+    redis.delete(verify_jobs.SCHEDULED_KEY)
+    verify_jobs.enqueue_next_pass(filled)
     assert filled.queue.count == 1
 
 
@@ -369,16 +368,16 @@ def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
         raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("workers.maintenance.verify_checksums.mismatches", away)
-        verify_jobs.work_here(filled)
-    assert verify_results.is_under_way(filled.queue.connection)
+        patch.setattr("workers.maintenance.verify_checksums.find_row_mismatches", away)
+        verify_jobs.verify_slice(filled)
+    assert verify_pass.is_running(filled.queue.connection)
     wrong(filled, "ten_2", 4711)
     found = a_pass(filled)
     assert (found.tenants, found.mismatched_tenants) == (3, 1)
 
 
 @pytest.mark.full
-def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_is_out_of_time_releases_its_connection(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     if filled.reader.dialect.name == "sqlite":
         pytest.skip("a thread that waits for SQLite hears of it when SQLite answers")
 
@@ -386,36 +385,38 @@ def test_a_job_whose_time_is_over_lets_go_of_its_connection(filled: Runtime, mon
         connection.execute(text("SELECT pg_sleep(60)"))
         return []
 
-    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 60.0)
-    monkeypatch.setattr("workers.maintenance.verify_checksums.mismatches", slow)
+    monkeypatch.setattr(verify_jobs, "STATEMENT_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("workers.maintenance.verify_checksums.find_row_mismatches", slow)
     for _ in range(3):
         with pytest.raises(JobTimeoutException), UnixSignalDeathPenalty(3, JobTimeoutException):  # type: ignore[no-untyped-call]
-            verify_jobs.work_here(filled)
+            verify_jobs.verify_slice(filled)
     append(filled, event(tenantid="ten_0"))
     drain_all(filled)
     assert totals(filled)["applied"] == len(EVENTS) + 1
 
 
-def test_a_database_that_was_set_back_is_no_fault_of_its_log(filled: Runtime) -> None:
+def test_a_restored_older_database_is_not_reported_as_a_damaged_log(filled: Runtime) -> None:
     assert a_pass(filled).log_errors == {}
     with filled.writer.begin() as connection:
         connection.execute(delete(event_log.table).where(event_log.table.c.number > 10))
         for each in PROJECTIONS:
             connection.execute(delete(each.table))
-        connection.execute(update(checkpoint.table).where(checkpoint.table.c.applied > 10).values(applied=10))
+        connection.execute(
+            update(checkpoint_table.table).where(checkpoint_table.table.c.applied > 10).values(applied=10)
+        )
     rebuild_all(filled)
     assert a_pass(filled).log_errors == {}
 
 
-def test_a_pass_tells_what_is_wrong_with_a_log(filled: Runtime) -> None:
+def test_a_pass_reports_damage_to_a_log(filled: Runtime) -> None:
     with filled.writer.begin() as connection:
         connection.execute(text("DELETE FROM event_log WHERE number = 2"))
     assert a_pass(filled).log_errors
-    assert "is not whole" in str(read_status(filled).mismatches())
+    assert "is incomplete" in str(problems.verification_mismatches(read_status(filled)))
 
 
 @pytest.mark.full
-def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tenant_that_takes_too_long_is_skipped_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
     def slow(connection: Connection, _projection: Any, tenant_id: str) -> list[Any]:
@@ -423,7 +424,7 @@ def test_a_tenant_that_takes_too_long_is_left_out_and_counted(filled: Runtime, m
             connection.execute(text(endless))
         return []
 
-    monkeypatch.setattr(verify_jobs, "STATEMENT_S", 2.0)
-    monkeypatch.setattr("workers.maintenance.verify_checksums.mismatches", slow)
+    monkeypatch.setattr(verify_jobs, "STATEMENT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("workers.maintenance.verify_checksums.find_row_mismatches", slow)
     found = a_pass(filled)
     assert (found.tenants, found.skipped_tenants, found.mismatched_tenants) == (3, 1, 0)

@@ -1,1 +1,1 @@
-"""Planted bugs: small mistakes that somebody could make, each of which must turn a test red (`make mutants`)."""
+"""Planted bugs: small, plausible mistakes. For each of them a test must fail (`make mutants`)."""

@@ -1,6 +1,7 @@
-"""`python -m tests.mutants [NAME …]`: plant bugs, one at a time, and see that the tests notice every one of them.
+"""`python -m tests.mutants [NAME …]`: plants bugs, one at a time, and checks that the tests catch each.
 
-Exit 1 if any survives, or no longer applies, or if the first tier of tests (`make test`) catches fewer than 9 of 10.
+A NAME is a part of a bug's name, a guarantee (G1 … G9), or an area such as `events`, `stats` or `activity`; AREAS in
+mutants.py lists all areas. Exit 1 if a bug survives or no longer applies, or if `make test` catches fewer than 9 of 10.
 """
 
 import sys
@@ -11,7 +12,7 @@ import click
 from rich.text import Text
 
 from cli.output import print_json, progress_bar, stdout, table
-from tests.mutants.mutants import MUTANTS, Mutant
+from tests.mutants.mutants import AREAS, MUTANTS, Mutant
 from tests.mutants.plant import (
     FIRST_TIER_SHARE,
     SELF_TEST,
@@ -28,18 +29,22 @@ CLEAN_TIMEOUT_S = 1800
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--jobs", default=2, show_default=True, help="How many bugs are planted at once, each in its own copy.")
+@click.option(
+    "--jobs", default=2, show_default=True, help="How many bugs to test at once, each in its own copy of the tree."
+)
 @click.option(
     "--tier",
     type=click.Choice(["first"]),
-    help="Run the tests of `make test` only; without it, those of `make test-all` follow where they find nothing.",
+    help="Run only the tests of `make test`. Default: also those of `make test-all` if `make test` catches nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
 def main(names: tuple[str, ...], jobs: int, tier: str | None, as_json: bool) -> None:
-    """Plant the bugs whose name holds one of NAMES, or whose promise is one of them; all without NAMES."""
+    """Plant the bugs whose name contains one of NAMES, or whose guarantee or area is one of NAMES; without NAMES, all."""
     chosen = [each for each in MUTANTS if not names or any(name in each.name or name == each.promise for name in names)]
     if not chosen:
-        raise click.UsageError(f"no bug is named {' or '.join(names)}")
+        raise click.UsageError(
+            f"no planted bug, guarantee or area matches {' or '.join(names)}; areas: {', '.join(AREAS)}"
+        )
     tiers = ("first", "full") if tier is None else (tier,)
     _check_clean(chosen, tier)
     outcomes = []
@@ -64,9 +69,9 @@ def _caught_first(outcomes: Sequence[Outcome]) -> int:
 
 
 def _check_clean(chosen: Sequence[Mutant], tier: str | None) -> None:
-    """End unless the chosen tests pass on a copy without a bug: else a failure there would prove nothing.
+    """Check that the chosen tests pass on a copy without a bug; otherwise their failure would prove nothing.
 
-    With them runs the test that Python, and all it starts, imports the copy.
+    The self-test runs too: it checks that tests and the processes they start import the copy.
     """
     tests = sorted({test for mutant in chosen for test in mutant.tests})
     with copy_of_tree() as root:
@@ -80,7 +85,7 @@ def _check_clean(chosen: Sequence[Mutant], tier: str | None) -> None:
 
 
 def _outcomes(chosen: Sequence[Mutant], tiers: Sequence[str], jobs: int) -> Iterator[Outcome]:
-    """Yield outcomes as they come."""
+    """Yield outcomes as they are ready."""
     with ThreadPoolExecutor(jobs) as executor:
         under_way: list[Future[Outcome]] = [executor.submit(outcome_of, mutant, tiers) for mutant in chosen]
         try:
@@ -112,7 +117,7 @@ def _caught_by(outcome: Outcome) -> str:
         case Verdict.CAUGHT_LATER:
             return f"{outcome.by} (`make test-all`)"
         case Verdict.CAUGHT_ELSEWHERE:
-            return f"{outcome.by} (not by the tests it names)"
+            return f"{outcome.by} (not by its own tests)"
         case _:
             return f"{outcome.verdict}: {outcome.why}"
 

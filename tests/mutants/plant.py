@@ -1,4 +1,4 @@
-"""Plant a bug in a throwaway copy of the tree, run the tests that should notice it, and say which did."""
+"""Plants a bug in a temporary copy of the tree, runs the tests that should catch it, and reports the result."""
 
 import os
 import re
@@ -21,36 +21,36 @@ from tests.mutants.mutants import Mutant
 
 ROOT = Path(__file__).parents[2]
 SELF_TEST = "tests/unit/test_mutants.py"
-WIDER = ("tests/unit", "tests/integration", f"--ignore={SELF_TEST}")  # the self test notices any change of a line
+WIDER = ("tests/unit", "tests/integration", f"--ignore={SELF_TEST}")  # the self-test fails on any changed line
 TESTS_TIMEOUT_S = 300
 WIDER_TIMEOUT_S = 1800
 FIRST_TIER_SHARE = 0.9  # of all planted bugs, `make test` catches at least this share
 _NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "var", "dist", "__pycache__", ".*_cache", ".hypothesis")
 _FAILED = re.compile(r"^FAILED (\S+?::.+?)(?: - (.*))?$", re.MULTILINE)
-_LINE_WIDTH = 500  # else pytest leaves out why a test failed
+_LINE_WIDTH = 500  # wide enough for the reason of a failure
 
 
 class DoesNotApplyError(Exception):
-    """The line that a bug replaces is not found exactly once: the code has moved on, and the bug must follow it."""
+    """The text that a bug replaces does not occur exactly once; update the bug."""
 
 
 class TestsDidNotRunError(Exception):
-    """The tests neither passed nor failed: they could not be found or set up, or did not end."""
+    """The tests neither passed nor failed: they were not found, could not be set up, or did not end."""
 
 
 class Verdict(StrEnum):
-    """What became of a planted bug."""
+    """The outcome of a planted bug."""
 
     CAUGHT = "caught"
     CAUGHT_LATER = "caught later"  # only by tests that `make test` leaves out
-    CAUGHT_ELSEWHERE = "caught elsewhere"  # by the wider set only: the tests it names are not the right ones
+    CAUGHT_ELSEWHERE = "caught elsewhere"  # only by the wider set: the bug names the wrong tests
     SURVIVED = "SURVIVED"
     BROKEN = "BROKEN"  # it does not apply, or the tests did not run
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The first test that failed, and why."""
+    """The first failed test and its reason."""
 
     test: str
     why: str
@@ -58,7 +58,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a planted bug; `by` is the first test that failed, `why` why it did, or why none did."""
+    """The outcome of a planted bug: `by` is the first failed test, `why` its reason, or the reason why none failed."""
 
     mutant: Mutant
     line: int
@@ -69,7 +69,7 @@ class Outcome:
 
     @property
     def is_caught(self) -> bool:
-        """Whether a test failed as it should."""
+        """Whether a test failed."""
         return self.verdict in (Verdict.CAUGHT, Verdict.CAUGHT_LATER, Verdict.CAUGHT_ELSEWHERE)
 
     @property
@@ -85,13 +85,13 @@ def outcome_of(mutant: Mutant, tiers: Sequence[str]) -> Outcome:
     try:
         with copy_of_tree() as root:
             line = plant(root, mutant)
-            verdict, failure = _judged(root, mutant, tiers)
+            verdict, failure = _verdict_of(root, mutant, tiers)
     except (DoesNotApplyError, TestsDidNotRunError) as error:
         verdict, failure = Verdict.BROKEN, Failure("", str(error))
     return Outcome(mutant, line, verdict, failure.test, failure.why, time.monotonic() - started)
 
 
-def _judged(root: Path, mutant: Mutant, tiers: Sequence[str]) -> tuple[Verdict, Failure]:
+def _verdict_of(root: Path, mutant: Mutant, tiers: Sequence[str]) -> tuple[Verdict, Failure]:
     for tier in tiers:
         if failure := first_failure(root, mutant.tests, tier):
             return Verdict.CAUGHT if tier == "first" else Verdict.CAUGHT_LATER, failure
@@ -102,7 +102,7 @@ def _judged(root: Path, mutant: Mutant, tiers: Sequence[str]) -> tuple[Verdict, 
 
 @contextmanager
 def copy_of_tree() -> Iterator[Path]:
-    """Yield a copy of the project's tree that may be spoilt, and remove it."""
+    """Yield a temporary copy of the project's tree."""
     with tempfile.TemporaryDirectory(prefix="projector-mutant-") as directory:
         root = Path(directory) / "tree"
         shutil.copytree(ROOT, root, ignore=_NOT_COPIED)
@@ -110,11 +110,13 @@ def copy_of_tree() -> Iterator[Path]:
 
 
 def plant(root: Path, mutant: Mutant) -> int:
-    """Put a bug into the tree at `root`; returns its line. Raises DoesNotApplyError."""
+    """Plant a bug in the tree at `root`; returns its line. Raises DoesNotApplyError."""
     file = root / mutant.file
     text = file.read_text() if file.exists() else ""
     if (found := text.count(mutant.old)) != 1:
-        raise DoesNotApplyError(f"{mutant.file} holds its line {found} times, not once; bring the bug up to date")
+        raise DoesNotApplyError(
+            f"{mutant.file} contains the text of the bug {found} times instead of once; update the bug"
+        )
     file.write_text(text.replace(mutant.old, mutant.new))
     return text[: text.index(mutant.old)].count("\n") + 1
 
@@ -124,7 +126,7 @@ def first_failure(
 ) -> Failure | None:
     """Run tests on the tree at `root`, only those of a tier if one is given; returns the first that fails, if any does.
 
-    Raises TestsDidNotRunError where a test could not be set up, found or brought to its end: that catches nothing.
+    Raises TestsDidNotRunError if a test was not found, could not be set up, or did not end; that catches nothing.
     """
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=short", "-p", "no:cacheprovider"]
     process = subprocess.Popen(
@@ -149,7 +151,7 @@ def first_failure(
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """End tests that hang, and the servers that they started if they no longer can."""
+    """End hanging tests; if they do not react, kill them with the servers that they started."""
     process.send_signal(signal.SIGINT)
     try:
         process.communicate(timeout=30)

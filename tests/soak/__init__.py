@@ -1,1 +1,1 @@
-"""The soak: an hour of traffic, faster than real time, over real processes and servers; what must stay flat does (G8)."""
+"""The soak test: an hour of traffic in 12 minutes on real processes and servers, during which nothing may grow (G8)."""

@@ -1,4 +1,4 @@
-"""What a soak does: how long, how fast, and which of the product's slow clocks go faster."""
+"""The plan of a soak: its length, its speed, and the intervals of the product that it shortens."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,17 @@ from workers.dispatch import dispatcher, trimmer
 
 PARTITIONS = 4
 WORKERS = 2
-VERIFY_S = 300.0  # as `workers.maintenance.verify_jobs.EVERY_S`, in real time
+VERIFY_S = 300.0  # as `workers.maintenance.verify_jobs.PASS_INTERVAL_S`, in real time
 SCRAPE_S = 15.0
 REPLAY_S = 60.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A soak of `minutes`, in which the traffic of `speed` times as many is played.
+    """A soak of `minutes` that runs the traffic of `speed` times as many minutes.
 
-    Rates are those of real time. What the traffic makes happen now and then (a verification, a scrape, a replay) comes
-    `speed` times as often too; that entries are kept for `trim_behind_s` does not change with the traffic.
+    Rates are given in real time. Periodic work (verification, scrapes, replays) happens `speed` times as often too.
+    How long entries are kept before they are trimmed does not change.
     """
 
     minutes: float
@@ -27,19 +27,19 @@ class Plan:
     events_per_s: float = 60.0
     reads_per_s: float = 10.0
     sample_s: float = 3.0
-    trim_behind_s: float = trimmer.TRIM_BEHIND_S
+    trim_behind_s: float = trimmer.TRIM_AFTER_S
     trim_every_s: float = trimmer.TRIM_EVERY_S
-    # How much a process may grow from the second quarter to the last: what its allocator keeps in reserve.
+    # Allowed growth of a process from the second quarter to the last: the reserve of its allocator.
     memory_mib: float = 4.0
 
     @property
     def lasts_s(self) -> float:
-        """How long it is played."""
+        """How long the soak runs."""
         return self.minutes * 60
 
     @property
     def hours(self) -> float:
-        """How many hours of traffic are played."""
+        """How many hours of traffic it runs."""
         return self.minutes * self.speed / 60
 
     @property
@@ -49,16 +49,16 @@ class Plan:
 
     @property
     def constants(self) -> dict[str, float]:
-        """The product's constants that are not as they are in real time."""
+        """The constants of the product that the soak overrides."""
         return {
-            "workers.dispatch.trimmer.TRIM_BEHIND_S": self.trim_behind_s,
+            "workers.dispatch.trimmer.TRIM_AFTER_S": self.trim_behind_s,
             "workers.dispatch.trimmer.TRIM_EVERY_S": self.trim_every_s,
-            "workers.dispatch.dispatcher.LOOK_FOR_VERIFIED_S": min(dispatcher.LOOK_FOR_VERIFIED_S, self.verify_s),
-            "workers.maintenance.verify_jobs.EVERY_S": self.verify_s,
+            "workers.dispatch.dispatcher.VERIFY_CHECK_EVERY_S": min(dispatcher.VERIFY_CHECK_EVERY_S, self.verify_s),
+            "workers.maintenance.verify_jobs.PASS_INTERVAL_S": self.verify_s,
         }
 
 
-# The whole of it in half a minute, for `make test`: far too short to tell a slow leak from a process that warms up.
+# A whole soak in half a minute, for the tests. Too short to tell a slow leak from a process that warms up.
 SHORT = Plan(
     minutes=0.4,
     speed=40.0,

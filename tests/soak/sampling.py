@@ -1,4 +1,4 @@
-"""A sample: everything that could grow, looked at from outside, at one moment."""
+"""Takes samples: everything that could grow, observed from outside."""
 
 import time
 from collections import Counter
@@ -18,11 +18,11 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
-from event_stream.stream import stream_key
+from event_stream.streams.stream_keys import stream_key
 from projections.database.columns import metadata
-from tests.soak.ground import DATABASE, OWN_NAME, Ground
-from tests.soak.keys import RQ_KEYS, Legend, documented
+from tests.soak.deployment import DATABASE, OWN_NAME, SoakDeployment
 from tests.soak.plan import PARTITIONS
+from tests.soak.redis_keys import RQ_KEYS, KeyPatterns, documented
 from workers.jobs.queue import QUEUE_NAME
 from workers.maintenance import verify_results
 
@@ -37,7 +37,7 @@ REGISTRIES: Mapping[str, type[BaseRegistry]] = {
     "canceled": CanceledJobRegistry,
 }
 TABLES = sorted(metadata.tables)
-# Snapshot and all, so that what is compared is of one moment.
+# One statement, so that all counts belong to one snapshot.
 _ROWS = (
     f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in TABLES)}, (SELECT sum(applied) FROM checkpoint)"
 )
@@ -53,19 +53,19 @@ Values = dict[str, float]
 
 @dataclass
 class Sampler:
-    """Takes samples. A series is named `<what> of <whom>`."""
+    """Takes samples. A series is named `<quantity> of <process or store>`."""
 
-    where: Ground
+    where: SoakDeployment
     processes: dict[str, psutil.Process] = field(init=False)
     unknown: set[str] = field(default_factory=set)
     passes: set[int] = field(default_factory=set)
-    _legend: Legend = field(init=False)
+    _patterns: KeyPatterns = field(init=False)
 
     def __post_init__(self) -> None:
         self.processes = {role: psutil.Process(each.pid) for role, each in self.where.processes.items()}
         self.redis = self.where.client()
         self.database = psycopg.connect(self.where.postgres.url(DATABASE), autocommit=True, application_name=OWN_NAME)
-        self._legend = Legend([*documented(), *RQ_KEYS])
+        self._patterns = KeyPatterns([*documented(), *RQ_KEYS])
         self._names = [*documented(), *RQ_KEYS]
 
     def __enter__(self) -> Self:
@@ -76,11 +76,11 @@ class Sampler:
         self.database.close()
 
     def take(self) -> Values:
-        """Return everything by the name of its series."""
+        """Return the current value of every series."""
         return dict([*self._of_processes(), *self._of_redis(), *self._of_keys(), *self._of_rq(), *self._of_tables()])
 
     def updates(self) -> dict[str, dict[str, int]]:
-        """Return of each table its dead rows now, and how many of its updates left its indexes alone (HOT)."""
+        """Return for each table its dead rows, its updates, and its HOT updates, which change no index."""
         rows = self.database.execute(_UPDATES).fetchall()
         return {name: {"dead": dead, "updated": updated, "hot": hot} for name, dead, updated, hot in rows}
 
@@ -103,10 +103,10 @@ class Sampler:
 
     def _of_keys(self) -> Iterator[tuple[str, float]]:
         found = [key.decode() for key in self.redis.scan_iter(count=1000)]
-        known = Counter(self._legend.of(key) for key in found)
-        self.unknown |= {key for key in found if self._legend.of(key) is None}
+        known = Counter(self._patterns.match(key) for key in found)
+        self.unknown |= {key for key in found if self._patterns.match(key) is None}
         yield from ((f"keys of {name}", known[name]) for name in self._names)
-        yield "keys of nobody", known[None]
+        yield "undocumented keys", known[None]
         yield "keys of Redis", len(found)
 
     def _of_rq(self) -> Iterator[tuple[str, float]]:
@@ -121,21 +121,21 @@ class Sampler:
         yield from ((f"rows of {table}", rows[table]) for table in TABLES)
         connections: dict[str, int] = dict(self.database.execute(_CONNECTIONS, [DATABASE, OWN_NAME]).fetchall())
         yield from ((f"connections of {role}", connections.pop(role, 0)) for role in ("worker", "dispatcher", "api"))
-        yield "connections of others", sum(connections.values())
+        yield "connections of other clients", sum(connections.values())
         added = sum(end.added for end in self.where.runtime.stream.ends())
         with self.where.runtime.reader.connect() as connection:
             read = connection.exec_driver_sql("SELECT sum(read) FROM checkpoint").scalar_one()
         yield "entries of the backlog", max(0, added - int(read))
 
 
-def moments(lasts_s: float, every_s: float, is_enough: Callable[[], bool]) -> Iterator[float]:
-    """Yield when to take a sample, in seconds from now, each when it is due, until it is enough.
+def sample_times(lasts_s: float, every_s: float, is_enough: Callable[[], bool]) -> Iterator[float]:
+    """Wait for the time of each sample and yield it, in seconds from now, for `lasts_s`.
 
-    That is so after `lasts_s`, or LATE_MAX_S later on a machine that stood still meanwhile.
+    On a machine that stalled it continues until `is_enough()`, for at most LATE_MAX_S longer.
     """
     began_s = time.monotonic()
     number = 0
-    while (due_s := number * every_s) <= lasts_s + (0.0 if is_enough() else LATE_MAX_S):
-        time.sleep(max(0.0, began_s + due_s - time.monotonic()))
+    while (next_s := number * every_s) <= lasts_s + (0.0 if is_enough() else LATE_MAX_S):
+        time.sleep(max(0.0, began_s + next_s - time.monotonic()))
         yield time.monotonic() - began_s
         number = max(number + 1, int((time.monotonic() - began_s) / every_s))

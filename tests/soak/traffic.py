@@ -1,4 +1,4 @@
-"""What is appended: a beginning after which nothing new is left to be known, then the same for ever."""
+"""The entries of a soak: a first part that creates every key and row, then a steady mix."""
 
 import random
 import time
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from event_stream.envelope import time_text
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
+from event_stream.events.rfc3339 import format_time
 from tests.chaos.plan import bad
 from tests.soak.plan import PARTITIONS, Plan
 from tests.support.events import body, mixed
 
 Entry = tuple[int, bytes]
 
-# Of each project as many events in the beginning that (but for one run in thousands) every log source, repo, channel
-# was named, every of the 32 days has its analyses, and there are 100 evaluations and more.
+# Enough events for each project that (except in one run of thousands) every log source, repo and channel appears, each
+# of the 32 days has analyses, and there are more than 100 evaluations.
 BEGINNING_EACH = 1_200
 REPEATED, BAD, LATE = 0.06, 0.005, 0.05
 RECENT = 500
@@ -24,7 +24,7 @@ LATE_US = 5_000_000
 
 
 class Traffic:
-    """Entries of a fixed set of tenants, projects and members; `events`, `repeats`, `bad` count what was given out."""
+    """Entries of a fixed set of tenants, projects and members; `events`, `repeats` and `bad` count them."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -33,25 +33,25 @@ class Traffic:
         self._source = mixed(10**9, plan.tenants, plan.projects, plan.seed)
         self._recent: deque[Entry] = deque(maxlen=RECENT)
         first = next(mixed(1, plan.tenants, plan.projects, plan.seed))
-        # The same bytes again and again: each of them is one letter, seen ever more often.
-        self._bad = [(entry.partition, entry.body) for entry in bad(first, self._home(first), 1)]
+        # Always the same bytes: each is one dead letter that is seen more and more often.
+        self._bad = [(entry.partition, entry.body) for entry in bad(first, self._owner(first), 1)]
         self.project_ids: defaultdict[str, list[str]] = defaultdict(list)
 
     def beginning(self) -> Iterator[Entry]:
-        """Yield what makes everything known that will ever be: the times are of the last 40 days."""
+        """Yield the entries that create every key and row, with times of the last 40 days."""
         for made in islice(self._source, BEGINNING_EACH * self.plan.tenants * self.plan.projects):
-            yield from self._given(made)
+            yield from self._with_recreation(made)
         self.bad += len(self._bad)
         yield from self._bad
 
     def now(self, count: int) -> list[Entry]:
-        """Return at least `count` entries of this moment: events, some of them late, repeats and bad entries."""
+        """Return at least `count` entries with current times: events, some of them late, duplicates and bad entries."""
         entries: list[Entry] = []
         while len(entries) < count:
             made = next(self._source)
             if self.chance.random() > LATE:
-                made["time"] = time_text(time.time_ns() // 1000 - self.chance.randrange(LATE_US))
-            entries.extend(self._given(made))
+                made["time"] = format_time(time.time_ns() // 1000 - self.chance.randrange(LATE_US))
+            entries.extend(self._with_recreation(made))
             if self.chance.random() < REPEATED:
                 self.repeats += 1
                 entries.append(self.chance.choice(self._recent))
@@ -60,10 +60,10 @@ class Traffic:
                 entries.append(self.chance.choice(self._bad))
         return entries
 
-    def _given(self, made: dict[str, Any]) -> Iterator[Entry]:
+    def _with_recreation(self, made: dict[str, Any]) -> Iterator[Entry]:
         yield self._event(made)
         if made["type"] == "project.deleted.v1":
-            # Most projects are there most of the time, as the reads are of what is there.
+            # Create it again, because reads need projects that exist.
             number = self.chance.getrandbits(48)
             again = {"slug": f"project-{number % 9}", "name": "Again", "isDefault": False}
             fresh = f"{number:012x}"
@@ -74,9 +74,9 @@ class Traffic:
         self.events += 1
         if made["projectid"] not in (known := self.project_ids[made["tenantid"]]):
             known.append(made["projectid"])
-        entry = (self._home(made), body(made))
+        entry = (self._owner(made), body(made))
         self._recent.append(entry)
         return entry
 
-    def _home(self, made: dict[str, Any]) -> int:
+    def _owner(self, made: dict[str, Any]) -> int:
         return partition_of(made["tenantid"], PARTITIONS)

@@ -1,4 +1,4 @@
-"""A running `projector up` in a folder of its own, as a stranger finds it: a process, a port, lines of output."""
+"""A running `projector up` in its own folder, seen from outside: a process, a port, lines of output."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.servers import free_port, left_over, wait_until
+from tests.support.servers import cleanup, free_port, wait_until
 
 PROJECTOR = str(Path(sys.executable).parent / "projector")
 
 
 class Deployment:
-    """`projector up` on an embedded Redis and, unless a URL is given, SQLite; `constants` of it may be others."""
+    """`projector up` on an embedded Redis and, unless a URL is given, SQLite; `constants` overrides constants of the product."""
 
     def __init__(
         self,
@@ -34,7 +34,14 @@ class Deployment:
         self.directory = directory
         self.command = [PROJECTOR, "up", *options]
         if constants is not None:
-            self.command = [sys.executable, "-m", "tests.support.hurried", "up", json.dumps(constants), *options]
+            self.command = [
+                sys.executable,
+                "-m",
+                "tests.support.override_constants",
+                "up",
+                json.dumps(constants),
+                *options,
+            ]
         self.port = free_port()
         clean = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DATABASE_URL")}
         self.environ = clean | {"PROJECTOR_DATA_DIR": str(directory), "PORT": str(self.port)} | environ
@@ -43,7 +50,7 @@ class Deployment:
         self.lines: list[str] = []
         self.log = directory.with_suffix(".log")
         self.process: subprocess.Popen[str] | None = None
-        left_over.callback(self.remove)
+        cleanup.callback(self.remove)
 
     def start(self) -> None:
         with self.log.open("a") as log:

@@ -1,6 +1,6 @@
-"""A release to come: later versions of two types, brought in as a release does it, and folds that know only those.
+"""A later release: new versions of two event types with upcasters, and folds that know only the newest versions.
 
-Its rows are byte for byte those of this release, so that each can be held against the other.
+Its rows are byte-identical to those of this release, so the two can be compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
-from event_stream import decoding, upcasting
-from event_stream.event_types import (
+from event_stream.events import decoding, upcasting
+from event_stream.events.event import Event
+from event_stream.events.event_types import (
     TYPES,
     Data,
-    Event,
     Id,
     Name,
     Severity,
@@ -25,7 +25,9 @@ from event_stream.event_types import (
     WatchdogEvaluated,
     WatchdogToggled,
 )
-from projections.folding.projection import Feed, Projection, Rollup
+from projections.folding.feed import Feed
+from projections.folding.projection import Projection
+from projections.folding.rollup import Rollup
 from projections.read_models.registry import PROJECTIONS
 
 Outcome: TypeAlias = Literal["passed", "fired", "silent"] | SuppressedReason
@@ -33,7 +35,7 @@ Outcome: TypeAlias = Literal["passed", "fired", "silent"] | SuppressedReason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogEvaluatedV2(Data):
-    """One member says what three said."""
+    """`outcome` replaces three members of v1."""
 
     rule_id: Id
     rule_name: Name
@@ -90,7 +92,7 @@ LATER_UPCASTERS: Mapping[str, Callable[[Any], Data]] = {
 def later_release(
     upcasters: Mapping[str, Callable[[Any], Data]] = MappingProxyType({}),
 ) -> Iterator[tuple[Projection, ...]]:
-    """Be the later release within this block; yields its projections. `upcasters` are put in the place of its own."""
+    """Act as the later release within this block; yields its projections. `upcasters` override its own."""
     with pytest.MonkeyPatch.context() as patch:
         for type_, kind in LATER_TYPES.items():
             patch.setitem(TYPES, type_, kind)
@@ -102,11 +104,11 @@ def later_release(
 
 @cache
 def _validator() -> Any:
-    return decoding._union_of_types().validator
+    return decoding.build_adapter().validator
 
 
 def native(event: dict[str, Any], version: int) -> dict[str, Any]:
-    """Return a v1 event as a producer that writes a later version would have written it."""
+    """Return a v1 event as a producer of a later version would write it."""
     match event["type"], version:
         case "watchdog.evaluated.v1", 2:
             return event | {"type": "watchdog.evaluated.v2", "data": evaluated_as_v2(event["data"])}
@@ -126,7 +128,7 @@ def evaluated_as_v2(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _later(projection: Projection) -> Projection:
-    """Return a projection as the later release has it: it reads the newest versions only, and gives the same rows."""
+    """Return the projection of the later release: it reads only the newest versions and produces the same rows."""
     reads = frozenset(_NEWEST.get(kind, kind) for kind in projection.reads)
     match projection:
         case Rollup(key=key, fold=fold):
@@ -145,7 +147,7 @@ _NEWEST: Mapping[type[Data], type[Data]] = {WatchdogEvaluated: WatchdogEvaluated
 
 
 def _as_first(event: Event) -> Event:
-    """Return an event of a later version with the data that the first version of its type would have."""
+    """Return an event of a later version with its data in the form of v1."""
     match event.data:
         case WatchdogToggledV3(mode=mode):
             return event._replace(data=WatchdogToggled(enabled=mode != "off"))

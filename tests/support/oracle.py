@@ -1,6 +1,6 @@
-"""The oracle: a second, dumb implementation of the two answers, written from the contract alone.
+"""The oracle: a second, simple implementation of the two reads, written from docs/reference/events.md alone.
 
-It keeps a list of events and looks at all of them for every answer. It never imports the projections.
+It keeps all events in a list and scans them for every answer. It never imports the projections.
 """
 
 from collections import Counter, defaultdict
@@ -35,7 +35,7 @@ class Oracle:
         return bool(facts) and max(facts, key=_when)["type"] == "project.created.v1"
 
     def slugs(self, tenant: str) -> dict[str, str]:
-        """Return which existing project answers to each slug."""
+        """Return the existing project that each slug belongs to."""
         holders: defaultdict[str, list[tuple[tuple[datetime, str], str]]] = defaultdict(list)
         for owner, project in self.projects():
             if owner == tenant and self.exists(tenant, project):

@@ -1,6 +1,6 @@
 """A rebuild that pauses after its first page: `python -m tests.support.paused_rebuild DIRECTORY OPTIONS...`.
 
-It makes a file named after its process in the directory, and goes on as soon as a file named `go` is there.
+It creates a file named after its process in the directory and continues once a file named `go` exists.
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cli.main import run
-from tests.support.points import REBUILD_POINTS, on_call, wrapped
+from tests.support.failpoints import REBUILD_POINTS, on_nth_call, wrap
 from tests.support.servers import wait_until
 
 
@@ -17,10 +17,10 @@ def main() -> None:
 
     def pause() -> None:
         (directory / str(os.getpid())).touch()
-        wait_until((directory / "go").exists, "the test lets it go on", 120)
+        wait_until((directory / "go").exists, "the test lets it continue", 120)
 
     point = REBUILD_POINTS["while folding"]
-    setattr(point[0], point[1], wrapped(point, on_call(1, pause)))
+    setattr(point[0], point[1], wrap(point, on_nth_call(1, pause)))
     sys.argv[1:] = ["rebuild", *sys.argv[2:]]
     run()
 

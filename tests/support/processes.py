@@ -1,4 +1,4 @@
-"""Modules of this project run as real processes on a test's servers: `start("cli", "worker")`."""
+"""Runs modules of this project as processes on a test's servers: `start("cli", "worker")`."""
 
 import os
 import subprocess
@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import TypeAlias
 
-# For `tests.support.hurried`: an API that answers on a machine that stands still for a while, however late.
+# For `tests.support.override_constants`: an API with long timeouts, for machines that stall.
 PATIENT_API = {
-    "api_stub.lookups.coalesce.WAIT_S": 60.0,
-    "api_stub.lookups.lookup.WAIT_S": 60.0,
+    "api_stub.lookups.coalesce.QUERY_TIMEOUT_S": 60.0,
+    "api_stub.lookups.postgresql.QUERY_TIMEOUT_S": 60.0,
     "cli.commands.api.REDIS_TIMEOUT_S": 20.0,
 }
 

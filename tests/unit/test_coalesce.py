@@ -1,4 +1,4 @@
-"""Lookups asked at the same time share one query, and never one already sent."""
+"""Concurrent lookups share one query, and never join a query that was already sent."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ import pytest
 
 from api_stub.lookups import coalesce
 from api_stub.lookups.coalesce import Coalescer
-from api_stub.lookups.lookup import in_thread
+from api_stub.lookups.threads import run_in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ def anyio_backend() -> str:
 
 
 class Store:
-    """Answers every even number with its square, one query at a time, when it is told to."""
+    """Returns the square of every even number, one query at a time, when the test releases it."""
 
     def __init__(self) -> None:
         self.queries: list[list[int]] = []
@@ -28,7 +28,7 @@ class Store:
         self.executor = ThreadPoolExecutor(4)
 
     async def query(self, keys: Sequence[int]) -> Mapping[int, int]:
-        return await in_thread(self.executor, self._query, keys)
+        return await run_in_thread(self.executor, self._query, keys)
 
     def _query(self, keys: Sequence[int]) -> Mapping[int, int]:
         self.queries.append(list(keys))
@@ -46,7 +46,7 @@ def store() -> Iterator[Store]:
     made.executor.shutdown()
 
 
-async def test_asks_gather_while_a_query_runs_and_share_the_next(store: Store) -> None:
+async def test_lookups_made_while_a_query_runs_share_the_next_query(store: Store) -> None:
     coalescer = Coalescer(store.query)
     answers: dict[int, list[int | None]] = {}
 
@@ -59,13 +59,13 @@ async def test_asks_gather_while_a_query_runs_and_share_the_next(store: Store) -
         for key in (2, 3, 4, 4, 4):
             group.start_soon(ask, key)
         await anyio.sleep(0.05)
-        assert store.queries == [[2]]  # the second ask for 2 must not join the query that is already under way
+        assert store.queries == [[2]]  # the second lookup of 2 must not join the running query
         store.go.release(2)
     assert store.queries == [[2], [2, 3, 4]]
     assert answers == {2: [4, 4], 3: [None], 4: [16, 16, 16]}
 
 
-async def test_a_failure_reaches_those_who_asked_and_nobody_else(store: Store) -> None:
+async def test_a_failure_reaches_only_the_callers_of_that_query(store: Store) -> None:
     coalescer = Coalescer(store.query)
     store.go.release(100)
     with pytest.raises(ValueError, match="thirteen"):
@@ -73,7 +73,7 @@ async def test_a_failure_reaches_those_who_asked_and_nobody_else(store: Store) -
     assert await coalescer.get(2) == 4
 
 
-async def test_one_who_leaves_does_not_take_the_answer_from_the_others(store: Store) -> None:
+async def test_a_cancelled_caller_does_not_take_the_result_from_the_others(store: Store) -> None:
     coalescer = Coalescer(store.query)
     answers: list[int | None] = []
 
@@ -91,15 +91,17 @@ async def test_one_who_leaves_does_not_take_the_answer_from_the_others(store: St
     assert answers == [4]
 
 
-async def test_a_query_that_never_ends_is_given_up_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesce, "WAIT_S", 0.05)
+async def test_a_query_that_never_ends_times_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalesce, "QUERY_TIMEOUT_S", 0.05)
     coalescer = Coalescer(store.query)
     with pytest.raises(TimeoutError):
         await coalescer.get(2)
 
 
-async def test_what_nobody_waits_for_any_more_is_not_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesce, "WAIT_S", 0.05)
+async def test_a_lookup_whose_callers_are_all_cancelled_is_not_queried(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coalesce, "QUERY_TIMEOUT_S", 0.05)
     coalescer = Coalescer(store.query)
 
     async def give_up(key: int) -> None:
@@ -111,14 +113,16 @@ async def test_what_nobody_waits_for_any_more_is_not_asked(store: Store, monkeyp
         await anyio.sleep(0.01)
         for key in range(100, 200):
             group.start_soon(give_up, key)
-    monkeypatch.setattr(coalesce, "WAIT_S", 5.0)
+    monkeypatch.setattr(coalesce, "QUERY_TIMEOUT_S", 5.0)
     store.go.release(100)
     assert await coalescer.get(4) == 16
     assert store.queries == [[2], [4]]
 
 
-async def test_a_query_takes_no_more_than_its_share(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesce, "ASKS_MAX", 10)
+async def test_a_query_serves_at_most_the_maximum_number_of_lookups(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coalesce, "KEYS_PER_QUERY_MAX", 10)
     coalescer = Coalescer(store.query)
     store.go.release(100)
     async with anyio.create_task_group() as group:

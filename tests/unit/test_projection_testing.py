@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from event_stream.decoding import decode
-from event_stream.envelope import InvalidEventError
-from event_stream.event_types import Event, WatchdogToggled
+from event_stream.errors import InvalidEventError
+from event_stream.events.decoding import decode
+from event_stream.events.event import Event
+from event_stream.events.event_types import WatchdogToggled
 from projections.folding.projection import Projection
 from projections.read_models import activity, analysis_trend, project, tenant
 from projections.read_models.analysis_trend import AnalysisTrend
@@ -45,7 +46,7 @@ def test_several_rows_come_in_the_order_of_their_keys() -> None:
     )
 
 
-def test_events_may_be_decoded_already_and_a_repeat_counts_once() -> None:
+def test_decoded_events_are_accepted_and_a_repeat_counts_once() -> None:
     made = event()
     given(made, decode(body(made)), made).when_folded_by(analysis_trend.projection).then({"total": 1})
 
@@ -91,7 +92,7 @@ def test_a_read_model_in_the_database_stays_as_it_was(writer: Engine) -> None:
         assert connection.execute(activity.table.select()).all() == []
 
 
-def test_an_invalid_event_and_an_id_given_twice_are_refused() -> None:
+def test_an_invalid_event_and_a_repeated_id_are_refused() -> None:
     with pytest.raises(InvalidEventError):
         given(event("watchdog.toggled.v1", {"enabled": "yes"}))
     with pytest.raises(ValueError, match="two different events have the id"):

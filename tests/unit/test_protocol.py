@@ -1,4 +1,4 @@
-"""An answer reaches the kernel in one piece, over real connections."""
+"""A response is sent to the kernel in one write, over real connections."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from api_stub.protocol import AnswersInOnePiece, OncePerTurn
+from api_stub.protocol import CorkedProtocol, CorkedTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ def anyio_backend() -> str:
 
 
 class Counting(asyncio.Transport):
-    """A transport that counts what is handed on to the real one behind it."""
+    """A transport that counts the writes that it passes to the real one."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Counting(asyncio.Transport):
         return self.transport.is_closing()
 
 
-async def told(says: Callable[[OncePerTurn], None]) -> tuple[list[bytes], bytes]:
-    """Return what a server that `says` something handed to its connection, and what its client got."""
+async def exchange(says: Callable[[CorkedTransport], None]) -> tuple[list[bytes], bytes]:
+    """Return the writes of a server that `says` something, and what its client received."""
     made: list[Counting] = []
 
     class Server(asyncio.Protocol):
         def connection_made(self, transport: Any) -> None:
             made.append(Counting(transport))
-            says(OncePerTurn(made[0]))
+            says(CorkedTransport(made[0]))
 
     server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
     async with server:
@@ -55,46 +55,46 @@ async def told(says: Callable[[OncePerTurn], None]) -> tuple[list[bytes], bytes]
     return made[0].sent, got
 
 
-async def test_what_is_written_in_one_turn_goes_out_together() -> None:
-    def says(transport: OncePerTurn) -> None:
+async def test_writes_of_one_event_loop_turn_are_sent_together() -> None:
+    def says(transport: CorkedTransport) -> None:
         transport.write(b"head")
         transport.write(b"body")
         asyncio.get_running_loop().call_later(0.01, transport.close)
 
-    assert await told(says) == ([b"headbody"], b"headbody")
+    assert await exchange(says) == ([b"headbody"], b"headbody")
 
 
-async def test_closing_sends_what_was_written_before() -> None:
-    def says(transport: OncePerTurn) -> None:
+async def test_closing_sends_earlier_writes() -> None:
+    def says(transport: CorkedTransport) -> None:
         transport.write(b"all of it")
         transport.close()
 
-    assert await told(says) == ([b"all of it"], b"all of it")
+    assert await exchange(says) == ([b"all of it"], b"all of it")
 
 
-async def test_later_turns_are_sent_later() -> None:
-    def says(transport: OncePerTurn) -> None:
+async def test_writes_of_later_turns_are_sent_separately() -> None:
+    def says(transport: CorkedTransport) -> None:
         transport.write(b"one")
         loop = asyncio.get_running_loop()
         loop.call_later(0.01, transport.write, b"two")
         loop.call_later(0.02, transport.close)
 
-    assert await told(says) == ([b"one", b"two"], b"onetwo")
+    assert await exchange(says) == ([b"one", b"two"], b"onetwo")
 
 
-async def test_nothing_is_sent_to_a_client_that_is_gone() -> None:
+async def test_nothing_is_sent_to_a_disconnected_client() -> None:
     class Gone(Counting):
         def is_closing(self) -> bool:
             return True
 
     sent = Gone(asyncio.Transport())
-    OncePerTurn(sent).write(b"too late")
+    CorkedTransport(sent).write(b"too late")
     await asyncio.sleep(0.01)
     assert sent.sent == []
 
 
-def test_a_client_that_says_it_will_send_no_more_gets_its_answer() -> None:
-    """As `nc -N` does, and some probes of a balancer."""
+def test_a_client_that_half_closes_its_connection_gets_its_response() -> None:
+    """Like `nc -N` and some load balancer probes."""
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         head = [(b"content-length", b"2")]
@@ -102,11 +102,11 @@ def test_a_client_that_says_it_will_send_no_more_gets_its_answer() -> None:
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def asked() -> bytes:
-        config = uvicorn.Config(app, http=AnswersInOnePiece, lifespan="off", log_config=None)
+        config = uvicorn.Config(app, http=CorkedProtocol, lifespan="off", log_config=None)
         config.load()
         state = uvicorn.Server(config).server_state
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: AnswersInOnePiece(config, state, {}), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: CorkedProtocol(config, state, {}), "127.0.0.1", 0)
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")

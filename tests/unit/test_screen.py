@@ -8,10 +8,10 @@ from rich.console import Console
 
 from cli.rendering.status_screen import StatusScreen, short_count, short_duration
 from projections.error_classes import ErrorClass
-from workers.maintenance.verify_results import Verified
+from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.overview import Overview
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus
-from workers.reporting.tenants import SHOWN, Tenants, Traffic, Waiting
+from workers.reporting.tenants import TENANTS_SHOWN, BusiestTenants, TenantLag, TenantTraffic
 from workers.telemetry.apply_rates import Rate
 from workers.telemetry.progress import Failure
 
@@ -59,15 +59,15 @@ def overview(tenant: str = "ten_acme") -> Overview:
                 name="analysis_trend", version=2, rebuild_pending_tenants=MILLIONS, newer_version_tenants=0
             )
         ],
-        verification=Verified(),
+        verification=VerificationSummary(),
         read_at_ms=1_795_459_704_364,
         rates=[
             Rate(partition=number, events_per_s=1234.5, events_last_10_min=600, history=[10] * 60)
             for number in range(2)
         ],
-        tenants=Tenants(
-            by_traffic=[Traffic(tenant_id=tenant, partition=0, events_per_s=1234.5)] * SHOWN,
-            by_lag=[Waiting(tenant_id=tenant, partition=0, entries=MILLIONS, lag_s=1.0)] * SHOWN,
+        tenants=BusiestTenants(
+            by_traffic=[TenantTraffic(tenant_id=tenant, partition=0, events_per_s=1234.5)] * TENANTS_SHOWN,
+            by_lag=[TenantLag(tenant_id=tenant, partition=0, entries=MILLIONS, lag_s=1.0)] * TENANTS_SHOWN,
             traffic_is_sample=True,
             lag_is_sample=True,
         ),
@@ -101,11 +101,11 @@ def test_nothing_is_clipped(width: int, tenant: str) -> None:
     shown = at_terminal(overview(tenant), width)
     assert "…" not in shown
     tenants = shown.partition("Most traffic")[2]
-    assert re.sub(r"[^x]", "", tenants).count("x" * 64) == (2 * SHOWN if tenant != "ten_acme" else 0)
+    assert re.sub(r"[^x]", "", tenants).count("x" * 64) == (2 * TENANTS_SHOWN if tenant != "ten_acme" else 0)
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_every_number_of_a_partition_stands_on_one_line(width: int) -> None:
+def test_all_numbers_of_a_partition_are_on_one_line(width: int) -> None:
     table = at_terminal(overview(), width).partition("Partitions")[2]
     for head in ("position", "lag", "flight", "per s", "applied", "duplicates", "letters", "lost"):
         assert head in table.partition("1795459704364-2")[0], head
@@ -115,7 +115,7 @@ def test_every_number_of_a_partition_stands_on_one_line(width: int) -> None:
     assert total == "all 50 min 24.7M 2,469 2.0 24.7M 2.0M 24,690 1,998"
 
 
-def test_small_tables_stand_side_by_side_where_they_fit() -> None:
+def test_small_tables_are_shown_side_by_side_where_they_fit() -> None:
     assert re.search(r"Most traffic.* Most in flight", at_terminal(overview(), 80))
     assert not re.search(r"Most traffic.* Most in flight", at_terminal(overview("x" * 64), 80))
 
@@ -129,7 +129,7 @@ def test_a_terminal_gets_colours() -> None:
 def test_problems_come_first() -> None:
     shown = at_terminal(overview(), 100)
     assert shown.index("failing") < shown.index("is stalled") < shown.index("Partitions") < shown.index("Failing")
-    assert "1 of 2 workers gave no sign of life for more than 30 s" in shown
+    assert "1 of 2 workers sent no heartbeat for more than 30 s" in shown
     assert re.search(r"worker .* silent +44\.0 s", shown)
 
 
@@ -158,7 +158,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     assert "10 min" in written.getvalue().decode("ascii")
 
 
-def test_what_producers_wrote_is_no_markup() -> None:
+def test_text_from_producers_is_never_interpreted_as_markup() -> None:
     failing = partition(1, FAILURE.model_copy(update={"error": "KeyError: [red]x[/red]"}))
     shown = at_terminal(overview().model_copy(update={"partitions": [partition(0), failing]}), 120)
     assert "[red]x[/red]" in shown
@@ -168,7 +168,7 @@ def test_what_producers_wrote_is_no_markup() -> None:
     ("number", "shown"),
     [(0, "0"), (999_999, "999,999"), (1_000_000, "1.0M"), (2_500_000_000, "2.5G"), (10**12, "1.0T")],
 )
-def test_a_count_is_short(number: int, shown: str) -> None:
+def test_a_large_count_is_abbreviated(number: int, shown: str) -> None:
     assert short_count(number) == shown
 
 

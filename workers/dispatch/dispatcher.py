@@ -1,4 +1,4 @@
-"""The dispatcher: wherever a stream's end is past its checkpoint and nobody works on it, ring for a drain.
+"""Dispatcher: enqueues a drain for each partition whose stream has entries after its checkpoint.
 
 Keys:
 
@@ -16,130 +16,134 @@ import structlog
 from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from event_stream.entries import StreamEnd
-from event_stream.stream import Progress
+from event_stream.streams.entries import StreamEnd
+from event_stream.streams.stream import ProjectedPosition
 from projections.error_classes import describe
-from projections.transaction import checkpoint
+from projections.transaction import checkpoint_table
 from projections.transaction.checkpoint import Checkpoint
 from workers.dispatch.trimmer import Trimmer
-from workers.drain.drainer import drain_here, needs_drain
-from workers.jobs.lease import Lease, without_lease
+from workers.drain.drainer import drain_with_lease, needs_drain
+from workers.jobs.lease import Lease, partitions_without_lease
 from workers.jobs.queue import enqueue_drain
 from workers.maintenance import verify_jobs
 from workers.runtime import Runtime
 
 HEARTBEATS_KEY = "projector:dispatcher-heartbeats"
-HEARTBEAT_TTL_S = 120  # long enough to be seen to have stalled
+HEARTBEAT_TTL_S = 120  # status shows a stalled dispatcher until then
 IDLE_SWEEP_S = 1.0
 BUSY_SWEEP_S = 0.05
 OUTAGE_PAUSE_S = 1.0
 QUEUED_PER_PARTITION = 2
-LOOK_FOR_VERIFIED_S = 5.0
+VERIFY_CHECK_EVERY_S = 5.0
 
 log = structlog.get_logger()
 
 
 @dataclass
 class Dispatcher:
-    """Sweeps over all partitions. Any number may run at once; losing one's memory costs nothing."""
+    """Compares all streams with their checkpoints, again and again.
+
+    Several may run at the same time. Its memory only saves work, so it can be killed at any time.
+    """
 
     runtime: Runtime
     trimmer: Trimmer = field(init=False)
-    room: int = field(init=False)
-    looked_s: float = float("-inf")
+    queue_room: int = field(init=False)
+    verify_checked_s: float = float("-inf")
     caught_up_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
-        self.room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
-
-    def sweep(self) -> tuple[list[StreamEnd], list[int]]:
-        """Ring for what needs it; returns the streams' ends and the partitions that are behind.
-
-        Raises what Redis or the database raise; nothing is lost by it.
-        """
-        stream = self.runtime.stream
-        # In this order, so that what is mended below is known to be older than the checkpoint, and that the last.
-        hints = stream.projected(range(stream.partitions))
-        with self.runtime.reader.connect() as connection:
-            checkpoints = checkpoint.read_all(connection, stream.partitions)
-        ends = stream.ends()
-        behind = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
-        # First, as a Redis that is full lets entries go, but takes nothing: no lease, no job, no hint.
-        self.trimmer.note(checkpoints)
-        # Nobody may be there to answer for hours; the queue must not grow meanwhile. Until the next sweep there is as
-        # much room, or more as jobs are taken.
-        self.room = QUEUED_PER_PARTITION * stream.partitions - self.runtime.queue.count
-        # Most are being worked on while there is a backlog: to be told so by each would be two round trips a partition.
-        self._ring(without_lease(self.runtime.queue.connection, behind) if behind else [])
-        self._mend_hints(hints, checkpoints, ends)
-        self._beat()
-        return ends, behind
+        self.queue_room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Sweep until `stopped`, and in between ring where a stream grows. Outlives every outage."""
+        """Sweep until `stopped`, and listen to idle streams between sweeps; an outage is logged and waited out."""
         while not stopped():
             try:
-                ends, behind = self.sweep()
-                self._ask_to_verify(is_behind=bool(behind))
-                quiet = {partition: end for partition, end in enumerate(ends) if partition not in behind}
-                self._listen(quiet, BUSY_SWEEP_S if behind else IDLE_SWEEP_S)
+                ends, lagging = self.sweep()
+                self._schedule_verification(is_lagging=bool(lagging))
+                idle = {partition: end for partition, end in enumerate(ends) if partition not in lagging}
+                self._listen(idle, BUSY_SWEEP_S if lagging else IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:
                 log.warning("dispatcher.outage", error=describe(error))
                 time.sleep(OUTAGE_PAUSE_S)
 
-    def _listen(self, quiet: dict[int, StreamEnd], until_sweep_s: float) -> None:
-        """Ring for each stream that grows past its end in `quiet`, at once; a sweep would look at everything first.
+    def sweep(self) -> tuple[list[StreamEnd], list[int]]:
+        """Enqueue drains for all partitions that need one; returns the streams' ends and these partitions.
 
-        Returns when it is time to sweep: in `until_sweep_s`, or BUSY_SWEEP_S after the first stream grew.
+        Raises the errors of Redis and the database, which are harmless here.
+        """
+        stream = self.runtime.stream
+        # Hints before checkpoints before ends: a hint that differs is then older than a checkpoint at the stream's end.
+        hints = stream.projected(range(stream.partitions))
+        with self.runtime.reader.connect() as connection:
+            checkpoints = checkpoint_table.read_all(connection, stream.partitions)
+        ends = stream.ends()
+        lagging = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
+        # Trim first: a full Redis still removes entries, but refuses leases, jobs and hints until there is memory.
+        self.trimmer.update(checkpoints)
+        # Without workers the queue must not grow. Drains that are enqueued before the next sweep count down from here.
+        self.queue_room = QUEUED_PER_PARTITION * stream.partitions - self.runtime.queue.count
+        # During a backlog most leases are held: docs/decisions/0010-the-dispatcher-listens.md
+        self._enqueue_drains(partitions_without_lease(self.runtime.queue.connection, lagging) if lagging else [])
+        self._repair_hints(hints, checkpoints, ends)
+        self._send_heartbeat()
+        return ends, lagging
+
+    def _listen(self, idle: dict[int, StreamEnd], until_sweep_s: float) -> None:
+        """Enqueue a drain at once for each stream that grows past its end in `idle`.
+
+        Returns when the next sweep comes: after `until_sweep_s`, or BUSY_SWEEP_S after the first stream grew.
         """
         deadline = time.monotonic() + until_sweep_s
         while (left_s := deadline - time.monotonic()) > 0:
-            if not quiet:
+            if not idle:
                 time.sleep(left_s)
                 return
-            grown = self.runtime.stream.wait_for_more(quiet, left_s)
+            grown = self.runtime.stream.wait_for_more(idle, left_s)
             if grown:
-                self._ring(grown)
-                quiet = {partition: end for partition, end in quiet.items() if partition not in grown}
+                self._enqueue_drains(grown)
+                idle = {partition: end for partition, end in idle.items() if partition not in grown}
                 deadline = min(deadline, time.monotonic() + BUSY_SWEEP_S)
 
-    def _ring(self, behind: list[int]) -> None:
+    def _enqueue_drains(self, partitions: list[int]) -> None:
         queue = self.runtime.queue
-        for partition in behind:
+        for partition in partitions:
             lease = Lease(queue.connection, partition)
             try:
-                if self.room > 0 and lease.take():
+                if self.queue_room > 0 and lease.acquire():
                     enqueue_drain(queue, partition, lease.token)
-                    self.room -= 1
+                    self.queue_room -= 1
             except OutOfMemoryError:
-                # Full perhaps of what waits: nobody can be rung for, and nothing goes until somebody drains.
+                # Redis may be full of entries that wait. No job can be enqueued, so this process drains them itself.
                 log.warning("dispatcher.draining_inline", partition=partition)
-                drain_here(self.runtime, partition, lease)
+                drain_with_lease(self.runtime, partition, lease)
 
-    def _ask_to_verify(self, *, is_behind: bool) -> None:
-        """See that verification goes on; to catch up comes first, but not for ever."""
+    def _schedule_verification(self, *, is_lagging: bool) -> None:
+        """Enqueue verification when a pass is pending; a backlog delays it, but by one interval at most."""
         now_s = time.monotonic()
-        if not is_behind:
+        if not is_lagging:
             self.caught_up_s = now_s
-        has_waited = not is_behind or now_s - self.caught_up_s > verify_jobs.EVERY_S
-        if has_waited and now_s - self.looked_s > LOOK_FOR_VERIFIED_S:
-            self.looked_s = now_s
-            with suppress(OutOfMemoryError):  # it can wait
-                verify_jobs.ask_if_due(self.runtime)
+        has_waited = not is_lagging or now_s - self.caught_up_s > verify_jobs.PASS_INTERVAL_S
+        if has_waited and now_s - self.verify_checked_s > VERIFY_CHECK_EVERY_S:
+            self.verify_checked_s = now_s
+            with suppress(OutOfMemoryError):  # verification can wait
+                verify_jobs.enqueue_next_pass(self.runtime)
 
-    def _mend_hints(self, hints: dict[int, Progress], checkpoints: list[Checkpoint], ends: list[StreamEnd]) -> None:
-        """Publish what a drain that died after its commit could not, or what Redis forgot."""
+    def _repair_hints(
+        self, hints: dict[int, ProjectedPosition], checkpoints: list[Checkpoint], ends: list[StreamEnd]
+    ) -> None:
+        """Publish the progress that a drain could not publish after its commit, or that Redis lost."""
         for at, end in zip(checkpoints, ends, strict=True):
-            progress = Progress(at.position, at.entries_added())
+            progress = ProjectedPosition(at.position, at.entries_added())
             if end.position is not None and end.position == at.position and hints[at.partition] != progress:
                 self.runtime.stream.publish_projected(at.partition, progress)
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         now_ms = self.runtime.stream.now_ms()
         with self.runtime.queue.connection.pipeline() as pipe:
             pipe.zadd(HEARTBEATS_KEY, {f"{socket.gethostname()}.{os.getpid()}": now_ms})
             pipe.zremrangebyscore(HEARTBEATS_KEY, "-inf", now_ms - HEARTBEAT_TTL_S * 1000)
             pipe.expire(HEARTBEATS_KEY, HEARTBEAT_TTL_S)
             pipe.execute()
-        self.runtime.stream.announce_partitions()  # again, should Redis have forgotten it
+        self.runtime.stream.announce_partitions()  # again, in case Redis lost it

@@ -1,5 +1,5 @@
-"""The checkup: what in Redis, database, settings and processes endangers the promises, each with its remedy.
+"""`projector doctor`: checks of everything that may endanger a guarantee, each with its remedy.
 
-A new check is one function in the module of what it looks at, one line in `registry.py`, and its row in
-docs/reference/doctor.md.
+To add a check, write a function in the module of what it looks at, and add it to `registry.py`, to
+docs/reference/doctor.md, and to the tests.
 """

@@ -1,4 +1,4 @@
-"""What a check is: a code, what it would mean, its remedy, and a look that yields what is so."""
+"""A check: a code, what it means, its remedy, and a function that looks for the problem."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,33 +12,33 @@ from workers.doctor.context import Context
 
 
 class Severity(StrEnum):
-    """How bad a finding is."""
+    """How serious a finding is."""
 
-    DANGER = "danger"  # a guarantee of docs/reference/events.md#guarantees is in danger
-    ADVICE = "advice"  # worth knowing, or better otherwise
+    DANGER = "danger"  # it endangers a guarantee (docs/explanation/guarantees.md)
+    ADVICE = "advice"  # worth knowing, or could be better
 
 
-class Side(StrEnum):
-    """What a check looks at; where that is not there, or out of reach, the check is not made."""
+class Subject(StrEnum):
+    """What a check looks at. If it cannot be reached, its checks are skipped."""
 
     HOST = "this host"
     REDIS = "Redis"
     DATABASE = "the database"
     POSTGRESQL = "PostgreSQL"
     SQLITE = "SQLite"
-    WORK = "streams and processes"
+    STATUS = "streams and processes"  # the status of the deployment; needs both Redis and the database
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is so, with its value; `values` fill the gaps of the remedy."""
+    """A problem that an inspection has seen; `values` fill the placeholders of the check's remedy."""
 
-    text: str
+    message: str
     values: Mapping[str, object] = field(default_factory=dict)
 
 
 class Finding(BaseModel):
-    """Something that endangers a promise, or could be better, and the remedy."""
+    """A problem that a check has found, with its remedy."""
 
     code: str
     severity: Severity
@@ -47,58 +47,55 @@ class Finding(BaseModel):
     remedy: str
 
 
-Look: TypeAlias = Callable[[Context], Iterable[Observation]]
+Inspect: TypeAlias = Callable[[Context], Iterable[Observation]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that may be wrong. While it is, checks of the sides in `hides` cannot be made."""
+    """One possible problem. While it exists, the later checks of the subjects in `blocks` are skipped."""
 
     code: str
-    side: Side
+    subject: Subject
     severity: Severity
     guarantee: str | None
-    means: str
+    meaning: str
     remedy: str
-    hides: frozenset[Side]
-    look: Look
+    blocks: frozenset[Subject]
+    inspect: Inspect
 
-    def findings(self, patient: Context) -> list[Finding]:
-        """Look, and return what was found; raises what Redis or the database raise."""
+    def run(self, context: Context) -> list[Finding]:
+        """Inspect, and return the findings; raises errors of Redis and of the database."""
         return [
             Finding(
                 code=self.code,
                 severity=self.severity,
                 guarantee=self.guarantee,
-                message=seen.text,
-                remedy=self.remedy.format(**seen.values),
+                message=observation.message,
+                remedy=self.remedy.format(**observation.values),
             )
-            for seen in self.look(patient)
+            for observation in self.inspect(context)
         ]
 
 
-@dataclass(frozen=True)
-class Checker:
-    """Makes checks of one side out of looks: `@checker.danger(…)` or `@checker.advice(…)` over a function."""
-
-    side: Side
-
-    def danger(
-        self, code: str, guarantee: str, *, means: str, remedy: str, hides: Iterable[Side] = ()
-    ) -> Callable[[Look], Check]:
-        """Return what makes a look the check of a danger to `guarantee`."""
-        return lambda look: Check(code, self.side, Severity.DANGER, guarantee, means, remedy, frozenset(hides), look)
-
-    def advice(self, code: str, guarantee: str | None = None, *, means: str, remedy: str) -> Callable[[Look], Check]:
-        """Return what makes a look the check of something less than a danger."""
-        return lambda look: Check(code, self.side, Severity.ADVICE, guarantee, means, remedy, frozenset(), look)
+def danger(
+    code: str, subject: Subject, guarantee: str, *, meaning: str, remedy: str, blocks: Iterable[Subject] = ()
+) -> Callable[[Inspect], Check]:
+    """Return a decorator that makes an inspection a check for a danger to `guarantee`."""
+    return lambda inspect: Check(code, subject, Severity.DANGER, guarantee, meaning, remedy, frozenset(blocks), inspect)
 
 
-def refusals(patient: Context, *kinds: type[Exception]) -> Iterator[Observation]:
-    """Tell why checks could not be made, as far as errors of these kinds are the reason, and which."""
+def advice(
+    code: str, subject: Subject, guarantee: str | None = None, *, meaning: str, remedy: str
+) -> Callable[[Inspect], Check]:
+    """Return a decorator that makes an inspection a check that gives advice."""
+    return lambda inspect: Check(code, subject, Severity.ADVICE, guarantee, meaning, remedy, frozenset(), inspect)
+
+
+def denied_inspections(context: Context, *errors: type[Exception]) -> Iterator[Observation]:
+    """Yield the errors of these types that earlier checks met, each with the codes of the checks that it prevented."""
     codes: dict[str, list[str]] = {}
-    for code, error in patient.refused.items():
-        if isinstance(error, kinds):
+    for code, error in context.inspection_errors.items():
+        if isinstance(error, errors):
             codes.setdefault(describe(error), []).append(code)
-    for why, unmade in codes.items():
-        yield Observation(f"{why}; not checked: {', '.join(unmade)}")
+    for reason, skipped in codes.items():
+        yield Observation(f"{reason}; not checked: {', '.join(skipped)}")

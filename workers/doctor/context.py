@@ -1,4 +1,4 @@
-"""What is looked at: the deployment that the environment names, asked at most once for each thing."""
+"""The deployment that the doctor examines. Each part is opened or read when a check first needs it."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,26 +10,27 @@ from typing import Any, Self
 from sqlalchemy import make_url, text
 
 from event_stream.settings import StreamSettings
-from event_stream.stream import Stream
+from event_stream.streams.stream import Stream
 from projections.database.engines import reader_engine, writer_engine
 from projections.settings import DatabaseSettings
 from workers.errors import WorkersError
 from workers.jobs.queue import drain_queue
-from workers.reporting.status import Status, read_status
+from workers.reporting.status import Status
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime, redis_client
 from workers.settings import RedisSettings
 
 
 class UnavailableError(WorkersError):
-    """Redis answers, but does not tell what was asked, as some managed services do."""
+    """Redis answers but withholds a value, as some managed services do."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on something is worth a finding."""
+    """Thresholds from which a check reports a finding."""
 
-    clock_off_s: float = 5.0
-    left_open_s: float = 60.0
+    clock_difference_s: float = 5.0
+    transaction_open_s: float = 60.0
     lock_wait_s: float = 5.0
     untrimmed_s: float = 600.0
     disk_free_bytes: int = 2**30
@@ -38,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Context:
-    """One deployment under examination. Nothing in it is changed, and nothing is connected before a look needs it."""
+    """The deployment under examination. Checks read it and change nothing."""
 
     settings: StreamSettings
     redis_url: str = field(repr=False)
@@ -46,11 +47,11 @@ class Context:
     data_dir: Path
     clock: Callable[[], float] = time.time
     limits: Limits = field(default_factory=Limits)
-    refused: dict[str, Exception] = field(default_factory=dict)  # by code: why a check could not be made
+    inspection_errors: dict[str, Exception] = field(default_factory=dict)  # by code of the check that failed
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Return the deployment that the environment names; raises SettingsError."""
+        """Return the deployment that environment variables name; raises SettingsError."""
         database = DatabaseSettings.from_environ(environ)
         return cls(
             settings=StreamSettings.from_environ(environ),
@@ -61,7 +62,7 @@ class Context:
 
     @property
     def sqlite_file(self) -> Path | None:
-        """The file of an SQLite database; None for a server."""
+        """The file of an SQLite database; None for PostgreSQL."""
         url = make_url(self.database_url)
         if url.get_backend_name() != "sqlite" or not url.database:
             return None
@@ -69,12 +70,12 @@ class Context:
 
     @cached_property
     def stream(self) -> Stream:
-        """The streams."""
+        """The event streams."""
         return Stream(redis_client(self.redis_url), self.settings.partitions)
 
     @cached_property
     def runtime(self) -> Runtime:
-        """The open ends that a worker would have."""
+        """The connections that a worker would use."""
         return Runtime(
             settings=self.settings,
             stream=self.stream,
@@ -85,7 +86,7 @@ class Context:
 
     @cached_property
     def status(self) -> Status:
-        """What `projector status` shows, and health is judged by."""
+        """The status, as `projector status` and the health check read it."""
         return read_status(self.runtime)
 
     @cached_property
@@ -94,24 +95,24 @@ class Context:
         return info
 
     def info(self, name: str) -> Any:
-        """Return a value of Redis's INFO; raises NotToldError if there is none of that name."""
-        if not self.tells(name):
-            raise UnavailableError(f"INFO does not tell {name}")
+        """Return a field of Redis's INFO; raises UnavailableError if it is missing."""
+        if not self.has_info(name):
+            raise UnavailableError(f"INFO has no field {name}")
         return self._info[name]
 
-    def tells(self, name: str) -> bool:
-        """Return whether Redis's INFO has a value of this name."""
+    def has_info(self, name: str) -> bool:
+        """Return whether Redis's INFO has a field of this name."""
         return name in self._info
 
     def redis_setting(self, name: str) -> str:
-        """Return a value of Redis's configuration; raises NotToldError, or Redis's refusal."""
+        """Return a setting of Redis; raises UnavailableError if it is withheld, or RedisError if reading is denied."""
         value = self.stream.redis.config_get(name).get(name)
         if value is None:
-            raise UnavailableError(f"CONFIG GET does not tell {name}")
+            raise UnavailableError(f"CONFIG GET returns no {name}")
         return str(value)
 
     def scalar(self, statement: str, **parameters: object) -> Any:
-        """Return the first value of a query's first row."""
+        """Return the first value of the first row of a query."""
         return next(iter(self.rows(statement, **parameters)), (None,))[0]
 
     def rows(self, statement: str, **parameters: object) -> list[Any]:
@@ -119,15 +120,15 @@ class Context:
         with self.runtime.reader.connect() as connection:
             return list(connection.execute(text(statement), parameters))
 
-    def skew_s(self, their_time: Callable[[], float]) -> float:
-        """Return how many seconds another clock is ahead of ours, less what asking may explain."""
+    def clock_difference_s(self, read_time: Callable[[], float]) -> float:
+        """Return how many seconds another clock is ahead of this host's, not counting the duration of reading it."""
         before = self.clock()
-        theirs = their_time()
+        other = read_time()
         after = self.clock()
-        return max(0.0, theirs - after) + min(0.0, theirs - before)
+        return max(0.0, other - after) + min(0.0, other - before)
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the connections that were opened."""
         if "stream" in vars(self):
             self.stream.redis.close()
         if "runtime" in vars(self):

@@ -1,4 +1,4 @@
-"""Checks of the database, whichever it is: is it there, does its schema fit, can it be written to."""
+"""Checks of the database, PostgreSQL or SQLite: it is reachable, its schema fits, and no dead letters are open."""
 
 from collections.abc import Iterator
 
@@ -7,123 +7,132 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from projections import schema
 from projections.error_classes import describe
-from projections.transaction import checkpoint, dead_letters
-from workers.doctor.check import Checker, Observation, Side, refusals
+from projections.transaction import checkpoint_table, dead_letters
+from workers.doctor.check import Observation, Subject, advice, danger, denied_inspections
 from workers.doctor.context import Context
 
-database = Checker(Side.DATABASE)
+EVERYTHING_IN_IT = (Subject.DATABASE, Subject.POSTGRESQL, Subject.SQLITE, Subject.STATUS)
 
 
-@database.danger(
+@danger(
     "database-unreachable",
+    Subject.DATABASE,
     "G7",
-    means="The database does not answer: nothing is projected, and reads get 503.",
-    remedy="start it, or mend DATABASE_URL (host, port, user, password, name) or the network between",
-    hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
+    meaning="The database does not answer. Nothing is projected, and reads get 503.",
+    remedy="start it, or correct DATABASE_URL (host, port, user, password, name) or the network between",
+    blocks=EVERYTHING_IN_IT,
 )
-def unreachable(patient: Context) -> Iterator[Observation]:
-    """See whether it answers; an SQLite file that is not there is not made."""
-    if _file_is_missing(patient):
+def unreachable(context: Context) -> Iterator[Observation]:
+    """Run a query; a missing SQLite file is not created."""
+    if _is_file_missing(context):
         return
     try:
-        patient.scalar("SELECT 1")
+        context.scalar("SELECT 1")
     except SQLAlchemyError as error:
         yield Observation(describe(error))
 
 
-@database.danger(
+@danger(
     "schema-foreign",
+    Subject.DATABASE,
     "G7",
-    means="The tables were made by another application, or by a version from before the first release: every process"
+    meaning="The tables belong to another application, or to a version from before the first release. Every process"
     " refuses to start.",
     remedy="set DATABASE_URL to a new database, run `projector migrate`, and append the events again",
-    hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
+    blocks=EVERYTHING_IN_IT,
 )
-def schema_foreign(patient: Context) -> Iterator[Observation]:
+def schema_foreign(context: Context) -> Iterator[Observation]:
     """Check that the schema is one of this application."""
-    if _file_is_missing(patient):
+    if _is_file_missing(context):
         return
     try:
-        _revision(patient)
+        _revision(context)
     except schema.ForeignSchemaError as error:
         yield Observation(str(error))
 
 
-@database.danger(
+@danger(
     "schema-too-old",
+    Subject.DATABASE,
     "G7",
-    means="The database lacks migrations that this release needs: its processes refuse to start, and reads get 503.",
-    remedy="run `projector migrate`; if there should be a schema already, is this the wrong folder or DATABASE_URL?",
-    hides=(Side.DATABASE, Side.POSTGRESQL, Side.SQLITE, Side.WORK),
+    meaning="The database lacks migrations that this release needs. Its processes refuse to start, and reads get 503.",
+    remedy="run `projector migrate`; if the schema should exist already, check DATABASE_URL and the working directory",
+    blocks=EVERYTHING_IN_IT,
 )
-def schema_behind(patient: Context) -> Iterator[Observation]:
-    """Compare the schema's revision with the one this release needs."""
-    if _file_is_missing(patient):
-        yield Observation(f"there is no database at {patient.sqlite_file}")
+def schema_too_old(context: Context) -> Iterator[Observation]:
+    """Compare the schema's revision with the one that this release needs."""
+    if _is_file_missing(context):
+        yield Observation(f"there is no database at {context.sqlite_file}")
         return
-    revision = _revision(patient)
+    revision = _revision(context)
     if revision is None or revision < schema.REVISION:
         yield Observation(f"the schema is {revision or 'missing'}, needed is {schema.REVISION}")
 
 
-def _file_is_missing(patient: Context) -> bool:
-    return patient.sqlite_file is not None and not patient.sqlite_file.exists()
+def _is_file_missing(context: Context) -> bool:
+    return context.sqlite_file is not None and not context.sqlite_file.exists()
 
 
-@database.advice(
+@advice(
     "schema-newer",
+    Subject.DATABASE,
     "G3",
-    means="A newer release has migrated the database: this one works on, without what the newer one added.",
-    remedy="bring every process to the newer release",
+    meaning="A newer release has migrated the database. This release continues to work, without what the newer one"
+    " added.",
+    remedy="upgrade every process to the newer release",
 )
-def schema_ahead(patient: Context) -> Iterator[Observation]:
+def schema_newer(context: Context) -> Iterator[Observation]:
     """Compare the schema's revision with the newest that this release knows."""
-    revision = _revision(patient)
+    revision = _revision(context)
     if revision is not None and revision > schema.REVISION:
         yield Observation(f"the schema is {revision}, this release knows {schema.REVISION}")
 
 
-def _revision(patient: Context) -> str | None:
-    with patient.runtime.reader.connect() as connection:
-        return schema.found(connection)
+def _revision(context: Context) -> str | None:
+    with context.runtime.reader.connect() as connection:
+        return schema.current_revision(connection)
 
 
-@database.danger(
+@danger(
     "database-partitions-differ",
+    Subject.DATABASE,
     "G7",
-    means="The deployment was made with another number of partitions than PROJECTOR_PARTITIONS: processes refuse to"
-    " start.",
+    meaning="The deployment was created with another number of partitions than PROJECTOR_PARTITIONS. Processes refuse"
+    " to start.",
     remedy="set `PROJECTOR_PARTITIONS={stored}` for every process and producer",
-    hides=(Side.WORK,),
+    blocks=(Subject.STATUS,),
 )
-def partitions_differ(patient: Context) -> Iterator[Observation]:
+def partitions_differ(context: Context) -> Iterator[Observation]:
     """Compare the number of checkpoints with the setting."""
-    with patient.runtime.reader.connect() as connection:
-        stored = connection.scalar(select(func.count()).select_from(checkpoint.table))
-    if stored != patient.settings.partitions:
-        text = f"table checkpoint has {stored} rows, PROJECTOR_PARTITIONS is {patient.settings.partitions}"
-        yield Observation(text, {"stored": stored})
+    with context.runtime.reader.connect() as connection:
+        stored = connection.scalar(select(func.count()).select_from(checkpoint_table.table))
+    if stored != context.settings.partitions:
+        message = f"table checkpoint has {stored} rows, PROJECTOR_PARTITIONS is {context.settings.partitions}"
+        yield Observation(message, {"stored": stored})
 
 
-@database.advice(
+@advice(
     "dead-letters-open",
-    means="Entries could not be applied and wait for somebody to decide.",
-    remedy="`projector dead-letters list` tells why; `projector dead-letters replay` what a release or a setting has"
-    " mended, `projector dead-letters discard` the rest",
+    Subject.DATABASE,
+    meaning="Entries could not be applied and became dead letters. They stay open until an operator decides.",
+    remedy="`projector dead-letters list` shows the reasons; `projector dead-letters replay` those that an upgrade or a"
+    " setting has fixed, `projector dead-letters discard` the others",
 )
-def dead_letters_open(patient: Context) -> Iterator[Observation]:
-    """Count what waits, by reason."""
-    with patient.runtime.reader.connect() as connection:
-        counts = dead_letters.open_by_reason(connection)
+def dead_letters_open(context: Context) -> Iterator[Observation]:
+    """Count the open dead letters by reason."""
+    with context.runtime.reader.connect() as connection:
+        counts = dead_letters.count_open_by_reason(connection)
     if counts:
         yield Observation(", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
 
 
-@database.advice(
+@advice(
     "database-inspection-denied",
-    means="The database does not let us look at everything: these checks were not made.",
-    remedy="give the user of DATABASE_URL what `projector migrate` would have given it (the tables' owner has it all)",
+    Subject.DATABASE,
+    meaning="The database does not allow some inspections. The checks that need them were skipped.",
+    remedy="grant the user of DATABASE_URL the rights that it lacks; the owner of the tables, who ran"
+    " `projector migrate`, has all of them",
 )
-def look_refused(patient: Context) -> Iterator[Observation]:
-    """Tell what the checks before could not see."""
-    yield from refusals(patient, SQLAlchemyError)
+def inspection_denied(context: Context) -> Iterator[Observation]:
+    """Report the checks that the database has prevented."""
+    yield from denied_inspections(context, SQLAlchemyError)

@@ -1,4 +1,4 @@
-"""The examination: every check that can be made, and what they found."""
+"""Runs the checks and collects their findings."""
 
 from collections.abc import Sequence
 
@@ -7,43 +7,43 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from event_stream.errors import EventStreamError
-from workers.doctor.check import Check, Finding, Severity, Side
+from workers.doctor.check import Check, Finding, Severity, Subject
 from workers.doctor.context import Context, UnavailableError
 from workers.doctor.registry import CHECKS
 
 
-class Examination(BaseModel):
-    """What was found, the codes of all checks that were made, and of those that something kept from being made."""
+class DoctorReport(BaseModel):
+    """The findings, and the codes of the checks that ran and of those that had to be skipped."""
 
     findings: list[Finding]
     checked: list[str]
     skipped: list[str]
 
     @property
-    def in_danger(self) -> bool:
-        """Whether a promise is in danger."""
+    def has_danger(self) -> bool:
+        """Whether a guarantee is in danger."""
         return any(finding.severity == Severity.DANGER for finding in self.findings)
 
 
-def examine(patient: Context, checks: Sequence[Check] = CHECKS) -> Examination:
-    """Make every check that can be made, the dangers first; raises nothing that Redis or the database raise."""
-    other_database = Side.POSTGRESQL if patient.sqlite_file else Side.SQLITE
-    hidden: set[Side] = set()
-    made = Examination(findings=[], checked=[], skipped=[])
+def run_checks(context: Context, checks: Sequence[Check] = CHECKS) -> DoctorReport:
+    """Run every check that can be run; dangers come first in the report. Errors of servers skip a check."""
+    other_database = Subject.POSTGRESQL if context.sqlite_file else Subject.SQLITE
+    blocked: set[Subject] = set()
+    report = DoctorReport(findings=[], checked=[], skipped=[])
     for check in checks:
-        if check.side == other_database:
+        if check.subject == other_database:
             continue
-        if check.side in hidden:
-            made.skipped.append(check.code)
+        if check.subject in blocked:
+            report.skipped.append(check.code)
             continue
         try:
-            found = check.findings(patient)
+            findings = check.run(context)
         except (RedisError, SQLAlchemyError, EventStreamError, UnavailableError) as error:
-            patient.refused[check.code] = error
-            made.skipped.append(check.code)
+            context.inspection_errors[check.code] = error
+            report.skipped.append(check.code)
             continue
-        made.checked.append(check.code)
-        made.findings += found
-        hidden |= check.hides if found else set()
-    made.findings.sort(key=lambda finding: finding.severity != Severity.DANGER)
-    return made
+        report.checked.append(check.code)
+        report.findings += findings
+        blocked |= check.blocks if findings else set()
+    report.findings.sort(key=lambda finding: finding.severity != Severity.DANGER)
+    return report

@@ -1,4 +1,4 @@
-"""Checks of SQLite: does its journal let readers and writers live side by side, and can it be written to."""
+"""Checks of SQLite: readers and writers do not block each other, and writes succeed."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -6,62 +6,63 @@ from collections.abc import Iterator
 from sqlalchemy import false, update
 from sqlalchemy.exc import DBAPIError
 
-from projections.transaction import checkpoint
-from workers.doctor.check import Checker, Observation, Side
+from projections.transaction import checkpoint_table
+from workers.doctor.check import Observation, Subject, danger
 from workers.doctor.context import Context
 
-sqlite = Checker(Side.SQLITE)
 
-
-@sqlite.danger(
+@danger(
     "sqlite-not-wal",
+    Subject.SQLITE,
     "G7",
-    means="SQLite could not be brought to write-ahead logging: a reader keeps drains from committing, and a drain keeps"
-    " readers waiting. File systems of a network, and some options in DATABASE_URL, are the reason.",
+    meaning="SQLite could not switch to write-ahead logging, because of a network file system or an option in"
+    " DATABASE_URL. Readers block the commits of drains, and drains block readers.",
     remedy="put the file on a local disk (PROJECTOR_DATA_DIR or DATABASE_URL), without `vfs=` or `nolock=`; or use"
     " PostgreSQL",
 )
-def not_wal(patient: Context) -> Iterator[Observation]:
-    """See what came of asking for it, as every connection of ours does."""
-    mode = patient.scalar("PRAGMA journal_mode")
+def not_wal(context: Context) -> Iterator[Observation]:
+    """See whether write-ahead logging is in use; every connection asks for it."""
+    mode = context.scalar("PRAGMA journal_mode")
     if mode != "wal":
         yield Observation(f"journal_mode is {mode}")
 
 
-@sqlite.danger(
+@danger(
     "sqlite-read-only",
+    Subject.SQLITE,
     "G7",
-    means="The database takes no writes: nothing is projected.",
-    remedy="give the user of the processes the right to write `{file}` and its folder; mind a read-only mount, and"
+    meaning="The database accepts no writes, so nothing is projected.",
+    remedy="allow the user of the processes to write `{file}` and its folder; also check for a read-only mount and for"
     " `mode=ro` in DATABASE_URL",
 )
-def read_only(patient: Context) -> Iterator[Observation]:
+def read_only(context: Context) -> Iterator[Observation]:
     """See whether a write is refused."""
-    error = _error_of_a_write(patient)
+    error = _write_error(context)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_READONLY:
-        yield Observation(str(error), {"file": patient.sqlite_file})
+        yield Observation(str(error), {"file": context.sqlite_file})
 
 
-@sqlite.danger(
+@danger(
     "sqlite-locked",
+    Subject.SQLITE,
     "G7",
-    means="Another process keeps the write lock: every drain waits for it.",
-    remedy="end its transaction: `fuser {file}` names the processes that have the file open; ours never keep the lock"
-    " for longer than a batch takes",
+    meaning="Another process holds the write lock, so every drain waits.",
+    remedy="end its transaction: `fuser {file}` lists the processes that have the file open; workers never hold the"
+    " lock for longer than a batch takes",
 )
-def locked(patient: Context) -> Iterator[Observation]:
-    """See whether a write gets its turn within the time that a drain would wait."""
-    error = _error_of_a_write(patient)
+def locked(context: Context) -> Iterator[Observation]:
+    """See whether a write gets the lock within the time that a drain would wait."""
+    error = _write_error(context)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_BUSY:
-        yield Observation(f"{error} for {patient.limits.lock_wait_s:g} s", {"file": patient.sqlite_file})
+        yield Observation(f"{error} for {context.limits.lock_wait_s:g} s", {"file": context.sqlite_file})
 
 
-def _error_of_a_write(patient: Context) -> sqlite3.Error | None:
-    """Return what keeps a write from being made; the one that is tried changes no row."""
-    with patient.runtime.reader.connect() as connection:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patient.limits.lock_wait_s * 1000)}")
+def _write_error(context: Context) -> sqlite3.Error | None:
+    """Try a write that changes no row, and return its error."""
+    with context.runtime.reader.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(context.limits.lock_wait_s * 1000)}")
         try:
-            connection.execute(update(checkpoint.table).where(false()).values(read=0))
+            connection.execute(update(checkpoint_table.table).where(false()).values(read=0))
         except DBAPIError as error:
             if isinstance(error.orig, sqlite3.Error):
                 return error.orig
@@ -70,5 +71,5 @@ def _error_of_a_write(patient: Context) -> sqlite3.Error | None:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's result code without what an extended one adds to it."""
+    """Return SQLite's primary result code, without the bits of an extended one."""
     return error.sqlite_errorcode & 0xFF

@@ -1,1 +1,1 @@
-"""The drain: reads entries after the checkpoint, decodes and applies them in batches."""
+"""The drain: reads the entries after a checkpoint, decodes them and applies them in batches."""

@@ -1,170 +1,155 @@
-"""What comes in: the entries behind a checkpoint, read and judged; the next judged while the database has these."""
+"""BatchReader: reads and decodes the entries after a checkpoint, and prefetches the batch after that."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from json import dumps
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from event_stream.decoding import Arrival, decode, decode_batch
-from event_stream.entries import START, Entry, Position, StreamSlice
-from event_stream.envelope import InvalidEventError, Reason
-from event_stream.event_types import Event, partition_of
-from event_stream.stream import NotAStreamError
+from event_stream.errors import InvalidEventError, Reason
+from event_stream.events.decoding import Arrival
+from event_stream.events.event import Event, partition_of
+from event_stream.streams.entries import START, Entry, Position, StreamSlice
+from event_stream.streams.stream import NotAStreamError
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.dead_letters import DeadLetter
 from workers.drain.batch_size import BatchSize
+from workers.drain.entry_decoding import decode_entry, decode_valid, fields_as_json
+from workers.drain.poison import PoisonSuspect
 from workers.runtime import Runtime
 
-# Short, as a database that has answered waits for them; long enough not to ask it after each.
-JUDGED_AT_ONCE = 20
+# Few, since the database may have answered meanwhile; not fewer, since asking whether it has also takes time.
+DECODED_AT_ONCE = 20
 
 
 class ReadRequest(NamedTuple):
-    """All that a reading depends on: where it starts, and which entry it asks for besides."""
+    """Where a read of the stream starts, and the entry that is read in addition."""
 
     epoch: int
     position: Position
     other: Position
 
+    @classmethod
+    def at(cls, checkpoint: Checkpoint) -> "ReadRequest":
+        """Return the request that reads on from a checkpoint."""
+        return cls(checkpoint.epoch, checkpoint.position, checkpoint.seen.position)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedSlice:
-    """A reading from a place on, inclusive; what lies behind that place, and what was found of it so far."""
+    """The entries of one read, and those decoded so far.
 
-    place: ReadRequest
-    whole: StreamSlice
-    behind: StreamSlice
+    `inclusive` starts with the entry at the requested position, `after` with the next one. The decoded entries are the
+    first of `after`: each is in `events` or in `dead_letters`.
+    """
+
+    request: ReadRequest
+    inclusive: StreamSlice
+    after: StreamSlice
     events: list[Event] = field(default_factory=list)
-    letters: list[DeadLetter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
-    def unjudged(self, count: int) -> list[Entry]:
-        """Return the next entries to be judged, at most `count`; those that were are events, or letters."""
-        done = len(self.events) + len(self.letters)
-        return self.behind.entries[done : done + count]
+    def undecoded(self, count: int) -> list[Entry]:
+        """Return the next entries to decode, at most `count`."""
+        done = len(self.events) + len(self.dead_letters)
+        return self.after.entries[done : done + count]
 
 
 @dataclass
 class BatchReader:
-    """The reading side of one drain of one partition. It changes nothing, so what it reads may be thrown away."""
+    """Reads one partition for one drain. It changes nothing, so a batch may be discarded at any time."""
 
     runtime: Runtime
     partition: int
-    pace: BatchSize
+    batch_size: BatchSize
+    poison: PoisonSuspect
     _ahead: DecodedSlice | None = None
 
-    def take(self, expected: Checkpoint) -> Batch | None:
-        """Return what to apply behind a checkpoint, or None where there is nothing to do.
+    def next_batch(self, expected: Checkpoint) -> Batch | None:
+        """Return the batch after a checkpoint, or None if there is nothing to apply.
 
-        Raises what Redis raises, or NotAStreamError.
+        If the stream is not the one that the checkpoint knows, the batch starts a new epoch. Raises NotAStreamError and
+        Redis's errors.
         """
-        start, look = expected, self._looked_ahead(expected) or self._look(_place_of(expected), self.pace.count)
-        if look.whole.end.wrong_type:
+        start, decoded = expected, self._prefetched(expected) or self._read(ReadRequest.at(expected))
+        if decoded.inclusive.end.wrong_type:
             raise NotAStreamError(self.partition)
-        if not _continues(look.whole, start):
-            start = expected.new_epoch(look.whole.end)
-            look = self._look(_place_of(start), self.pace.count)
-        if not look.behind.entries and start.settled(look.behind.end) == expected:
+        if not _continues(decoded.inclusive, start):
+            start = expected.new_epoch(decoded.inclusive.end)
+            decoded = self._read(ReadRequest.at(start))
+        if not decoded.after.entries and start.with_lost_counted(decoded.after.end) == expected:
             return None
-        while self._judge(look):
+        while self._decode_some(decoded):
             pass
-        return Batch(expected, start, look.behind, look.events, look.letters, self._homes(look.letters))
+        parked = decoded.dead_letters
+        return Batch(expected, start, decoded.after, decoded.events, parked, self._owner_partitions(parked))
 
-    def look_ahead(self, batch: Batch, count: int) -> None:
-        """Read `count` entries behind a batch, to be taken next if that batch is applied, and judged by then or before.
+    def read_ahead(self, batch: Batch, count: int) -> None:
+        """Read `count` entries after a batch, for the case that the batch is applied.
 
-        Without Redis nothing is read, once its client has run out of patience: who takes next will meet it too.
+        Without Redis nothing is prefetched, and the next read meets the error. See
+        docs/decisions/0021-decode-the-next-batch-while-waiting.md.
         """
-        reading = batch.reading
-        if reading.reaches_end or reading.end.position is None:
+        read = batch.stream_slice
+        if read.reaches_end or read.end.position is None:
             return
-        place = ReadRequest(batch.start.epoch, reading.entries[-1].position, reading.end.position)
+        request = ReadRequest(batch.start.epoch, read.entries[-1].position, read.end.position)
         with suppress(RedisError):
-            self._ahead = self._look(place, count)
+            self._ahead = self._read(request, count)
 
     def decode_some(self) -> bool:
-        """Judge some of what was read ahead; returns whether there was anything to do."""
-        return self._ahead is not None and self._judge(self._ahead)
+        """Decode some of the prefetched entries; returns whether there were any."""
+        return self._ahead is not None and self._decode_some(self._ahead)
 
-    def _looked_ahead(self, expected: Checkpoint) -> DecodedSlice | None:
+    def _prefetched(self, expected: Checkpoint) -> DecodedSlice | None:
+        """Return the prefetched slice if it starts exactly at the checkpoint; discard it otherwise."""
         ahead, self._ahead = self._ahead, None
-        fits = ahead is not None and ahead.place == _place_of(expected) and _continues(ahead.whole, expected)
+        fits = ahead is not None and ahead.request == ReadRequest.at(expected) and _continues(ahead.inclusive, expected)
         return ahead if fits else None
 
-    def _look(self, place: ReadRequest, count: int) -> DecodedSlice:
-        # One more than the batch, as the first is the checkpoint's own entry.
-        inclusive = count + (place.position != START)
-        whole = self.runtime.stream.read_from(self.partition, place.position, inclusive, place.other)
-        return DecodedSlice(place, whole, whole.after(place.position, count))
+    def _read(self, request: ReadRequest, count: int | None = None) -> DecodedSlice:
+        wanted = self.batch_size.count if count is None else count
+        # One more: the checkpoint's own entry proves that the stream is the same.
+        # docs/decisions/0006-start-at-the-checkpoints-own-entry.md
+        inclusive_count = wanted + (request.position != START)
+        inclusive = self.runtime.stream.read_from(self.partition, request.position, inclusive_count, request.other)
+        return DecodedSlice(request, inclusive, inclusive.after(request.position, wanted))
 
-    def _judge(self, look: DecodedSlice) -> bool:
-        """Judge some entries; returns whether there were any."""
-        entries = look.unjudged(JUDGED_AT_ONCE)
+    def _decode_some(self, decoded: DecodedSlice) -> bool:
+        """Decode some entries; returns whether there were any."""
+        entries = decoded.undecoded(DECODED_AT_ONCE)
         if not entries:
             return False
         settings, first, last = self.runtime.settings, entries[0].position, entries[-1].position
-        at_first = Arrival(self.partition, settings.partitions, first.ms, settings.max_clock_skew_s)
-        is_given_up = self.pace.gives_up_between(look.place.epoch, first, last)
-        if not is_given_up and (events := _valid_together(entries, at_first)):
-            look.events.extend(events)
+        arrival = Arrival(self.partition, settings.partitions, first.ms, settings.max_clock_skew_s)
+        has_poison = self.poison.is_poison_between(decoded.request.epoch, first, last)
+        if not has_poison and (events := decode_valid(entries, arrival)):
+            decoded.events.extend(events)
             return True
         for entry in entries:
-            self._judge_alone(look, entry, at_first)
+            self._decode_one(decoded, entry, arrival)
         return True
 
-    def _judge_alone(self, look: DecodedSlice, entry: Entry, at_first: Arrival) -> None:
+    def _decode_one(self, decoded: DecodedSlice, entry: Entry, arrival: Arrival) -> None:
         body = entry.body
         try:
-            event = _valid(entry, body, at_first)
-            if self.pace.gives_up_on(look.place.epoch, entry.position):
-                raise InvalidEventError(Reason.FOLD_FAILED, f"{self.pace.why}, on this event alone, twice")
-            look.events.append(event)
+            event = decode_entry(entry, body, arrival)
+            if self.poison.is_poison(decoded.request.epoch, entry.position):
+                raise InvalidEventError(Reason.FOLD_FAILED, f"{self.poison.error}, on this event alone, twice")
+            decoded.events.append(event)
         except InvalidEventError as error:
-            shown = _shown(entry) if body is None else body
-            look.letters.append(DeadLetter.from_error(self.partition, entry.position, shown, error))
+            stored = fields_as_json(entry) if body is None else body
+            decoded.dead_letters.append(DeadLetter.from_error(self.partition, entry.position, stored, error))
 
-    def _homes(self, letters: list[DeadLetter]) -> frozenset[int]:
-        """Return the other partitions that the letters' events belong to."""
+    def _owner_partitions(self, parked: list[DeadLetter]) -> frozenset[int]:
+        """Return the other partitions that the events in these dead letters belong to."""
         partitions = self.runtime.settings.partitions
-        homes = {partition_of(letter.identity[0], partitions) for letter in letters if letter.identity}
-        return frozenset(homes - {self.partition})
+        owners = {partition_of(letter.identity[0], partitions) for letter in parked if letter.identity}
+        return frozenset(owners - {self.partition})
 
 
-def _place_of(at: Checkpoint) -> ReadRequest:
-    return ReadRequest(at.epoch, at.position, at.seen.position)
-
-
-def _continues(whole: StreamSlice, at: Checkpoint) -> bool:
-    """Return whether what was read from a checkpoint on is the stream that the checkpoint knows."""
-    return whole.end.position is None or at.is_at(whole.entries) or at.has_seen(whole.other)
-
-
-def _valid_together(entries: list[Entry], at_first: Arrival) -> list[Event] | None:
-    """Return the events of entries if nothing is wrong with any, as it is nearly always; else each has to be judged."""
-    bodies = [body for entry in entries if (body := entry.body) is not None]
-    return decode_batch(bodies, at_first) if len(bodies) == len(entries) else None
-
-
-def _valid(entry: Entry, body: bytes | None, at_first: Arrival) -> Event:
-    """Return the event of an entry that arrived with the entry `at_first` or later; raises InvalidEventError."""
-    if body is None:
-        raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
-    try:
-        return decode(body, at_first)
-    except InvalidEventError as error:
-        if error.reason is not Reason.TIME_IN_FUTURE:
-            raise
-    # Ids only grow, so nearly every event is seen to be in time without a look at its own.
-    return decode(body, at_first._replace(at_ms=entry.position.ms))
-
-
-def _shown(entry: Entry) -> bytes:
-    """Return an entry without the field `event` as JSON, so that a person can see what it was."""
-    fields = {_text(name): _text(value) for name, value in entry.fields.items()}
-    return dumps(fields, sort_keys=True).encode()
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
+def _continues(inclusive: StreamSlice, checkpoint: Checkpoint) -> bool:
+    """Return whether entries read from a checkpoint on belong to the stream that the checkpoint knows."""
+    end = inclusive.end
+    return end.position is None or checkpoint.matches(inclusive.entries) or checkpoint.is_last_seen(inclusive.other)

@@ -1,8 +1,10 @@
-"""The breaker: tells one bad event, which is parked, from a bad release, which must not park everything.
+"""CircuitBreaker: stops parking while events of many tenants fail, since the release is then wrong, not the events.
 
 Keys:
 
     projector:breaker-open  string  why the circuit breaker of a worker is open; expires
+
+When events are parked: docs/decisions/0016-park-an-event-only-after-it-fails-alone.md
 """
 
 import time
@@ -19,11 +21,11 @@ KEY = "projector:breaker-open"
 
 @dataclass
 class CircuitBreaker:
-    """Remembers which tenants' events were applied, and which failed alone, in this process and lately.
+    """The tenants whose events were applied, or failed alone, in this process within the last WINDOW_S.
 
-    It is open while the failures span at least half of the tenants seen; one tenant alone cannot open it. While it is
-    open nothing is parked, and every PROBE_S the next event is tried again. It closes by itself: when the release is
-    mended the failures end, and old ones leave the window.
+    It is open while at least half of these tenants have failures; one tenant alone cannot open it. While it is open
+    nothing is parked, and the next event is tried again every PROBE_S. It closes by itself when the release is fixed,
+    because old failures leave the window.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -31,24 +33,24 @@ class CircuitBreaker:
     failed_at: dict[str, float] = field(default_factory=dict)
 
     def applied(self, tenants: Iterable[str]) -> None:
-        """Note that events of these tenants were applied."""
+        """Record that events of these tenants were applied."""
         self.applied_at.update(dict.fromkeys(tenants, self.clock()))
         if len(self.applied_at) > TENANTS_MAX:
             self._forget_old()
 
     def failed(self, tenant: str) -> None:
-        """Note that an event of this tenant failed alone."""
+        """Record that an event of this tenant failed alone."""
         self.failed_at[tenant] = self.clock()
 
     @property
     def is_open(self) -> bool:
-        """Whether events fail for so many tenants that it must be us."""
+        """Whether events of at least half of the tenants fail, and of more than one."""
         self._forget_old()
         seen = self.applied_at.keys() | self.failed_at.keys()
         return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)
 
     def _forget_old(self) -> None:
-        """Forget what left the window, and beyond TENANTS_MAX the tenants applied longest ago."""
+        """Forget tenants outside the window, and all but the latest half of TENANTS_MAX that were applied."""
         oldest = self.clock() - WINDOW_S
         self.failed_at = {tenant: at for tenant, at in self.failed_at.items() if at > oldest}
         recent = sorted(((at, tenant) for tenant, at in self.applied_at.items() if at > oldest), reverse=True)
@@ -56,11 +58,11 @@ class CircuitBreaker:
 
 
 def publish(redis: Redis, reason: str) -> None:
-    """Let operators see why a breaker is open, until the probe after next."""
+    """Publish why a breaker is open, until the probe after the next one."""
     redis.set(KEY, reason, ex=int(2 * PROBE_S))
 
 
 def read(redis: Redis) -> str | None:
-    """Return why a breaker is open, or None if none is."""
+    """Return why a breaker is open, or None if all are closed."""
     reason = redis.get(KEY)
     return reason.decode() if isinstance(reason, bytes) else None

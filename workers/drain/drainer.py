@@ -1,4 +1,7 @@
-"""The drain: read from the checkpoint, judge, apply, until nothing is left or the time is up."""
+"""Drainer: reads the entries after a partition's checkpoint and applies them in batches, until none is left.
+
+`drain_partition` is the RQ job that the dispatcher enqueues: docs/decisions/0003-jobs-carry-no-events.md
+"""
 
 import time
 from contextlib import suppress
@@ -10,22 +13,25 @@ from redis.exceptions import RedisError
 from rq.timeouts import BaseTimeoutException
 from structlog.contextvars import bound_contextvars
 
-from event_stream.entries import StreamEnd
-from event_stream.stream import Progress
+from event_stream.streams.entries import StreamEnd
+from event_stream.streams.stream import ProjectedPosition
 from projections.database.connection import run_while_waiting
-from projections.error_classes import ErrorClass, classify_error, describe, is_out_of_memory
-from projections.transaction import checkpoint
+from projections.error_classes import describe
+from projections.transaction import checkpoint_table
 from projections.transaction.apply import Batch, apply
-from projections.transaction.checkpoint import Checkpoint, StaleClaimError
-from projections.transaction.projection_version import OutdatedReleaseError
+from projections.transaction.checkpoint import Checkpoint
+from projections.transaction.checkpoint_table import StaleClaimError
+from projections.transaction.projection_state import OutdatedReleaseError
 from workers.drain import circuit_breaker
 from workers.drain.batch_reader import BatchReader
-from workers.drain.batch_size import NARROWING_STEPS_MAX, BatchSize
-from workers.drain.circuit_breaker import PROBE_S, CircuitBreaker
+from workers.drain.batch_size import BatchSize
+from workers.drain.circuit_breaker import CircuitBreaker
+from workers.drain.poison import PoisonSuspect
+from workers.drain.recovery import Recovery
 from workers.jobs.lease import Lease
 from workers.runtime import Runtime, process_runtime
 from workers.telemetry.batch_metrics import CommittedBatch
-from workers.telemetry.progress import Failure, note_batch, note_failure
+from workers.telemetry.progress import Failure, record_batch, record_failure
 
 BUDGET_S = 2.0
 
@@ -34,117 +40,129 @@ log = structlog.get_logger()
 
 @dataclass
 class Drainer:
-    """One drain of one partition. Any number may run at once: the claim lets one through, the others change nothing."""
+    """One drain of one partition.
+
+    Several may run at the same time: the claim admits one of them, and the others change nothing.
+    """
 
     runtime: Runtime
     partition: int
-    pace: BatchSize = field(default_factory=BatchSize)
+    batch_size: BatchSize = field(default_factory=BatchSize)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    at: Checkpoint | None = None
-    tried: Batch | None = None
-    intake: BatchReader = field(init=False)
+    poison: PoisonSuspect = field(default_factory=PoisonSuspect)
+    last_checkpoint: Checkpoint | None = None
+    attempted: Batch | None = None
+    reader: BatchReader = field(init=False)
+    recovery: Recovery = field(init=False)
 
     def __post_init__(self) -> None:
-        self.intake = BatchReader(self.runtime, self.partition, self.pace)
+        self.reader = BatchReader(self.runtime, self.partition, self.batch_size, self.poison)
+        self.recovery = Recovery(self.batch_size, self.poison, self.breaker)
 
-    def step(self, *, look_ahead: bool = False) -> bool:
+    def step(self, *, read_ahead: bool = False) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
 
-        With `look_ahead` the next one is read first, and judged wherever the database has to be waited for.
-        Raises StaleClaimError, or what the database, Redis or a fold raise; nothing has changed then.
+        With `read_ahead`, the batch after it is read first, and decoded while the database is awaited. Raises
+        StaleClaimError and the errors of the database, Redis and folds; nothing has changed then.
         """
-        began_s = time.monotonic()
-        expected = self.at or self.checkpoint()
-        self.at = self.tried = None  # what follows may fail, and then only the database knows
-        batch = self.tried = self.intake.take(expected)
+        started_s = time.monotonic()
+        expected = self.last_checkpoint or self.checkpoint()
+        self.last_checkpoint = self.attempted = None  # after a failure only the database knows the checkpoint
+        batch = self.attempted = self.reader.next_batch(expected)
         if batch is None:
             return True
-        faster = self.pace.count_after(batch.reading)
-        if look_ahead and self.pace.allows_look_ahead:
-            self.intake.look_ahead(batch, faster)
-        applying_s = time.monotonic()
-        with run_while_waiting(self.intake.decode_some):
+        next_count = self.batch_size.next_count(batch.stream_slice)
+        if read_ahead and self.batch_size.allows_read_ahead:
+            self.reader.read_ahead(batch, next_count)
+        apply_started_s = time.monotonic()
+        with run_while_waiting(self.reader.decode_some):
             after = apply(self.runtime.writer, self.runtime.projections, batch)
-        self._tell(after, CommittedBatch.now(batch, after, began_s, applying_s))
+        self._publish(after, CommittedBatch.now(batch, after, started_s, apply_started_s))
         self.breaker.applied({event.tenant_id for event in batch.events})
-        self.pace.speed_up(faster)
-        _report(expected, after)
-        self.at = after
-        return batch.reading.reaches_end
+        self.batch_size.grow(next_count)
+        _log_losses(expected, after)
+        self.last_checkpoint = after
+        return batch.stream_slice.reaches_end
 
     def has_more(self) -> bool:
         """Return whether the stream has moved past the checkpoint."""
-        return needs_drain(self.at or self.checkpoint(), self.runtime.stream.end(self.partition))
-
-    def blame(self, error: Exception) -> bool:
-        """Note that the batch failed through what is in it; returns whether so much fails that it must be us."""
-        batch = self.tried
-        if batch is None or not batch.events:
-            self.pace.slow_down()
-            return False
-        self.pace.blame(batch, error)
-        if self.pace.gives_up_on(batch.start.epoch, batch.positions[0]):
-            self.breaker.failed(batch.events[0].tenant_id)
-        if self.breaker.is_open:
-            self.pace.forgive()
-            return True
-        return False
-
-    def _tell(self, after: Checkpoint, batch: CommittedBatch) -> None:
-        """Let producers and operators see the progress; what Redis does not take now, the dispatcher mends."""
-        stream = self.runtime.stream
-        with suppress(RedisError), stream.redis.pipeline(transaction=False) as pipe:
-            stream.publish_projected(self.partition, Progress(after.position, after.entries_added()), pipe)
-            note_batch(pipe, self.partition, batch)
-            pipe.execute()
+        return needs_drain(self.last_checkpoint or self.checkpoint(), self.runtime.stream.end(self.partition))
 
     def checkpoint(self) -> Checkpoint:
-        """Return where the database is, without locking it."""
+        """Return the checkpoint in the database, without locking it."""
         with self.runtime.reader.connect() as connection:
-            return checkpoint.read(connection, self.partition)
+            return checkpoint_table.read(connection, self.partition)
+
+    def recover(self, error: Exception) -> float:
+        """Prepare the next attempt after a failed step, report the failure, and return the seconds to wait."""
+        attempt, text = self.recovery.after(error, self.attempted), describe(error)
+        failure = Failure(
+            fault=attempt.error_class,
+            error=text,
+            consecutive_failures=self.batch_size.consecutive_failures,
+            next_batch_entries=self.batch_size.count,
+            retry_after_s=round(attempt.pause_s, 3),
+        )
+        log.warning("drain.failed", partition=self.partition, **failure.model_dump(mode="json"))
+        redis = self.runtime.queue.connection
+        with suppress(RedisError):  # without Redis only the log reports it
+            record_failure(redis, self.partition, failure)
+            if attempt.is_breaker_open:
+                log.error("breaker.open", partition=self.partition, error=text)
+                circuit_breaker.publish(redis, f"events of most tenants fail: {text}")
+        return attempt.pause_s
+
+    def _publish(self, after: Checkpoint, batch: CommittedBatch) -> None:
+        """Publish the progress to producers and operators; the dispatcher repairs it if Redis fails now."""
+        stream = self.runtime.stream
+        with suppress(RedisError), stream.redis.pipeline(transaction=False) as pipe:
+            stream.publish_projected(self.partition, ProjectedPosition(after.position, after.entries_added()), pipe)
+            record_batch(pipe, self.partition, batch)
+            pipe.execute()
 
 
 def drain_partition(partition: int, token: str) -> None:
-    """Apply what lies behind `partition`'s checkpoint: the RQ job that the dispatcher rings with."""
+    """Drain a partition with the lease that has this token: the RQ job."""
     runtime = process_runtime()
-    drain_here(runtime, partition, Lease(runtime.queue.connection, partition, token))
+    drain_with_lease(runtime, partition, Lease(runtime.queue.connection, partition, token))
 
 
-def drain_here(runtime: Runtime, partition: int, lease: Lease) -> None:
-    """Apply what lies behind `partition`'s checkpoint, with what this process has learnt of it."""
+def drain_with_lease(runtime: Runtime, partition: int, lease: Lease) -> None:
+    """Drain a partition, with the batch size and the suspected entry that this process remembers for it."""
     with bound_contextvars(drain=lease.token[:12], partition=partition):
-        run(Drainer(runtime, partition, _pace_of(partition), _process_breaker()), lease)
+        memory = (_process_batch_size(partition), _process_breaker(), _process_poison(partition))
+        run(Drainer(runtime, partition, *memory), lease)
 
 
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
-    """Step until the stream's end, the budget's end or the lease's loss.
+    """Step until the stream's end is reached, the time budget is spent or the lease is lost.
 
-    An outage met by a step is not an error of the job: it is logged, and the lease is kept for a while, so that nobody
-    rings before it is worth trying again. Without the Redis of the lease the job fails; the dispatcher rings again.
-    Raises OutdatedReleaseError: there is nothing to wait for.
+    A failed step is logged and tried again. If its pause exceeds the budget, the drain keeps the lease for that long,
+    so that no other drain starts earlier. If the Redis that holds the lease fails, the error fails the job, and the
+    dispatcher enqueues another. Raises OutdatedReleaseError, which no retry can resolve.
     """
     deadline = time.monotonic() + budget_s
-    # In this order, so that a step is made even where entering takes as long as the budget.
-    while time.monotonic() < deadline and lease.enter():
+    # The deadline is checked first: even if Redis takes as long as the budget to extend the lease, a step follows.
+    while time.monotonic() < deadline and lease.acquire_or_extend():
         try:
-            dry = drainer.step(look_ahead=True)
+            is_dry = drainer.step(read_ahead=True)
         except StaleClaimError as error:
             log.info("drain.stale_checkpoint", partition=drainer.partition, error=str(error))
             continue
         except BaseTimeoutException:
             raise
         except OutdatedReleaseError:
-            lease.release()  # a newer release may go on at once
+            lease.release()  # so that a worker of the newer release may continue at once
             raise
         except Exception as error:
-            pause_s = _pause_after(error, drainer)
+            pause_s = drainer.recover(error)
             if time.monotonic() + pause_s > deadline:
-                lease.keep(pause_s)
+                lease.extend(pause_s)
                 return
             time.sleep(pause_s)
             continue
-        if dry:
-            # What arrived while we were still holding the lease has rung for nobody.
+        if is_dry:
+            # Entries that arrived while this drain held the lease caused no job, so the stream is checked once more.
             lease.release()
             if not drainer.has_more():
                 return
@@ -152,51 +170,19 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
 
 
 def needs_drain(at: Checkpoint, end: StreamEnd) -> bool:
-    """Return whether a stream's end is not where its checkpoint is, ahead of it or behind, or cannot be known."""
-    return (end.position is not None and end.position != at.position) or at.settled(end) != at or end.wrong_type
-
-
-def _pause_after(error: Exception, drainer: Drainer) -> float:
-    """Tell what is wrong, once, and return how many seconds to wait before trying again."""
-    fault = classify_error(error, interruptions=(BaseTimeoutException,))
-    pace, text = drainer.pace, describe(error)
-    is_open = fault is ErrorClass.INTERNAL and drainer.blame(error)
-    if is_open:
-        pause_s = PROBE_S
-    elif _narrows(pace, error, fault):
-        pause_s = 0.0
-    else:
-        pause_s = pace.back_off_s()
-    failure = Failure(
-        fault=fault,
-        error=text,
-        consecutive_failures=pace.failed_in_a_row,
-        next_batch_entries=pace.count,
-        retry_after_s=round(pause_s, 3),
-    )
-    log.warning("drain.failed", partition=drainer.partition, **failure.model_dump(mode="json"))
-    redis = drainer.runtime.queue.connection
-    with suppress(RedisError):  # without it nobody can be told, but the log
-        note_failure(redis, drainer.partition, failure)
-        if is_open:
-            log.error("breaker.open", partition=drainer.partition, error=text)
-            circuit_breaker.publish(redis, f"events of most tenants fail: {text}")
-    return pause_s
-
-
-def _narrows(pace: BatchSize, error: Exception, fault: ErrorClass) -> bool:
-    """Take on less after a failure; returns whether that is to be tried at once, as it may well go."""
-    if is_out_of_memory(error):
-        return pace.take_on_less()
-    if fault is ErrorClass.EXTERNAL:
-        pace.slow_down()
-        return False
-    return pace.failed_in_a_row <= NARROWING_STEPS_MAX  # what is to blame has narrowed it
+    """Return whether a stream's end differs from its checkpoint in either direction, shows a loss or is unreadable."""
+    is_elsewhere = end.position is not None and end.position != at.position
+    return is_elsewhere or at.with_lost_counted(end) != at or end.wrong_type
 
 
 @cache
-def _pace_of(_partition: int) -> BatchSize:
+def _process_batch_size(_partition: int) -> BatchSize:
     return BatchSize()
+
+
+@cache
+def _process_poison(_partition: int) -> PoisonSuspect:
+    return PoisonSuspect()
 
 
 @cache
@@ -204,12 +190,12 @@ def _process_breaker() -> CircuitBreaker:
     return CircuitBreaker()
 
 
-def _report(before: Checkpoint, after: Checkpoint) -> None:
+def _log_losses(before: Checkpoint, after: Checkpoint) -> None:
+    """Log a replaced stream, lost entries and dead letters."""
+    partition = after.partition
     if after.epoch != before.epoch:
-        log.warning("stream.replaced", partition=after.partition, epoch=after.epoch, last_position=str(before.position))
+        log.warning("stream.replaced", partition=partition, epoch=after.epoch, last_position=str(before.position))
     if after.lost != before.lost:
-        log.error("stream.lost_entries", partition=after.partition, entries=after.lost - before.lost)
+        log.error("stream.lost_entries", partition=partition, entries=after.lost - before.lost)
     if after.dead_lettered != before.dead_lettered:
-        log.warning(
-            "drain.dead_lettered", partition=after.partition, entries=after.dead_lettered - before.dead_lettered
-        )
+        log.warning("drain.dead_lettered", partition=partition, entries=after.dead_lettered - before.dead_lettered)

@@ -1,8 +1,10 @@
-"""The drain lease: which drain works on a partition. It saves work; correctness rests on the claim.
+"""Lease: says which drain works on a partition, or has a job enqueued for it. It saves work and guarantees nothing.
 
 Keys:
 
     projector:drain-lease:{p}  string  the token of the drain that works on partition p, or is enqueued for it; expires
+
+Correctness comes from the claim: docs/decisions/0009-leases-and-a-bounded-queue.md
 """
 
 from collections.abc import Sequence
@@ -14,25 +16,21 @@ from redis.exceptions import LockError, OutOfMemoryError
 from redis.lock import Lock
 
 LEASE_S = 5.0
-LEASE_MAX_S = 60.0  # longer than any pause for which a drain keeps it
+LEASE_MAX_S = 60.0  # longer than any pause for which a drain extends it
 
 
-def without_lease(redis: Redis, partitions: Sequence[int]) -> list[int]:
-    """Return those of some partitions whose lease may be taken, as no drain seems to hold it; in one round trip."""
+def partitions_without_lease(redis: Redis, partitions: Sequence[int]) -> list[int]:
+    """Return those of `partitions` whose lease can probably be acquired, in one round trip."""
     with redis.pipeline(transaction=False) as pipe:
         for partition in partitions:
             pipe.pttl(_lease_key(partition))
         left_ms = pipe.execute()
-    # One that stands for too long is for `take` to shorten.
+    # A lease that lasts longer than LEASE_MAX_S is included, so that `acquire` shortens it.
     return [each for each, ms in zip(partitions, left_ms, strict=True) if not 0 <= ms <= LEASE_MAX_S * 1000]
 
 
-def _lease_key(partition: int) -> str:
-    return f"projector:drain-lease:{{{partition}}}"
-
-
 class Lease:
-    """Who works on a partition, so that one is rung at a time. It saves work; correctness is the claim's."""
+    """The lease of one partition, held by the owner of a token."""
 
     def __init__(self, redis: Redis, partition: int, token: str | None = None) -> None:
         self.token = token or uuid4().hex
@@ -40,33 +38,37 @@ class Lease:
         self._key = _lease_key(partition)
         self._lock = Lock(redis, self._key, timeout=LEASE_S, thread_local=False)
 
-    def take(self) -> bool:
-        """Return whether the lease was free and is ours now."""
+    def acquire(self) -> bool:
+        """Take the lease if it is free; returns whether it was."""
         if self._lock.acquire(blocking=False, token=self.token):
             return True
         if self._redis.pttl(self._key) > LEASE_MAX_S * 1000:
-            # Redis's clock was set back: what was to end in seconds would otherwise stand for as long as that.
+            # Redis's clock was set back, so the lease would last that much longer than intended.
             self._redis.pexpire(self._key, int(LEASE_S * 1000))
         return False
 
-    def enter(self) -> bool:
-        """Return whether the lease is ours for another LEASE_S: it was already, or it was free."""
+    def acquire_or_extend(self) -> bool:
+        """Hold the lease for another LEASE_S; returns False if another token holds it."""
         self._lock.local.token = self.token.encode()
         try:
-            return self.keep(LEASE_S) or self.take()
+            return self.extend(LEASE_S) or self.acquire()
         except OutOfMemoryError:
-            return True  # a full Redis gives leases to nobody; they only save work
+            return True  # a full Redis stores no lease, and must be drained without
 
-    def keep(self, for_s: float) -> bool:
-        """Make the lease, if it is still ours, expire `for_s` from now; returns whether it was."""
+    def extend(self, for_s: float) -> bool:
+        """Make the lease expire `for_s` from now; returns False if this token does not hold it."""
         try:
             return bool(self._lock.extend(for_s, replace_ttl=True))
         except LockError:
             return False
 
     def release(self) -> None:
-        """Free the lease if it is still ours."""
+        """Free the lease if this token holds it."""
         try:
             self._lock.release()
         except (LockError, OutOfMemoryError):
             return
+
+
+def _lease_key(partition: int) -> str:
+    return f"projector:drain-lease:{{{partition}}}"

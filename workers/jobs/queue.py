@@ -1,8 +1,6 @@
-"""RQ as a bell: one queue of jobs that say "drain partition p" or "verify for a while"; a lease.
+"""The RQ queue and its two kinds of jobs: "drain partition p" and "verify for a while".
 
-Keys beside RQ's own:
-
-    projector:drain-lease:{p}  string  the token of the drain that is queued for, or works on, partition p; expires
+Jobs carry no events: docs/decisions/0003-jobs-carry-no-events.md
 """
 
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ from workers.errors import WorkersError
 
 QUEUE_NAME = "projector"
 DRAIN = "workers.drain.drainer.drain_partition"
-VERIFY = "workers.maintenance.verify_jobs.work_for_a_while"
+VERIFY = "workers.maintenance.verify_jobs.run_verify_job"
 ALLOWED = (DRAIN, VERIFY)
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
@@ -26,25 +24,26 @@ _VERIFY_ID = "verify-"
 
 
 class ForbiddenJobError(WorkersError):
-    """A job on our queue asks for something that we do not do for a job; it is refused, and fails."""
+    """A job names a function that this queue does not run; the job fails."""
 
 
 class DrainJob(Job):
-    """A job that can do nothing but drain and verify: whatever else its hash names is refused or left out.
+    """A job that can only drain and verify.
 
-    RQ imports and calls any path that a job names, even with JSON. So that writing to Redis is not enough to run code,
-    the function is taken from an allow-list, and callbacks and webhooks are dropped.
+    RQ imports and calls any function that a job names. Here the function must be in an allow-list, and callbacks and
+    webhooks are dropped, so that access to Redis does not suffice to run code:
+    docs/decisions/0012-json-jobs-with-an-allow-list.md
     """
 
     def restore(self, raw_data: Mapping[Any, Any]) -> None:
-        """Fill the job from its hash, without what could call out."""
+        """Load the job from its hash, without callbacks and webhooks."""
         super().restore(raw_data)
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
         self.webhooks = []
 
     @property
     def func(self) -> Any:
-        """The function to call; raises ForbiddenJobError for any that is not on the list."""
+        """The function to call; raises ForbiddenJobError if it is not in the allow-list."""
         if self.func_name not in ALLOWED or self.instance is not None:
             only = ", ".join(ALLOWED)
             raise ForbiddenJobError(f"job {self.id} names {self.func_name!r}; only {only} run on this queue")
@@ -57,22 +56,22 @@ def drain_queue(redis: Redis) -> Queue:
 
 
 def enqueue_drain(queue: Queue, partition: int, token: str) -> None:
-    """Enqueue a drain of `partition` for the holder of `token`. Losing it loses nothing, running it twice neither."""
+    """Enqueue a drain of a partition for the lease with this token; it is harmless if the job is lost or runs twice."""
     _enqueue(queue, DRAIN, partition, token, description=f"drain partition {partition}")
 
 
 def enqueue_verify(queue: Queue) -> None:
-    """Enqueue a while of verifying; losing it loses nothing, as there will be another."""
+    """Enqueue a slice of verification; it is harmless if the job is lost, since another follows."""
     _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
 
 
 def is_verify_job(job_id: str) -> bool:
-    """Return whether it is the id of such a job."""
+    """Return whether this is the id of a verification job."""
     return job_id.startswith(_VERIFY_ID)
 
 
 def _enqueue(queue: Queue, function: str, *arguments: str | int, description: str, job_id: str | None = None) -> None:
-    with queue.connection.pipeline() as pipe:  # without, RQ makes two round trips
+    with queue.connection.pipeline() as pipe:  # one round trip; without a pipeline RQ makes two
         queue.enqueue(
             function,
             *arguments,

@@ -1,1 +1,1 @@
-"""Work beside the drain: rebuild, verify, replay."""
+"""Rebuild, verify and replay: work that corrects or checks read models beside the drains."""

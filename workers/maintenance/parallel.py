@@ -1,7 +1,7 @@
-"""Tenants folded by several processes of this machine at once: one keeps a core busy, and the database for a sixth.
+"""Runs a task on many tenants in several processes (docs/decisions/0030-rebuild-in-processes.md).
 
-Each has connections of its own, and a line to the process that asked: it is told a tenant, and tells what comes of it.
-One that dies leaves its tenant as it was, or done, and all end when whoever asked has ended.
+The parent sends each process one tenant at a time through a pipe and receives the results. Each process opens its own
+database connections. If a process dies, its tenant is either unchanged or finished. All processes end with the parent.
 """
 
 import os
@@ -22,147 +22,153 @@ from projections.error_classes import describe
 from projections.read_models.registry import PROJECTIONS
 from workers import logs
 from workers.errors import WorkersError
-from workers.maintenance.rebuild_tenants import Rebuilder, TenantRebuild
+from workers.maintenance.rebuild_results import TenantRebuild
+from workers.maintenance.rebuild_tenants import Rebuilder
 
-EVENTS_EACH_MIN = 50_000  # in the time that fewer take, a process has hardly begun
-PROCESSES_MAX = 8  # unless somebody wants more: each takes two connections, and by then the database has enough to do
+EVENTS_PER_PROCESS_MIN = 50_000  # with fewer events, starting a process costs more than it saves
+PROCESSES_MAX = 8  # the default limit: each process opens two connections, and eight keep the database busy
 
 log = structlog.get_logger()
 
-Work: TypeAlias = Callable[[Rebuilder, Sequence[str]], Iterator[int | TenantRebuild]]
-"""What to do with tenants: a method of the Rebuilder, or a `partial` of one. It is sent to the processes."""
+TenantTask: TypeAlias = Callable[[Rebuilder, Sequence[str]], Iterator[int | TenantRebuild]]
+"""What to do with tenants: a method of Rebuilder, or a `partial` of one. It is pickled for the processes."""
 
 
 class ProcessEndedError(WorkersError):
-    """A process could not go on; the tenant that it had is as it was, or done."""
+    """A process of the pool failed or was killed; the tenant that it had is unchanged or finished."""
 
 
-class _Failed(NamedTuple):
+class _Failure(NamedTuple):
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Helper:
+class _PoolProcess:
     process: Process
-    line: Connection
+    pipe: Connection
 
-    def tell(self, tenant_id: str) -> None:
-        """Give it a tenant; if it has died, that is heard next."""
+    def send(self, tenant_id: str) -> None:
+        """Send a tenant. If the process has died, the next `receive` reports it."""
         with suppress(BrokenPipeError):
-            self.line.send(tenant_id)
+            self.pipe.send(tenant_id)
 
-    def hear(self) -> int | TenantRebuild | None:
-        """Return what it has done, None if it wants the next tenant; raises ProcessEndedError."""
+    def receive(self) -> int | TenantRebuild | None:
+        """Return the next result, or None if the process asks for a tenant; raises ProcessEndedError."""
         try:
-            told: int | TenantRebuild | _Failed | None = self.line.recv()
+            message: int | TenantRebuild | _Failure | None = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
             raise ProcessEndedError(
-                f"a process that folded events was ended (exit code {self.process.exitcode}); its tenant is as it was,"
-                " or done: begin again, with fewer --processes if memory is short"
+                f"a process that folded events ended with exit code {self.process.exitcode}; its tenant is unchanged or"
+                " finished: run the command again, with fewer --processes if memory is short"
             ) from None
-        if isinstance(told, _Failed):
-            raise ProcessEndedError(told.error)
-        return told
+        if isinstance(message, _Failure):
+            raise ProcessEndedError(message.error)
+        return message
 
 
 def processes_for(events: int) -> int:
-    """Return how many processes so many events are worth: one a core at most."""
+    """Return how many processes to use for this number of events: at most one per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, events // EVENTS_EACH_MIN, PROCESSES_MAX))
+    return max(1, min(cores, events // EVENTS_PER_PROCESS_MIN, PROCESSES_MAX))
 
 
 @contextmanager
 def run_parallel(
-    rebuilder: Rebuilder, work: Work, tenants: Sequence[str], processes: int
+    rebuilder: Rebuilder, task: TenantTask, tenants: Sequence[str], processes: int
 ) -> Iterator[Iterator[int | TenantRebuild]]:
-    """Do `work` for all tenants, in so many processes that do as `rebuilder` does, within the block.
+    """Run `task` for all tenants while the block is open, in processes with the same options as `rebuilder`.
 
-    Yields what comes of it, as it comes; one alone is this very process. What is yielded raises what `work` does in
-    this one, and ProcessEndedError where another failed or was killed. Enter it before any thread is started.
+    Yields an iterator of the results, in the order in which they arrive. With one process, the task runs in the calling
+    process. The iterator raises what the task raises in the calling process, and ProcessEndedError if another process
+    failed or was killed. Enter the block before starting any thread, because it may fork.
     """
     processes = min(processes, len(tenants))
     if processes <= 1:
-        yield work(rebuilder, tenants)
+        yield task(rebuilder, tenants)
         return
-    # None may inherit a connection: SQLite's locks are the process's own, and PostgreSQL would hear two voices on one.
+    # A process must not inherit a connection: SQLite's locks belong to a process, and two processes on one
+    # PostgreSQL connection would mix their messages.
     rebuilder.writer.dispose()
     rebuilder.reader.dispose()
     url = rebuilder.writer.url.render_as_string(hide_password=False)
     names = frozenset(projection.name for projection in rebuilder.projections)
-    make = partial(_rebuilder, url, rebuilder.partitions, names, rebuilder.timeout_s)
+    make_rebuilder = partial(_open_rebuilder, url, rebuilder.partitions, names, rebuilder.timeout_s)
     with ExitStack() as stack:
-        yield _shared_out([stack.enter_context(_helper(make, work)) for _ in range(processes)], iter(tenants))
+        pool = [stack.enter_context(_start_process(make_rebuilder, task)) for _ in range(processes)]
+        yield _distribute(pool, iter(tenants))
 
 
-def _shared_out(helpers: Sequence[_Helper], left: Iterator[str]) -> Iterator[int | TenantRebuild]:
-    """Give each helper the next tenant whenever it wants one; yields what they tell."""
-    at_work = {helper.line: helper for helper in helpers}
-    while at_work:
-        for line in wait(list(at_work)):
-            helper = at_work[line]  # type: ignore[index]  # it is one of those waited for
-            told = helper.hear()
-            if told is not None:
-                yield told
-            elif (tenant_id := next(left, None)) is not None:
-                helper.tell(tenant_id)
+def _distribute(pool: Sequence[_PoolProcess], tenants: Iterator[str]) -> Iterator[int | TenantRebuild]:
+    """Send each process its next tenant when it asks for one; yields the results."""
+    busy = {process.pipe: process for process in pool}
+    while busy:
+        for pipe in wait(list(busy)):
+            process = busy[pipe]  # type: ignore[index]  # `wait` returns pipes of the list
+            message = process.receive()
+            if message is not None:
+                yield message
+            elif (tenant_id := next(tenants, None)) is not None:
+                process.send(tenant_id)
             else:
-                del at_work[helper.line]
+                del busy[process.pipe]
 
 
 @contextmanager
-def _helper(make: Callable[[], Rebuilder], work: Work) -> Iterator[_Helper]:
-    """Run a process; at the end of the block it ends as soon as it is idle, after an error at once."""
-    line, its_own = Pipe()
-    process = Process(target=_help, args=(make, work, its_own, line), daemon=True)
+def _start_process(make_rebuilder: Callable[[], Rebuilder], task: TenantTask) -> Iterator[_PoolProcess]:
+    """Start a process. When the block ends, the process ends once it is idle; after an error it is terminated."""
+    pipe, child_pipe = Pipe()
+    process = Process(target=_run_process, args=(make_rebuilder, task, child_pipe, pipe), daemon=True)
     process.start()
-    its_own.close()  # else nobody would hear that it died
+    child_pipe.close()  # otherwise `recv` would not report that the child has died
     try:
-        yield _Helper(process, line)
+        yield _PoolProcess(process, pipe)
     except BaseException:
         process.terminate()
         raise
     finally:
-        line.close()
+        pipe.close()
         process.join()
 
 
-def _help(make: Callable[[], Rebuilder], work: Work, line: Connection, other_end: Connection) -> None:
-    """Work on the tenants that are told, until the line is closed: all that a helper does."""
-    Thread(target=_end_with_who_asked, daemon=True).start()
-    other_end.close()  # we have it too, and would never hear that nobody else has
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is interrupted ends us
+def _run_process(
+    make_rebuilder: Callable[[], Rebuilder], task: TenantTask, pipe: Connection, parent_pipe: Connection
+) -> None:
+    """Run the task on each tenant that is received, until the parent closes the pipe."""
+    Thread(target=_exit_with_parent, daemon=True).start()
+    parent_pipe.close()  # a copy: while it is open, `recv` does not report that the parent has closed its own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends this process
     try:
         logs.configure_once()
-        rebuilder = make()
-        while (tenant_id := _next(line)) is not None:
-            for each in work(rebuilder, [tenant_id]):
-                line.send(each)
+        rebuilder = make_rebuilder()
+        while (tenant_id := _receive_tenant(pipe)) is not None:
+            for result in task(rebuilder, [tenant_id]):
+                pipe.send(result)
     except Exception as error:
         log.warning("rebuild.process_failed", error=describe(error))
         with suppress(OSError):
-            line.send(_Failed(describe(error)))
+            pipe.send(_Failure(describe(error)))
 
 
-def _end_with_who_asked() -> None:
-    """Wait until the process that asked has ended, and end then, whatever is being done: it is not committed."""
-    asker = parent_process()
-    assert asker is not None
-    asker.join()
+def _exit_with_parent() -> None:
+    """Wait until the parent process has ended, then exit at once; an open transaction is rolled back."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _next(line: Connection) -> str | None:
-    """Ask for a tenant; None where there are no more."""
-    line.send(None)
+def _receive_tenant(pipe: Connection) -> str | None:
+    """Ask for the next tenant; returns None if none is left."""
+    pipe.send(None)
     try:
-        tenant_id: str = line.recv()
+        tenant_id: str = pipe.recv()
     except (EOFError, ConnectionResetError):
         return None
     return tenant_id
 
 
-def _rebuilder(database_url: str, partitions: int, names: frozenset[str], timeout_s: float) -> Rebuilder:
-    """Return what rebuilds with engines of its own: a process cannot use those of another."""
+def _open_rebuilder(database_url: str, partitions: int, names: frozenset[str], timeout_s: float) -> Rebuilder:
+    """Return a rebuilder with engines of its own, because a process cannot use those of another one."""
     projections = [projection for projection in PROJECTIONS if projection.name in names]
     return Rebuilder(writer_engine(database_url), reader_engine(database_url), partitions, projections, timeout_s)

@@ -1,78 +1,54 @@
-"""Rebuilds tenant by tenant: an outage is waited for, and what is wrong with one tenant stops that one only."""
+"""Rebuilds, compares or verifies the read models of tenants, one tenant at a time.
+
+An outage is retried. Any other error is reported in the result of its tenant, and the next tenant follows.
+"""
 
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from operator import itemgetter
-from typing import Any, Literal
 
 import structlog
-from pydantic import BaseModel
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Engine
 
-from event_stream.event_types import partition_of
+from event_stream.events.event import partition_of
 from projections.error_classes import ErrorClass, classify_error, describe
 from projections.folding.projection import FoldError, Projection
 from projections.lifecycle import pending_rebuilds
 from projections.lifecycle.pending_rebuilds import RebuildRequest
-from projections.lifecycle.rebuild import Difference, Refold, ReplaceResult, compare, replace, verify
-from projections.transaction import projection_version
-from projections.transaction.projection_version import OutdatedReleaseError
+from projections.lifecycle.rebuild import RebuildResult, compare, compare_up_to_date, replace
+from projections.lifecycle.refold import Refold
+from projections.transaction import projection_state, projection_version
+from projections.transaction.projection_state import OutdatedReleaseError
 from workers.errors import WorkersError
+from workers.maintenance.rebuild_results import TenantRebuild
 
-BACK_OFF_FIRST_S = 0.2
-BACK_OFF_MAX_S = 5.0
-SAMPLES_MAX = 10
-
-_INTERRUPTIONS = (BaseTimeoutException,)
+RETRY_DELAY_FIRST_S = 0.2
+RETRY_DELAY_MAX_S = 5.0
 
 log = structlog.get_logger()
 
 
 class UnknownProjectionError(WorkersError):
-    """Another release has asked for a projection that this one does not know."""
-
-
-class Sample(BaseModel):
-    """One row that differs; of a changed one `columns` holds what is stored, and what the log gives."""
-
-    read_model: str
-    kind: Literal["missing", "extra", "changed"]
-    key: tuple[Any, ...]
-    columns: dict[str, tuple[Any, Any]] = {}
-
-
-class TenantRebuild(BaseModel):
-    """What became of a tenant. With an `error` its read models are as they were; else `held_s` is how long it took.
-
-    `differed` counts for each read model the rows that were missing, extra and changed; `samples` shows some of them.
-    `due` names the projections whose rows were to be rebuilt anyway, being of another version or behind.
-    """
-
-    tenant_id: str
-    error: str | None = None
-    held_s: float = 0.0
-    differed: dict[str, dict[str, int]] = {}
-    samples: list[Sample] = []
-    due: frozenset[str] = frozenset()
+    """A rebuild is pending for a projection that this release does not have."""
 
 
 _OTHER_RELEASE = (UnknownProjectionError, OutdatedReleaseError)
+_INTERRUPTIONS = (BaseTimeoutException,)
 
 
 @dataclass
 class Rebuilder:
-    """Rebuilds tenants, one at a time. Any number may do so at once, also of one tenant.
+    """Rebuilds tenants from the event log, one at a time.
 
-    The first to finish a tenant replaces its rows; others that fold it stop at their next page of the log.
+    Several processes may rebuild at once, even the same tenant. The first to finish a tenant replaces its rows; the
+    others stop folding it at the end of their current page.
 
-    Each tenant is a generator: after each page of the log it yields the number of events, and in the end its Outcome.
-    It may be left alone in between for as long as one likes. An outage is waited for until nothing has gone for
-    `timeout_s`; then what it raised is raised.
+    Each method is a generator. It yields the number of events after each page of the log, and a TenantRebuild at the
+    end of each tenant. Nothing is locked between two items, so the caller may pause. An outage is retried until nothing
+    has succeeded for `timeout_s`; then the last error is raised.
     """
 
     writer: Engine
@@ -81,119 +57,98 @@ class Rebuilder:
     projections: Sequence[Projection]
     timeout_s: float
 
-    def rebuild_due(self, tenants: Iterable[str], asked: RebuildRequest) -> Iterator[int | TenantRebuild]:
-        """Rebuild what is still due for each of these tenants; one with which somebody else was faster is left out."""
+    def rebuild_pending(self, tenants: Iterable[str], request: RebuildRequest) -> Iterator[int | TenantRebuild]:
+        """Rebuild what is still pending under a request; skips tenants that another process has finished."""
         for tenant_id in tenants:
-            yield from self._finish(replace, tenant_id, partial(self._names_due, asked, tenant_id))
+            yield from self._refold(replace, tenant_id, partial(self._read_pending, request, tenant_id))
 
     def rebuild_outdated(self, tenants: Iterable[str]) -> Iterator[int | TenantRebuild]:
-        """Rebuild what of these tenants' rows is of another version than this release's, or behind."""
+        """Rebuild the rows that have another version than this release's, or lack events."""
         for tenant_id in tenants:
-            yield from self._finish(replace, tenant_id, partial(self._names_outdated, tenant_id))
+            yield from self._refold(replace, tenant_id, partial(self._read_outdated, tenant_id))
 
     def compare(self, tenants: Iterable[str]) -> Iterator[int | TenantRebuild]:
-        """Tell what a rebuild of all projections would change, and change nothing."""
+        """Report what a rebuild of all projections would change, without changing anything."""
         for tenant_id in tenants:
-            yield from self._finish(compare, tenant_id, self._names)
+            yield from self._refold(compare, tenant_id, self._all_names)
 
     def verify(self, tenants: Iterable[str]) -> Iterator[int | TenantRebuild]:
-        """Tell what is wrong in rows that are not due to be rebuilt, and change nothing."""
+        """Report differences in rows for which no rebuild is pending, without changing anything."""
         for tenant_id in tenants:
-            yield from self._finish(verify, tenant_id, self._names)
+            yield from self._refold(compare_up_to_date, tenant_id, self._all_names)
 
-    def _finish(
+    def _refold(
         self,
-        finish: Callable[[Engine, Refold], ReplaceResult],
+        finish: Callable[[Engine, Refold], RebuildResult],
         tenant_id: str,
         read_names: Callable[[], frozenset[str]],
     ) -> Iterator[int | TenantRebuild]:
-        moved_s, failures = time.monotonic(), 0
-        refolding: Refold | None = None
+        """Fold a tenant's events for the projections that `read_names` returns, then call `finish`; retry outages."""
+        progress_s, failures = time.monotonic(), 0
+        refold: Refold | None = None
         while True:
             try:
-                if refolding is None or refolding.spoilt:
-                    refolding = self._refolding(tenant_id, read_names())
-                if not refolding.projections:
+                if refold is None or refold.must_restart:
+                    refold = self._new_refold(tenant_id, read_names())
+                if not refold.projections:
                     return
-                for events in self._pages(refolding):
+                for events in self._fold_pages(refold):
                     yield events
-                    moved_s, failures = time.monotonic(), 0
+                    progress_s, failures = time.monotonic(), 0
                     if not read_names():
                         return
-                yield _done(tenant_id, finish(self.writer, refolding))
+                yield TenantRebuild.of(tenant_id, finish(self.writer, refold))
                 break
             except BaseTimeoutException:
                 raise
             except Exception as error:
                 if isinstance(error, _OTHER_RELEASE) or classify_error(error, _INTERRUPTIONS) is ErrorClass.INTERNAL:
-                    yield TenantRebuild(tenant_id=tenant_id, error=_named(error))
+                    yield TenantRebuild(tenant_id=tenant_id, error=_describe_with_event(error))
                     return
-                if time.monotonic() - moved_s > self.timeout_s:
+                if time.monotonic() - progress_s > self.timeout_s:
                     raise
                 failures += 1
                 log.warning("rebuild.outage", error=describe(error), failures=failures)
-                time.sleep(_back_off_s(failures))
+                time.sleep(_retry_delay_s(failures))
 
-    def _names_due(self, asked: RebuildRequest, tenant_id: str) -> frozenset[str]:
+    def _read_pending(self, request: RebuildRequest, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:
-            return pending_rebuilds.of_tenant(connection, tenant_id, asked)
+            return pending_rebuilds.of_tenant(connection, tenant_id, request)
 
-    def _names_outdated(self, tenant_id: str) -> frozenset[str]:
+    def _read_outdated(self, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:
-            standings = projection_version.of_tenant(connection, tenant_id, self.projections)
-        return self._names() - projection_version.live_in(standings, self.projections)
+            states = projection_version.read_states(connection, tenant_id, self.projections)
+        return self._all_names() - projection_state.up_to_date(states, self.projections)
 
-    def _names(self) -> frozenset[str]:
+    def _all_names(self) -> frozenset[str]:
         return frozenset(projection.name for projection in self.projections)
 
-    def _pages(self, refolding: Refold) -> Iterator[int]:
-        """Fold until less than a page is left; yields the number of events of each page."""
+    def _fold_pages(self, refold: Refold) -> Iterator[int]:
+        """Fold the log up to its last page; yields the number of events of each page."""
         is_last = False
         while not is_last:
             with self.reader.connect() as connection:
-                events, is_last = refolding.step(connection)
+                events, is_last = refold.step(connection)
             yield events
 
-    def _refolding(self, tenant_id: str, names: frozenset[str]) -> Refold:
+    def _new_refold(self, tenant_id: str, names: frozenset[str]) -> Refold:
         projections = [projection for projection in self.projections if projection.name in names]
-        if unknown := names - self._names():
+        if unknown := names - self._all_names():
             raise UnknownProjectionError(
-                f"due is {', '.join(sorted(unknown))}, which this release does not have; --restart forgets it"
+                f"a rebuild of {', '.join(sorted(unknown))} is pending, which this release does not have; run the"
+                " release that has it, or begin again with --restart"
             )
         return Refold(projections, tenant_id, partition_of(tenant_id, self.partitions))
 
 
-def _done(tenant_id: str, replaced: ReplaceResult) -> TenantRebuild:
-    outcome = TenantRebuild(tenant_id=tenant_id, held_s=replaced.held_s, due=replaced.due)
-    for each in replaced.differences:
-        outcome.differed[each.table.name] = {
-            "missing": len(each.missing),
-            "extra": len(each.extra),
-            "changed": len(each.changed),
-        }
-        outcome.samples += islice(_samples(each), SAMPLES_MAX - len(outcome.samples))
-    return outcome
-
-
-def _samples(difference: Difference) -> Iterator[Sample]:
-    table = difference.table
-    key_of = itemgetter(slice(len(table.primary_key.columns)))
-    yield from (Sample(read_model=table.name, kind="missing", key=key_of(row)) for row in difference.missing)
-    yield from (Sample(read_model=table.name, kind="extra", key=key_of(row)) for row in difference.extra)
-    for stored, rebuilt in difference.changed:
-        both = zip(table.columns.keys(), stored, rebuilt, strict=True)
-        columns = {name: (old, new) for name, old, new in both if old != new}
-        yield Sample(read_model=table.name, kind="changed", key=key_of(stored), columns=columns)
-
-
-def _named(error: Exception) -> str:
-    """Return what an error says, with the event that it is about."""
+def _describe_with_event(error: Exception) -> str:
+    """Return the text of an error, with the event that could not be folded."""
     if isinstance(error, FoldError):
         event = error.event
         return f"event {event.id} of tenant {event.tenant_id}: {describe(error)}"
     return describe(error)
 
 
-def _back_off_s(failures: int) -> float:
-    longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(failures - 1, 10))
+def _retry_delay_s(failures: int) -> float:
+    longest_s = min(RETRY_DELAY_MAX_S, RETRY_DELAY_FIRST_S * 2.0 ** min(failures - 1, 10))
     return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)

@@ -1,42 +1,43 @@
-"""Replay: append dead letters again, so that what could not be applied then is judged anew."""
+"""Replays dead letters: appends them to the streams again, so that their events are validated and applied again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from event_stream.envelope import Reason
-from event_stream.event_types import partition_of
+from event_stream.errors import Reason
+from event_stream.events.event import partition_of
 from projections.lifecycle import dead_letter_admin
 from projections.lifecycle.dead_letter_admin import Selection, StoredDeadLetter
 from workers.runtime import Runtime
 
 
 @dataclass
-class Replayed:
-    """How many letters were appended again, and how many could not be, since only their beginning is kept."""
+class ReplayResult:
+    """How many dead letters were appended again, and how many are too large, so that only their beginning is stored."""
 
     appended: int = 0
-    cut: int = 0
+    too_large: int = 0
 
 
-def replay(runtime: Runtime, selection: Selection, on_progress: Callable[[int], None] = lambda _: None) -> Replayed:
-    """Append the bytes of open letters to their tenants' partitions; no checkpoint is touched.
+def replay(runtime: Runtime, selection: Selection, on_progress: Callable[[int], None] = lambda _: None) -> ReplayResult:
+    """Append the bytes of open dead letters to the partitions of their tenants.
 
-    A letter closes in the transaction that applies its event; one that still cannot be applied is seen once more. If
-    this dies in the middle, doing it again is harmless: what was applied is a duplicate.
+    A dead letter closes in the transaction that applies its event. If the event still cannot be applied, its dead
+    letter stays open and is counted as seen once more. An interrupted replay can be repeated: applied events are
+    duplicates.
     """
-    outcome = Replayed()
+    result = ReplayResult()
     with runtime.reader.connect() as connection:
-        for page in dead_letter_admin.pages(connection, selection):
-            whole = [letter for letter in page if letter.reason != Reason.TOO_LARGE]
-            runtime.stream.append([(_partition(runtime, letter), letter.body) for letter in whole])
-            outcome.appended += len(whole)
-            outcome.cut += len(page) - len(whole)
+        for page in dead_letter_admin.iter_pages(connection, selection):
+            complete = [dead_letter for dead_letter in page if dead_letter.reason != Reason.TOO_LARGE]
+            runtime.stream.append([(_partition(runtime, dead_letter), dead_letter.body) for dead_letter in complete])
+            result.appended += len(complete)
+            result.too_large += len(page) - len(complete)
             on_progress(len(page))
-    return outcome
+    return result
 
 
-def _partition(runtime: Runtime, letter: StoredDeadLetter) -> int:
-    """Return the partition that is right for the letter's tenant; bytes that name none go where they came from."""
-    if letter.tenant_id is None:
-        return letter.partition
-    return partition_of(letter.tenant_id, runtime.stream.partitions)
+def _partition(runtime: Runtime, dead_letter: StoredDeadLetter) -> int:
+    """Return the owner partition of the tenant, or the original partition if the entry names no tenant."""
+    if dead_letter.tenant_id is None:
+        return dead_letter.partition
+    return partition_of(dead_letter.tenant_id, runtime.stream.partitions)

@@ -1,4 +1,7 @@
-"""Verifies sums: of a tenant's rows beside those of its events, of a partition's log beside what was applied."""
+"""Verifies by checksums: compares a tenant's rows with the event log, and the log with the checkpoint.
+
+See docs/decisions/0032-verify-with-row-checksums-and-a-refold.md.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,19 +18,20 @@ from projections.database.engines import is_statement_timeout
 from projections.error_classes import ErrorClass, classify_error, describe
 from projections.folding.projection import Projection
 from projections.folding.row_checksum import RowChecksum
-from projections.lifecycle.verify import LogFault, Mismatch, log_fault, mismatches
+from projections.lifecycle.verify import LogMismatch, RowMismatch, find_log_mismatch, find_row_mismatches
 
 T = TypeVar("T")
 
-PAUSE_S = 0.5
+RETRY_DELAY_S = 0.5
 
 log = structlog.get_logger()
 
 
-class Miscount(BaseModel, alias_generator=to_camel, populate_by_name=True):
-    """A row, or a group of a feed, whose events are not those of the log: their numbers, None where there is nothing.
+class ChecksumMismatch(BaseModel, alias_generator=to_camel, populate_by_name=True):
+    """A row of a rollup, or a group of a feed, that holds other events than the log.
 
-    Where both are equal, they are other events.
+    `row_events` and `log_events` count the events on each side; None means that the key is missing on that side. If the
+    two are equal, the fingerprints of the events differ.
     """
 
     read_model: str
@@ -37,31 +41,35 @@ class Miscount(BaseModel, alias_generator=to_camel, populate_by_name=True):
 
 
 @dataclass
-class Verifier:
-    """Compares sums; nothing is locked, and nothing is changed. An outage is waited for, for `timeout_s`."""
+class ChecksumVerifier:
+    """Compares checksums; locks nothing and changes nothing. An outage is retried for up to `timeout_s`."""
 
-    auditor: Engine
+    engine: Engine
     projections: Sequence[Projection]
     timeout_s: float = 0.0
 
-    def miscounts(self, tenant_id: str) -> list[Miscount]:
-        """Return what the sums of a tenant tell; raises what the database raises."""
-        return [_miscount(each) for projection in self.projections for each in self._mismatches(projection, tenant_id)]
+    def checksum_mismatches(self, tenant_id: str) -> list[ChecksumMismatch]:
+        """Return the rows of a tenant that do not match the log; raises database errors."""
+        return [
+            _checksum_mismatch(found)
+            for projection in self.projections
+            for found in self._mismatches(projection, tenant_id)
+        ]
 
-    def log_fault(self, partition: int, since: int = 0) -> str | None:
-        """Return what is wrong with a partition's log behind a number, None where nothing is; raises as above."""
-        fault = self._ask(lambda connection: log_fault(connection, partition, since))
-        return _told(fault) if fault else None
+    def log_error(self, partition: int, since: int = 0) -> str | None:
+        """Return what is missing in a partition's log after the number `since`, or None; raises database errors."""
+        fault = self._query(lambda connection: find_log_mismatch(connection, partition, since))
+        return _describe(fault) if fault else None
 
-    def _mismatches(self, projection: Projection, tenant_id: str) -> list[Mismatch]:
-        return self._ask(lambda connection: mismatches(connection, projection, tenant_id))
+    def _mismatches(self, projection: Projection, tenant_id: str) -> list[RowMismatch]:
+        return self._query(lambda connection: find_row_mismatches(connection, projection, tenant_id))
 
-    def _ask(self, question: Callable[[Connection], T]) -> T:
+    def _query(self, query: Callable[[Connection], T]) -> T:
         deadline_s = time.monotonic() + self.timeout_s
         while True:
             try:
-                with self.auditor.connect() as connection:
-                    return question(connection)
+                with self.engine.connect() as connection:
+                    return query(connection)
             except DBAPIError as error:
                 if (
                     classify_error(error) is ErrorClass.INTERNAL
@@ -70,20 +78,23 @@ class Verifier:
                 ):
                     raise
                 log.warning("verify.outage", error=describe(error))
-                time.sleep(PAUSE_S)
+                time.sleep(RETRY_DELAY_S)
 
 
-def _miscount(found: Mismatch) -> Miscount:
-    return Miscount(
-        read_model=found.table.name, key=found.key, row_events=_events(found.stored), log_events=_events(found.logged)
+def _checksum_mismatch(found: RowMismatch) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        read_model=found.table.name,
+        key=found.key,
+        row_events=_event_count(found.stored),
+        log_events=_event_count(found.logged),
     )
 
 
-def _events(sums: RowChecksum | None) -> int | None:
-    return sums.event_count if sums else None
+def _event_count(checksum: RowChecksum | None) -> int | None:
+    return checksum.event_count if checksum else None
 
 
-def _told(fault: LogFault) -> str:
+def _describe(fault: LogMismatch) -> str:
     gaps = ", ".join(str(first) if first == last else f"{first:,} to {last:,}" for first, last in fault.gaps)
-    held = f"{fault.applied:,} events were applied, {fault.held:,} are in the log"
-    return f"{held}; missing: {gaps}" if gaps else held
+    counts = f"{fault.applied:,} events were applied, {fault.logged:,} are in the log"
+    return f"{counts}; missing: {gaps}" if gaps else counts

@@ -1,7 +1,7 @@
-"""Verification on the workers: every few minutes the tenants that have changed, and some of those at rest.
+"""Verifies all tenants in the background, as short RQ jobs (docs/decisions/0033-verify-in-slices-on-the-workers.md).
 
-A job works for a moment, asks for another one, and gives way to the drains before that in the queue. What is left to do
-stands in Redis, so any worker goes on with it; losing it costs nothing, as there will be another pass.
+Every few minutes a pass verifies the tenants with new events, the tenants with known mismatches, and some unchanged
+tenants. A job works for a moment and enqueues the next one, so that drains that wait in the queue run in between.
 
 Keys:
 
@@ -18,106 +18,108 @@ from sqlalchemy.exc import DBAPIError
 
 from projections.database.engines import audit_engine, is_statement_timeout
 from projections.error_classes import describe
-from projections.lifecycle import pending_rebuilds
-from projections.transaction import checkpoint, event_log
+from projections.lifecycle import tenant_data
+from projections.transaction import checkpoint_table
 from workers.jobs.queue import enqueue_verify, is_verify_job
-from workers.maintenance import verify_results
-from workers.maintenance.verify_checksums import Verifier
-from workers.maintenance.verify_results import Pass
+from workers.maintenance import verify_pass, verify_results
+from workers.maintenance.verify_checksums import ChecksumVerifier
+from workers.maintenance.verify_pass import VerificationPass
 from workers.runtime import Runtime, process_runtime
 
-EVERY_S = 300
-WHILE_S = 0.5
-STATEMENT_S = 2.0  # there are as many in a row as there are read models
-CHANGES_MAX = 100_000
+PASS_INTERVAL_S = 300
+SLICE_S = 0.5
+STATEMENT_TIMEOUT_S = 2.0  # for each statement; a tenant needs one per read model
+CHANGED_EVENTS_MAX = 100_000
 CHANGED_TENANTS_MAX = 10_000
-TENANTS_AT_REST = 20
-KEY = "projector:verify:scheduled"
+UNCHANGED_TENANTS_MAX = 20
+SCHEDULED_KEY = "projector:verify:scheduled"
 
 log = structlog.get_logger()
 
 
-def ask_if_due(runtime: Runtime) -> None:
-    """Let a worker begin a pass, if for EVERY_S nobody was asked; there is never more than one such job."""
+def enqueue_next_pass(runtime: Runtime) -> None:
+    """Enqueue a verification job, at most once in PASS_INTERVAL_S, unless one is queued."""
     queue = runtime.queue
-    is_due = queue.connection.set(KEY, 1, nx=True, ex=EVERY_S)
-    if is_due and not any(is_verify_job(job_id) for job_id in queue.get_job_ids()):
+    may_schedule = queue.connection.set(SCHEDULED_KEY, 1, nx=True, ex=PASS_INTERVAL_S)
+    if may_schedule and not any(is_verify_job(job_id) for job_id in queue.get_job_ids()):
         enqueue_verify(queue)
 
 
-def work_for_a_while() -> None:
-    """Go on verifying for WHILE_S: the RQ job; if more is to be done, it asks for another one."""
-    work_here(process_runtime())
+def run_verify_job() -> None:
+    """The RQ job: verify for SLICE_S with the runtime of this worker."""
+    verify_slice(process_runtime())
 
 
-def work_here(runtime: Runtime) -> None:
-    """Go on for WHILE_S with the pass that is under way, or begin one."""
-    deadline_s = time.monotonic() + WHILE_S
-    auditor = audit_engine(runtime.writer.url, STATEMENT_S)
+def verify_slice(runtime: Runtime) -> None:
+    """Start or continue a pass for SLICE_S; enqueues another job if items are left."""
+    deadline_s = time.monotonic() + SLICE_S
+    engine = audit_engine(runtime.writer.url, STATEMENT_TIMEOUT_S)
     try:
-        if not verify_results.is_under_way(runtime.queue.connection):
-            _begin(runtime)
-        verifier = Verifier(auditor, runtime.projections)
-        while _look_at_next(runtime, verifier):
+        if not verify_pass.is_running(runtime.queue.connection):
+            _start_pass(runtime)
+        verifier = ChecksumVerifier(engine, runtime.projections)
+        while _verify_next(runtime, verifier):
             if time.monotonic() > deadline_s:
-                runtime.queue.connection.set(KEY, 1, ex=EVERY_S)
+                runtime.queue.connection.set(SCHEDULED_KEY, 1, ex=PASS_INTERVAL_S)
                 enqueue_verify(runtime.queue)
                 return
     except BaseTimeoutException:
         raise
     except Exception as error:
-        log.warning("verify.job_failed", error=describe(error))  # there will be another job
+        log.warning("verify.job_failed", error=describe(error))  # a later job continues the pass
     finally:
-        auditor.dispose()
+        engine.dispose()
 
 
-def _look_at_next(runtime: Runtime, verifier: Verifier) -> bool:
-    """Look at one log or tenant, and tell what was found; returns False at the end of the pass."""
+def _verify_next(runtime: Runtime, verifier: ChecksumVerifier) -> bool:
+    """Verify the next log or tenant of the pass and store the result; returns False at the end of the pass."""
     redis = runtime.queue.connection
-    under_way, each = verify_results.take_next(redis)
-    if each is None:
-        verify_results.end_pass(redis, under_way, time.time_ns() // 1_000_000)
+    running, item = verify_pass.take_next(redis)
+    if item is None:
+        verify_pass.finish(redis, running, time.time_ns() // 1_000_000)
         return False
     try:
-        if isinstance(each, int):
-            verify_results.note_log(redis, each, verifier.log_fault(each, under_way.since.get(each, 0)))
+        if isinstance(item, int):
+            verify_results.store_log(redis, item, verifier.log_error(item, running.since.get(item, 0)))
         else:
-            found = verifier.miscounts(each)
-            verify_results.note_tenant(redis, each, {"sums": len(found)})
-            if found:
-                log.error("verify.mismatch", rows=len(found), read_model=found[0].read_model)
+            mismatches = verifier.checksum_mismatches(item)
+            verify_results.store_tenant(redis, item, {"sums": len(mismatches)})
+            if mismatches:
+                log.error("verify.mismatch", rows=len(mismatches), read_model=mismatches[0].read_model)
     except DBAPIError as error:
         if not is_statement_timeout(error):
-            verify_results.put_back(redis, each)
+            verify_pass.put_back(redis, item)
             raise
-        verify_results.count_skipped(redis, under_way)
-        log.warning("verify.skipped", timeout_s=STATEMENT_S)
+        verify_pass.count_skipped(redis, running)
+        log.warning("verify.skipped", timeout_s=STATEMENT_TIMEOUT_S)
     return True
 
 
-def _begin(runtime: Runtime) -> None:
-    """Note what a pass is to look at: what was logged since the last one, whose it is, and some tenants at rest."""
+def _start_pass(runtime: Runtime) -> None:
+    """Start a pass over all partitions, the changed tenants, those with known mismatches, and some unchanged ones."""
     redis, partitions = runtime.queue.connection, runtime.stream.partitions
-    since, after = verify_results.read_last(redis)
+    since, after = verify_results.read_verified_up_to(redis)
     with runtime.reader.connect() as connection:
-        until = {at.partition: at.applied for at in checkpoint.read_all(connection, partitions)}
-        # A database that was set back has other events behind a number than those that were looked at.
+        until = {at.partition: at.applied for at in checkpoint_table.read_all(connection, partitions)}
+        # If the database was restored to an older state, later numbers are given to other events: verify them again.
         since = {partition: number for partition, number in since.items() if number <= until[partition]}
-        changed = _changed(connection, runtime, since, until)
-        at_rest = pending_rebuilds.tenants_in(connection, runtime.projections, after, TENANTS_AT_REST)
-    tenants = sorted({*verify_results.read_wrong(redis), *changed, *at_rest})
-    begun = Pass(
+        changed = _changed_tenants(connection, runtime, since, until)
+        unchanged = tenant_data.tenants_with_data(connection, runtime.projections, after, UNCHANGED_TENANTS_MAX)
+    tenants = sorted({*verify_results.read_mismatched_tenants(redis), *changed, *unchanged})
+    started = VerificationPass(
         since=since,
         until=until,
-        after=at_rest[-1] if len(at_rest) == TENANTS_AT_REST else "",
+        after=unchanged[-1] if len(unchanged) == UNCHANGED_TENANTS_MAX else "",
         tenants=len(tenants),
     )
-    verify_results.begin_pass(redis, begun, [*range(partitions), *tenants])
+    verify_pass.start(redis, started, [*range(partitions), *tenants])
 
 
-def _changed(connection: Connection, runtime: Runtime, since: dict[int, int], until: dict[int, int]) -> Sequence[str]:
-    """Return the tenants with events since the last pass; after very many events, the first of all tenants."""
+def _changed_tenants(
+    connection: Connection, runtime: Runtime, since: dict[int, int], until: dict[int, int]
+) -> Sequence[str]:
+    """Return the tenants with events since the last pass; after too many events, the first tenants of all."""
     spans = [(partition, since.get(partition, 0), last) for partition, last in until.items()]
-    if sum(last - first for _, first, last in spans) > CHANGES_MAX:
-        return pending_rebuilds.tenants_in(connection, runtime.projections, limit=CHANGED_TENANTS_MAX)
-    return [tenant_id for span in spans for tenant_id in event_log.tenants_between(connection, *span)]
+    if sum(last - first for _, first, last in spans) > CHANGED_EVENTS_MAX:
+        return tenant_data.tenants_with_data(connection, runtime.projections, limit=CHANGED_TENANTS_MAX)
+    return [tenant_id for span in spans for tenant_id in tenant_data.tenants_between(connection, *span)]

@@ -1,1 +1,1 @@
-"""What operators see: status, rates and tenants."""
+"""What operators see: the status of the deployment, its problems, and the busiest tenants."""

@@ -1,41 +1,42 @@
-"""Who is behind the numbers: the tenants with the most traffic, and those with the most entries waiting.
+"""The busiest tenants: those with the most traffic, and those with the most entries in flight.
 
-For operators alone. The work is bounded, whatever the history and the backlog: of each partition the newest events of
-the log and the first entries behind the checkpoint are looked at, so many and no more.
+The cost does not depend on the history or the backlog: of each partition, only a limited number of the newest events in
+the log and of the oldest entries after the checkpoint are inspected. The result is for operators only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Annotated
 
 from pydantic import BaseModel, Field
+from sqlalchemy import Connection
 from sqlalchemy.exc import ProgrammingError
 
-from event_stream.entries import Entry, Position
-from event_stream.envelope import claimed_identity
-from projections.transaction import event_log
+from event_stream.events.envelope import claimed_identity
+from event_stream.streams.entries import Entry, Position
+from projections.lifecycle import tenant_data
 from workers.reporting.status import PartitionStatus, Status
 from workers.runtime import Runtime
-from workers.telemetry.apply_rates import LATELY_S, Rate
+from workers.telemetry.apply_rates import HISTORY_S, Rate
 
-SHOWN = 10
-LOOKED_AT_MAX = 8_000  # events, or entries, of all partitions together
-LOOKED_AT_MIN = 100  # of one
-BYTES_MAX = 1_000_000  # of one; the page of entries that goes beyond is the last
-PAGE = 100
-_NOT_ALLOWED = "42501"  # the role that is enough for reads does not see the event log
+TENANTS_SHOWN = 10
+INSPECTED_MAX = 8_000  # events, and as many entries, of all partitions together
+INSPECTED_PER_PARTITION_MIN = 100
+INSPECTED_BYTES_MAX = 1_000_000  # of one partition's entries; reading stops after the page that exceeds it
+PAGE_ENTRIES = 100
+_INSUFFICIENT_PRIVILEGE = "42501"  # SQLSTATE: a role for reads only may not read the event log
 
 
-class Traffic(BaseModel):
-    """A tenant whose events were applied in the last ten minutes."""
+class TenantTraffic(BaseModel):
+    """A tenant with events that were applied in the last ten minutes."""
 
     tenant_id: Annotated[str, Field(description="Tenant id.")]
     partition: Annotated[int, Field(description="Partition of the tenant.")]
     events_per_s: Annotated[float, Field(description="Events applied per second in the last ten minutes.")]
 
 
-class Waiting(BaseModel):
-    """A tenant whose entries are not yet projected."""
+class TenantLag(BaseModel):
+    """A tenant with entries that are not projected yet."""
 
     tenant_id: Annotated[str | None, Field(description="Tenant id in the entries; null for entries without one.")]
     partition: Annotated[int, Field(description="Partition in which the entries wait.")]
@@ -43,17 +44,17 @@ class Waiting(BaseModel):
     lag_s: Annotated[float, Field(description="Age in seconds of the oldest one.")]
 
 
-class Tenants(BaseModel):
-    """The tenants that matter most, at most SHOWN of each kind, the first first."""
+class BusiestTenants(BaseModel):
+    """The busiest tenants, at most TENANTS_SHOWN in each list, the busiest first."""
 
     by_traffic: Annotated[
-        list[Traffic] | None,
+        list[TenantTraffic] | None,
         Field(
             description="Ten tenants with the most events applied in the last ten minutes; null if the database "
             "role may not read the event log."
         ),
     ]
-    by_lag: Annotated[list[Waiting], Field(description="Ten tenants with the most entries in flight.")]
+    by_lag: Annotated[list[TenantLag], Field(description="Ten tenants with the most entries in flight.")]
     traffic_is_sample: Annotated[
         bool,
         Field(
@@ -67,67 +68,69 @@ class Tenants(BaseModel):
     ]
 
 
-def read_tenants(runtime: Runtime, status: Status, rates: Sequence[Rate], now_ms: int) -> Tenants:
-    """Return the tenants that matter most; raises what Redis or the database raise."""
-    limit = max(LOOKED_AT_MIN, LOOKED_AT_MAX // runtime.stream.partitions)
-    behind = [each for each in status.partitions if each.in_flight]
-    looked_at = {each.partition: _first_behind(runtime, each, limit) for each in behind}
-    waiting = chain.from_iterable(_waiting(partition, found, now_ms) for partition, found in looked_at.items())
-    return Tenants(
-        by_traffic=_busiest_if_allowed(runtime, status, rates, limit),
-        by_lag=sorted(waiting, key=lambda each: (-each.entries, -each.lag_s))[:SHOWN],
+def read_tenants(runtime: Runtime, status: Status, rates: Sequence[Rate], now_ms: int) -> BusiestTenants:
+    """Return the busiest tenants; raises errors of Redis and of the database."""
+    limit = max(INSPECTED_PER_PARTITION_MIN, INSPECTED_MAX // runtime.stream.partitions)
+    lagging = [each for each in status.partitions if each.in_flight]
+    inspected = {each.partition: _oldest_in_flight(runtime, each, limit) for each in lagging}
+    lags = chain.from_iterable(_tenant_lags(partition, entries, now_ms) for partition, entries in inspected.items())
+    return BusiestTenants(
+        by_traffic=_tenants_by_traffic(runtime, status, rates, limit),
+        by_lag=sorted(lags, key=lambda each: (-each.entries, -each.lag_s))[:TENANTS_SHOWN],
         traffic_is_sample=any(rate.events_last_10_min > limit for rate in rates),
-        lag_is_sample=any(each.in_flight > len(looked_at[each.partition]) for each in behind),
+        lag_is_sample=any(each.in_flight > len(inspected[each.partition]) for each in lagging),
     )
 
 
-def _busiest_if_allowed(runtime: Runtime, status: Status, rates: Sequence[Rate], limit: int) -> list[Traffic] | None:
+def _tenants_by_traffic(
+    runtime: Runtime, status: Status, rates: Sequence[Rate], limit: int
+) -> list[TenantTraffic] | None:
+    """Return the tenants with the most events applied lately, or None if the role may not read the event log."""
+    traffic: list[TenantTraffic] = []
     try:
-        return _busiest(runtime, status, rates, limit)
+        with runtime.reader.connect() as connection:
+            for partition, rate in zip(status.partitions, rates, strict=True):
+                traffic += _traffic_of_partition(connection, partition, rate, limit)
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
+        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
             raise
         return None
+    return sorted(traffic, key=lambda each: (-each.events_per_s, each.tenant_id))[:TENANTS_SHOWN]
 
 
-def _busiest(runtime: Runtime, status: Status, rates: Sequence[Rate], limit: int) -> list[Traffic]:
-    """Return the tenants of the newest events, as many as Redis says were applied lately, or `limit` in their place."""
-    found: list[Traffic] = []
-    with runtime.reader.connect() as connection:
-        for at, rate in zip(status.partitions, rates, strict=True):
-            newest = min(rate.events_last_10_min, at.applied, limit)
-            counts = event_log.count_by_tenant(connection, at.partition, at.applied - newest, SHOWN) if newest else []
-            found += [
-                Traffic(
-                    tenant_id=tenant_id,
-                    partition=at.partition,
-                    events_per_s=round(count / newest * rate.events_last_10_min / LATELY_S, 3),
-                )
-                for tenant_id, count in counts
-            ]
-    return sorted(found, key=lambda each: (-each.events_per_s, each.tenant_id))[:SHOWN]
+def _traffic_of_partition(
+    connection: Connection, partition: PartitionStatus, rate: Rate, limit: int
+) -> Iterator[TenantTraffic]:
+    """Yield the tenants of the newest events, scaled up to all events that were applied lately."""
+    newest = min(rate.events_last_10_min, partition.applied, limit)
+    if not newest:
+        return
+    after = partition.applied - newest
+    for tenant_id, count in tenant_data.count_events_by_tenant(connection, partition.partition, after, TENANTS_SHOWN):
+        events_per_s = round(count / newest * rate.events_last_10_min / HISTORY_S, 3)
+        yield TenantTraffic(tenant_id=tenant_id, partition=partition.partition, events_per_s=events_per_s)
 
 
-def _first_behind(runtime: Runtime, at: PartitionStatus, limit: int) -> list[Entry]:
-    """Return the first entries behind a checkpoint, up to `limit` and about BYTES_MAX."""
-    found: list[Entry] = []
-    position, size = Position.parse(at.position), 0
-    while len(found) < limit and size < BYTES_MAX:
-        page = runtime.stream.read_from(at.partition, position, PAGE + 1).after(position, PAGE)
-        found += page.entries
-        if len(page.entries) < PAGE:
+def _oldest_in_flight(runtime: Runtime, partition: PartitionStatus, limit: int) -> list[Entry]:
+    """Return the first entries after the checkpoint, up to `limit` and about INSPECTED_BYTES_MAX."""
+    entries: list[Entry] = []
+    position, size = Position.parse(partition.position), 0
+    while len(entries) < limit and size < INSPECTED_BYTES_MAX:
+        page = runtime.stream.read_from(partition.partition, position, PAGE_ENTRIES + 1).after(position, PAGE_ENTRIES)
+        entries += page.entries
+        if len(page.entries) < PAGE_ENTRIES:
             break
         position, size = page.entries[-1].position, size + page.size
-    return found[:limit]
+    return entries[:limit]
 
 
-def _waiting(partition: int, entries: Sequence[Entry], now_ms: int) -> list[Waiting]:
+def _tenant_lags(partition: int, entries: Sequence[Entry], now_ms: int) -> list[TenantLag]:
     positions: dict[str | None, list[Position]] = {}
     for entry in entries:
         tenant_id, _ = claimed_identity(entry.body or b"")
         positions.setdefault(tenant_id, []).append(entry.position)
     return [
-        Waiting(
+        TenantLag(
             tenant_id=tenant_id,
             partition=partition,
             entries=len(found),

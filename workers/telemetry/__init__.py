@@ -1,1 +1,1 @@
-"""What drains record in Redis for operators: progress, rates, batch metrics."""
+"""Records of drains in Redis, for operators: progress, throughput and batch metrics."""

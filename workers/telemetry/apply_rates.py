@@ -1,12 +1,12 @@
-"""How fast each partition goes: the events applied in every 10 s of the last ten minutes, counted in Redis.
+"""Throughput of each partition: the events applied in each 10 s of the last ten minutes, counted in Redis.
 
 Keys:
 
     projector:applied-per-10s:{p}  hash  `<n>`: events of partition p applied in the n-th 10 s since 1970, for the last
                                          ten minutes; `last`: the newest n; expires
 
-The clock is Redis's, whoever counts. The numbers are for people: a crash may leave a batch out, a Redis that forgets
-begins again.
+All processes count by Redis's clock. The numbers are approximate: a crash may leave a batch out, and a Redis that lost
+its data starts from zero.
 """
 
 from typing import Annotated, Any
@@ -15,10 +15,10 @@ from pydantic import BaseModel, Field
 from redis import Redis
 
 BUCKET_S = 10
-BUCKETS = 60
-LATELY_S = BUCKET_S * BUCKETS
+BUCKET_COUNT = 60
+HISTORY_S = BUCKET_S * BUCKET_COUNT
 _MINUTE = 6  # buckets
-# A clock that was set back comes to the same buckets again: what they hold is of another time, and is let go.
+# If Redis's clock was set back, the newer buckets are from another time; all are deleted.
 _COUNT = """
 local bucket = math.floor(redis.call('TIME')[1] / ARGV[2])
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
@@ -35,7 +35,7 @@ end
 
 
 class Rate(BaseModel):
-    """How many events of a partition were applied lately."""
+    """The throughput of one partition."""
 
     partition: Annotated[int, Field(description="Partition number.")]
     events_per_s: Annotated[float, Field(description="Events applied per second in the last minute.")]
@@ -47,24 +47,24 @@ class Rate(BaseModel):
 
 
 def count_applied(pipe: Redis, partition: int, applied: int) -> None:
-    """Count events that were applied now; `pipe` is the pipeline that goes to Redis anyhow."""
-    # Its text, not its hash: whether Redis has it would be a question, and another round trip.
-    pipe.eval(_COUNT, 1, _key(partition), str(applied), str(BUCKET_S), str(BUCKETS))
+    """Count events that are applied now, in a pipeline that the caller executes."""
+    # EVAL and not EVALSHA: to ensure that Redis knows the script would take another round trip.
+    pipe.eval(_COUNT, 1, _key(partition), str(applied), str(BUCKET_S), str(BUCKET_COUNT))
 
 
 def read_rates(redis: Redis, partitions: int, now_ms: int) -> list[Rate]:
-    """Return the rate of each partition by Redis's clock, in one round trip; raises what Redis raises."""
+    """Return the throughput of each partition at `now_ms` of Redis's clock, in one round trip."""
     with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
             pipe.hgetall(_key(partition))
-        answers: list[Any] = pipe.execute()
-    return [_rate(partition, stored, now_ms) for partition, stored in enumerate(answers)]
+        hashes: list[Any] = pipe.execute()
+    return [_rate(partition, stored, now_ms) for partition, stored in enumerate(hashes)]
 
 
 def _rate(partition: int, stored: dict[bytes, bytes], now_ms: int) -> Rate:
     now = now_ms // (BUCKET_S * 1000)
     set_back = int(stored.get(b"last", 0)) > now
-    counts = [0 if set_back else int(stored.get(b"%d" % bucket, 0)) for bucket in range(now - BUCKETS, now + 1)]
+    counts = [0 if set_back else int(stored.get(b"%d" % bucket, 0)) for bucket in range(now - BUCKET_COUNT, now + 1)]
     minute_s = (_MINUTE - 1) * BUCKET_S + now_ms / 1000 % BUCKET_S
     return Rate(
         partition=partition,

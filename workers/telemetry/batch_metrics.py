@@ -1,7 +1,7 @@
-"""What all drains did, counted in Redis: how large batches were, how long they took, what was parked, what failed.
+"""Metrics of all batches, counted in Redis: sizes, durations, dead letters and failures.
 
-The numbers are for graphs: a crash may leave a batch out, a Redis that forgets begins again. What must be exact stands
-in the checkpoints.
+They are approximate: a crash may leave a batch out, and a Redis that lost its data starts from zero. The exact counts
+are in the checkpoints. Why in Redis: docs/decisions/0042-metrics-travel-through-redis-and-the-database.md
 
 Keys:
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from redis import Redis
 
-from event_stream.envelope import Reason
+from event_stream.errors import Reason
 from projections.error_classes import ErrorClass
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
@@ -29,21 +29,21 @@ _TIMES_US = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The buckets that whole numbers are counted in: each holds what is above the bound before it, up to its own.
+    """The buckets of a histogram of whole numbers.
 
-    What is above the last bound goes to a bucket named `+Inf`.
+    Each bucket holds the numbers above the previous bound, up to and including its own. Larger numbers are in `+Inf`.
     """
 
     name: str
     bounds: tuple[int, ...]
 
     @property
-    def buckets(self) -> list[str]:
+    def names(self) -> list[str]:
         """The names of the buckets, smallest first."""
         return [*map(str, self.bounds), "+Inf"]
 
     def bucket_of(self, value: int) -> str:
-        """Return the name of the bucket that a number falls into."""
+        """Return the name of the bucket that counts `value`."""
         index = bisect_left(self.bounds, value)
         return str(self.bounds[index]) if index < len(self.bounds) else "+Inf"
 
@@ -55,12 +55,10 @@ COMMIT_US = Buckets("commit_us", _TIMES_US)
 
 @dataclass(frozen=True, slots=True)
 class CommittedBatch:
-    """One batch that was committed: its entries, what became of them, and how long it took in microseconds.
+    """One committed batch: its entries, its dead letters by reason, its new events and its durations in microseconds.
 
-    `dead_lettered` is by reason, `applied` the events that were new.
-
-    `batch_us` runs from before it was read, `commit_us` from the begin of its transaction, both until the database said
-    that it is committed.
+    `batch_us` starts before the batch is read, `commit_us` when its transaction begins. Both end when the database has
+    confirmed the commit.
     """
 
     entries: int
@@ -70,33 +68,34 @@ class CommittedBatch:
     applied: int = 0
 
     @classmethod
-    def now(cls, batch: Batch, after: Checkpoint, began_s: float, applying_s: float) -> "CommittedBatch":
-        """Return what a batch was that is committed now; the moments are of `time.monotonic()`."""
-        dead_lettered = Counter(letter.reason.value for letter in batch.letters)
-        # What the transaction itself found out: only the log tells who had an identity first.
-        dead_lettered[Reason.ID_CONFLICT.value] += after.dead_lettered - batch.start.dead_lettered - len(batch.letters)
+    def now(cls, batch: Batch, after: Checkpoint, started_s: float, apply_started_s: float) -> "CommittedBatch":
+        """Return the metrics of a batch that is committed now; the start times are of `time.monotonic()`."""
+        dead_lettered = Counter(letter.reason.value for letter in batch.dead_letters)
+        # Conflicts are found in the transaction, by comparison with the log; the batch does not list them.
+        parked = after.dead_lettered - batch.start.dead_lettered
+        dead_lettered[Reason.ID_CONFLICT.value] += parked - len(batch.dead_letters)
         now_s = time.monotonic()
         return cls(
-            entries=len(batch.reading.entries),
+            entries=len(batch.stream_slice.entries),
             dead_lettered=+dead_lettered,
-            batch_us=int((now_s - began_s) * 1e6),
-            commit_us=int((now_s - applying_s) * 1e6),
+            batch_us=int((now_s - started_s) * 1e6),
+            commit_us=int((now_s - apply_started_s) * 1e6),
             applied=after.applied - batch.start.applied,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many numbers fell into each bucket of a scale, smallest first, and the sum of all."""
+    """The count of each bucket, smallest first, and the sum of all numbers."""
 
-    scale: Buckets
+    buckets: Buckets
     counts: tuple[int, ...]
     sum: int
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMetrics:
-    """What all drains did since Redis began to count."""
+    """The metrics of all batches since Redis was last empty."""
 
     batch_entries: Histogram
     batch_us: Histogram
@@ -106,21 +105,21 @@ class BatchMetrics:
 
 
 def count_committed(pipe: Redis, batch: CommittedBatch) -> None:
-    """Count a batch; `pipe` is the pipeline that goes to Redis anyhow."""
-    for scale, value in ((BATCH_ENTRIES, batch.entries), (BATCH_US, batch.batch_us), (COMMIT_US, batch.commit_us)):
-        pipe.hincrby(KEY, f"{scale.name}:{scale.bucket_of(value)}", 1)
-        pipe.hincrby(KEY, f"{scale.name}:sum", value)
+    """Count a committed batch, in a pipeline that the caller executes."""
+    for buckets, value in ((BATCH_ENTRIES, batch.entries), (BATCH_US, batch.batch_us), (COMMIT_US, batch.commit_us)):
+        pipe.hincrby(KEY, f"{buckets.name}:{buckets.bucket_of(value)}", 1)
+        pipe.hincrby(KEY, f"{buckets.name}:sum", value)
     for reason, entries in batch.dead_lettered.items():
         pipe.hincrby(KEY, f"dead_lettered:{reason}", entries)
 
 
-def count_failed(pipe: Redis, fault: ErrorClass) -> None:
-    """Count a batch that failed."""
-    pipe.hincrby(KEY, f"failed:{fault}", 1)
+def count_failed(pipe: Redis, error_class: ErrorClass) -> None:
+    """Count a failed batch, in a pipeline that the caller executes."""
+    pipe.hincrby(KEY, f"failed:{error_class}", 1)
 
 
 def read_batch_metrics(redis: Redis) -> BatchMetrics:
-    """Return what was counted; raises what Redis raises."""
+    """Return the metrics; raises Redis's errors."""
     stored: Any = redis.hgetall(KEY)
     counted = {name.decode(): int(value) for name, value in stored.items()}
     return BatchMetrics(
@@ -128,10 +127,10 @@ def read_batch_metrics(redis: Redis) -> BatchMetrics:
         batch_us=_histogram(counted, BATCH_US),
         commit_us=_histogram(counted, COMMIT_US),
         dead_lettered={reason.value: counted.get(f"dead_lettered:{reason}", 0) for reason in Reason},
-        failed={fault.value: counted.get(f"failed:{fault}", 0) for fault in ErrorClass},
+        failed={each.value: counted.get(f"failed:{each}", 0) for each in ErrorClass},
     )
 
 
-def _histogram(counted: Mapping[str, int], scale: Buckets) -> Histogram:
-    counts = tuple(counted.get(f"{scale.name}:{bucket}", 0) for bucket in scale.buckets)
-    return Histogram(scale, counts, counted.get(f"{scale.name}:sum", 0))
+def _histogram(counted: Mapping[str, int], buckets: Buckets) -> Histogram:
+    counts = tuple(counted.get(f"{buckets.name}:{name}", 0) for name in buckets.names)
+    return Histogram(buckets, counts, counted.get(f"{buckets.name}:sum", 0))

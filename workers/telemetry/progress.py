@@ -1,4 +1,4 @@
-"""What drains let operators see of a partition: that it moves, or why it does not.
+"""Progress of each partition for operators: whether batches are committed, and the last failure.
 
 Keys:
 
@@ -18,14 +18,11 @@ from workers.telemetry.apply_rates import count_applied
 from workers.telemetry.batch_metrics import CommittedBatch, count_committed, count_failed
 
 STALLED_AFTER_S = 30.0
-FAILURE_SHOWN_S = 120
+FAILURE_TTL_S = 120
 
 
 class Failure(BaseModel):
-    """How a partition's last batch failed: the `consecutive_failures`-th in a row of one process.
-
-    It tries again after `retry_after_s`, with `next_batch_entries` entries.
-    """
+    """How the last batch of a partition failed, and how its drain continues."""
 
     fault: Annotated[
         ErrorClass,
@@ -38,42 +35,43 @@ class Failure(BaseModel):
 
     @property
     def kind(self) -> str:
-        """The error without its text, for those who need not know more."""
+        """The type of the error, without its message."""
         return self.error.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Movement:
-    """Whether a batch of a partition was committed within STALLED_AFTER_S, and how the last one failed since then."""
+class PartitionProgress:
+    """Whether a batch was committed within STALLED_AFTER_S, and the failure since the last commit, if any."""
 
-    moves: bool
+    is_moving: bool
     failure: Failure | None
 
 
-def note_batch(pipe: Redis, partition: int, batch: CommittedBatch) -> None:
-    """Let operators see that a partition moves, and count what was committed; `pipe` goes to Redis anyhow."""
+def record_batch(pipe: Redis, partition: int, batch: CommittedBatch) -> None:
+    """Record a committed batch, in a pipeline that the caller executes."""
     pipe.set(_progress_key(partition), 1, ex=int(STALLED_AFTER_S))
     pipe.delete(_failure_key(partition))
     count_committed(pipe, batch)
     count_applied(pipe, partition, batch.applied)
 
 
-def note_failure(redis: Redis, partition: int, failure: Failure) -> None:
-    """Let operators see why a partition does not move."""
+def record_failure(redis: Redis, partition: int, failure: Failure) -> None:
+    """Record a failed batch."""
     with redis.pipeline(transaction=False) as pipe:
-        pipe.set(_failure_key(partition), failure.model_dump_json(), ex=FAILURE_SHOWN_S)
+        pipe.set(_failure_key(partition), failure.model_dump_json(), ex=FAILURE_TTL_S)
         count_failed(pipe, failure.fault)
         pipe.execute()
 
 
-def read_movements(redis: Redis, partitions: int) -> Sequence[Movement]:
-    """Return how each partition moves, in one round trip."""
+def read_progress(redis: Redis, partitions: int) -> Sequence[PartitionProgress]:
+    """Return the progress of each partition, in one round trip."""
     with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
             pipe.exists(_progress_key(partition))
             pipe.get(_failure_key(partition))
-        answers: list[Any] = pipe.execute()
-    return [Movement(bool(moves), _failure(stored)) for moves, stored in zip(*[iter(answers)] * 2, strict=True)]
+        replies: list[Any] = pipe.execute()
+    pairs = zip(replies[::2], replies[1::2], strict=True)
+    return [PartitionProgress(bool(is_moving), _failure(stored)) for is_moving, stored in pairs]
 
 
 def _failure(stored: bytes | None) -> Failure | None:

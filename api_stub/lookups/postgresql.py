@@ -1,0 +1,86 @@
+"""Lookups on PostgreSQL, which the event loop reads itself, without threads.
+
+See docs/decisions/0037-wait-on-postgresql-in-the-event-loop.md.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import psycopg
+from sqlalchemy import Compiled, Engine, Select
+
+from api_stub import errors
+from api_stub.lookups.coalesce import QUERY_TIMEOUT_S
+from api_stub.lookups.lookup import ConnectionCounts, Lookup
+from projections.database.columns import Row
+from projections.database.connection import BoundedAsyncConnection
+from projections.database.engines import reader_connection_options
+from projections.database.key_queries import bind_keys
+from projections.database.postgresql_engine import psycopg_dialect
+
+K = TypeVar("K", bound=Row)
+V = TypeVar("V")
+
+
+class PostgresqlDatabase:
+    """Runs lookups on asynchronous connections.
+
+    It has as many connections as lookups were ever in progress at once. The callers bound that number.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._options = reader_connection_options(engine.url)
+        self._idle: list[BoundedAsyncConnection] = []
+        self._in_use = 0
+
+    async def read(self, lookup: Lookup[K, V], keys: Sequence[K]) -> Mapping[K, V]:
+        """Return the values of `keys`. Raises the ApiError with status 503 if the database fails."""
+        self._in_use += 1
+        try:
+            compiled = _compiled(lookup.statement)
+            parameters = {**compiled.params, **bind_keys("postgresql", keys)}
+            return lookup.results(await self._rows(str(compiled).encode(), parameters))
+        except psycopg.Error as error:
+            raise errors.unavailable() from error
+        finally:
+            self._in_use -= 1
+
+    def connections(self) -> ConnectionCounts:
+        """Return how many connections there are now."""
+        return ConnectionCounts(len(self._idle) + self._in_use, self._in_use)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connection in self._idle:
+            connection.pgconn.finish()
+        self._idle.clear()
+
+    async def _rows(self, statement: bytes, parameters: Mapping[str, Any]) -> list[Row]:
+        if self._idle:
+            connection = self._idle.pop()
+            try:
+                return await self._rows_on(connection, statement, parameters)
+            except psycopg.OperationalError:
+                # The server may have closed the connection while it was idle. Then try once on a new one.
+                if not connection.closed:
+                    raise
+        connection = await BoundedAsyncConnection.connect(**self._options, autocommit=True)
+        connection.answer_timeout_s = QUERY_TIMEOUT_S  # callers wait no longer than this
+        return await self._rows_on(connection, statement, parameters)
+
+    async def _rows_on(
+        self, connection: BoundedAsyncConnection, statement: bytes, parameters: Mapping[str, Any]
+    ) -> list[Row]:
+        try:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(statement, parameters, prepare=True)
+            return await cursor.fetchall()
+        finally:
+            if not connection.closed:
+                self._idle.append(connection)
+
+
+@cache
+def _compiled(statement: Callable[[str], Select[Any]]) -> Compiled:
+    return statement("postgresql").compile(dialect=psycopg_dialect())

@@ -1,0 +1,72 @@
+"""Read entries and ends of streams."""
+
+from itertools import chain
+from typing import Any
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from event_stream.errors import EventStreamError
+from event_stream.streams.entries import Entry, Position, StreamEnd, StreamSlice
+from event_stream.streams.stream_keys import stream_key
+
+
+class RedisTooOldError(EventStreamError):
+    """The server does not count the entries ever added to a stream, so lost entries could not be detected."""
+
+    def __init__(self) -> None:
+        super().__init__("this Redis is too old to count the entries ever added; use Redis 7.0 or Valkey 8, or newer")
+
+
+def read_slice(redis: Redis, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
+    """Return at most `count` entries from `position` on, the entry at `other` and the stream's end, as one snapshot."""
+    callbacks = {**redis.response_callbacks, "XRANGE": _parse_entries}
+    try:
+        pipe = Pipeline(redis.connection_pool, callbacks, transaction=True, shard_hint=None)
+        return _execute(pipe, partition, position, count, other)
+    except OutOfMemoryError:
+        # A full Redis 7 refuses any MULTI, even one that only reads. But then it accepts no new entries either.
+        pipe = Pipeline(redis.connection_pool, callbacks, transaction=False, shard_hint=None)
+        return _execute(pipe, partition, position, count, other)
+
+
+def parse_end(info: Any) -> StreamEnd:
+    """Return the end of a stream from the reply to XINFO STREAM, which may be an error."""
+    wrong_type = isinstance(info, ResponseError) and "WRONGTYPE" in str(info)
+    if wrong_type or (isinstance(info, ResponseError) and "no such key" in str(info)):
+        return StreamEnd(last=None, length=0, added=0, wrong_type=wrong_type)
+    info = raise_if_error(info)
+    if "entries-added" not in info:
+        raise RedisTooOldError
+    # The last existing entry, as `last-generated-id` would make drains start for a tail that was deleted.
+    last = info["last-entry"]
+    return StreamEnd(_last_entry(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
+
+
+def raise_if_error(reply: Any) -> Any:
+    """Return a reply of Redis, or raise it if it is an error."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _execute(pipe: Pipeline, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
+    key = stream_key(partition)
+    pipe.xinfo_stream(key)
+    pipe.xrange(key, min=str(position), count=count)
+    pipe.xrange(key, min=str(other), max=str(other))
+    info, entries, others = pipe.execute(raise_on_error=False)
+    end = parse_end(info)
+    if end.wrong_type:
+        return StreamSlice([], end)
+    return StreamSlice(raise_if_error(entries), end, other=next(iter(raise_if_error(others)), None))
+
+
+def _last_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
+    return Entry(entry_id, list(chain.from_iterable(fields.items())))
+
+
+def _parse_entries(reply: list[tuple[bytes, list[bytes]]], **_options: object) -> list[Entry]:
+    """Parse the reply to XRANGE. redis-py would build a dict for each entry, which takes longer than reading it."""
+    return [Entry(entry_id, parts) for entry_id, parts in reply]

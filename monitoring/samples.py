@@ -1,0 +1,51 @@
+"""Builds the samples of metrics from the parts of a snapshot."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from monitoring.definition import HistogramValue, Samples, Value
+from workers.reporting.status import PartitionStatus, ProcessStatus, Status
+from workers.reporting.status_reader import RedisState
+from workers.telemetry.batch_metrics import Histogram
+
+N = TypeVar("N", bound=float)
+
+
+def single(value: Value) -> Samples:
+    """Return the one sample of a metric without labels."""
+    return [((), value)]
+
+
+def by_label(values: Mapping[str, N]) -> Samples:
+    """Return a sample for each value of a metric with one label."""
+    return [((label,), value) for label, value in values.items()]
+
+
+def by_partition(value: Callable[[PartitionStatus], float]) -> Callable[[Status], Samples]:
+    """Return the function that reads a value of each partition from a status."""
+    return lambda status: [((str(partition.partition),), value(partition)) for partition in status.partitions]
+
+
+def histogram(counted: Histogram, per_unit: float = 1) -> Samples:
+    """Return the sample of a histogram of whole numbers, `per_unit` of which make one unit of the metric."""
+    bounds = [bound / per_unit for bound in counted.buckets.bounds]
+    return single(HistogramValue(bounds, counted.counts, counted.sum / per_unit))
+
+
+def process_counts(redis: RedisState) -> Samples:
+    """Yield the number of processes by role and state."""
+    for role, processes in _processes(redis).items():
+        stalled = sum(process.stalled for process in processes)
+        yield (role, "alive"), len(processes) - stalled
+        yield (role, "stalled"), stalled
+
+
+def oldest_heartbeats(redis: RedisState) -> Samples:
+    """Yield the greatest age of a last heartbeat by role."""
+    for role, processes in _processes(redis).items():
+        if processes:
+            yield (role,), max(process.heartbeat_age_s for process in processes)
+
+
+def _processes(redis: RedisState) -> dict[str, list[ProcessStatus]]:
+    return {"worker": redis.workers, "dispatcher": redis.dispatchers}

@@ -1,0 +1,91 @@
+"""Engines for PostgreSQL: session limits, connections that never wait for ever, binary results."""
+
+from typing import Any
+
+from psycopg.pq import Format
+from psycopg.types.string import BytesBinaryDumper
+from sqlalchemy import URL, Connection, Dialect, Engine, ExecutionContext, create_engine, event
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import InvalidatePoolError
+
+from projections.database.connection import BoundedConnection
+
+# docs/decisions/0026-bound-every-wait.md
+SESSION = {
+    # The server ends a paused process's transaction, whose claim would stop its partition.
+    "idle_in_transaction_session_timeout": "10s",
+    "lock_timeout": "5s",
+    "statement_timeout": "20s",
+    # None of these ends a COPY whose client is gone; the server notices that through keepalives.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "timezone": "UTC",
+}
+# The kernel notices a network that drops everything; BoundedConnection notices a server that does not answer.
+_CLIENT = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms
+}
+
+
+def make_engine(url: URL, session: dict[str, str], pool_size: int, isolation_level: Any) -> Engine:
+    """Return an engine whose sessions have these settings besides the common ones."""
+    engine = create_engine(
+        url,
+        connect_args=_connect_args(session),
+        hide_parameters=True,  # errors must not show values of events and requests
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        isolation_level=isolation_level,
+    )
+    event.listen(engine, "do_connect", _connect)
+    event.listen(engine, "checkout", _refuse_closed_connection)
+    event.listen(engine, "before_cursor_execute", _use_binary_results)
+    return engine
+
+
+def connection_options(url: URL, session: dict[str, str]) -> dict[str, Any]:
+    """Return the arguments with which psycopg connects as such an engine does."""
+    return {**psycopg_dialect().create_connect_args(url)[1], **_connect_args(session)}
+
+
+def psycopg_dialect() -> Dialect:
+    """Return SQLAlchemy's dialect for psycopg, to compile statements without an engine."""
+    dialect_class: Any = PGDialect_psycopg
+    dialect: Dialect = dialect_class()
+    return dialect
+
+
+def wait_longer(timeout_s: float, connection: Any, _record: object) -> None:
+    """Let a new connection wait for statements that may take `timeout_s`; a listener for the event `connect`."""
+    connection.answer_timeout_s = timeout_s + 5
+
+
+def _connect_args(session: dict[str, str]) -> dict[str, Any]:
+    options = " ".join(f"-c {name}={value}" for name, value in (SESSION | session).items())
+    return _CLIENT | {"options": options}
+
+
+def _connect(_dialect: object, _record: object, args: Any, options: Any) -> BoundedConnection:
+    connection = BoundedConnection.connect(*args, **options)
+    # Otherwise COPY uses psycopg's Python dumper for its wrapper `Binary`, which doubles the time of a row.
+    connection.adapters.register_dumper(bytes, BytesBinaryDumper)
+    return connection
+
+
+def _refuse_closed_connection(connection: BoundedConnection, _record: object, _proxy: object) -> None:
+    """Make the pool replace this connection and all older ones, if the server has closed it."""
+    if connection.is_closed_by_server:
+        raise InvalidatePoolError
+
+
+def _use_binary_results(
+    _connection: Connection, cursor: Any, _statement: str, _parameters: object, context: ExecutionContext, _many: bool
+) -> None:
+    if context.execution_options.get("binary"):
+        cursor.format = Format.BINARY

@@ -1,0 +1,48 @@
+"""Engines for SQLite: pragmas, the function `fingerprint`, and a time limit for statements."""
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+
+from projections.database.fingerprint import fingerprint_of
+
+_BUSY_TIMEOUT_S = 5
+_STEPS_PER_CHECK = 100_000
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536")
+
+
+def make_engine(url: URL, pool_size: int, isolation_level: Any) -> Engine:
+    """Return an engine; the folder of the database's file is made if it does not exist."""
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False},
+        hide_parameters=True,  # errors must not show values of events and requests
+        pool_size=pool_size,
+        isolation_level=isolation_level,
+    )
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def limit_statement(timeout_s: float, connection: Connection, *_: object) -> None:
+    """Make SQLite interrupt the next statement after `timeout_s`; a listener for `before_cursor_execute`."""
+    deadline_s = time.monotonic() + timeout_s
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: time.monotonic() > deadline_s, _STEPS_PER_CHECK)
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    # Switch off the driver's own transactions; SQLAlchemy begins ours.
+    connection.isolation_level = None
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()  # the pool never sees it
+        raise
+    connection.create_function("fingerprint", 1, fingerprint_of, deterministic=True)

@@ -1,0 +1,169 @@
+"""`status`, health and alerts agree about what is wrong, and none is green while an entry is parked, lost or stuck."""
+
+import io
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from api_stub.app import application, operations_routes
+from api_stub.operations import Operations
+from cli.rendering.status_screen import StatusScreen
+from event_stream.events.event import partition_of
+from monitoring.health import projector_health
+from tests.support.alerts import firing
+from tests.support.events import TENANT, event
+from tests.support.harness import append, append_raw, drain_all
+from tests.support.metrics_scrape import scrape
+from tests.support.processes import Start
+from tests.support.servers import wait_until
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.rq_worker import HEARTBEAT_FIELD, create_worker
+from workers.reporting.heartbeats import read_workers
+from workers.reporting.overview import read_overview
+from workers.runtime import Runtime
+
+TENANT_PARTITION = partition_of(TENANT, 4)
+LONG_S = 60
+
+
+def nothing(runtime: Runtime, start: Start) -> None:
+    append(runtime, event())
+    drain_all(runtime)
+
+
+def parked(runtime: Runtime, start: Start) -> None:
+    append_raw(runtime, TENANT_PARTITION, b"nonsense")
+    drain_all(runtime)
+
+
+def lost(runtime: Runtime, start: Start) -> None:
+    append(runtime, event())
+    assert runtime.stream.redis.xtrim(f"events:{{{TENANT_PARTITION}}}", maxlen=0, approximate=False) == 1
+    drain_all(runtime)
+
+
+def stuck(runtime: Runtime, start: Start) -> None:
+    long_ago_ms = runtime.stream.now_ms() - 10 * LONG_S * 1000
+    runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")
+
+
+def one_worker_stalled(runtime: Runtime, start: Start) -> None:
+    known = {each.name for each in read_workers(runtime)}
+    process = start("cli", "worker")
+    wait_until(lambda: len(read_workers(runtime)) == 2, "the worker is registered", 90)
+    (name,) = {each.name for each in read_workers(runtime)} - known
+    wait_until(
+        lambda: runtime.queue.connection.hexists(f"rq:worker:{name}", HEARTBEAT_FIELD),
+        "the worker sends a heartbeat",
+        90,
+    )
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the process is paused")
+    Dispatcher(runtime).sweep()  # the start took a while, and a dispatcher must be alive
+    _silence(runtime, name)
+
+
+def every_worker_stalled(runtime: Runtime, start: Start) -> None:
+    one_worker_stalled(runtime, start)
+    for each in read_workers(runtime):
+        _silence(runtime, each.name)
+
+
+def no_dispatcher(runtime: Runtime, start: Start) -> None:
+    runtime.queue.connection.delete(
+        "projector:dispatcher-heartbeats"
+    )  # as if it had expired, two minutes after the last dispatcher ended
+
+
+def _silence(runtime: Runtime, name: str) -> None:
+    """Move a worker's last heartbeat into the past, instead of waiting."""
+    client: Any = runtime.queue.connection
+    client.hset(f"rq:worker:{name}", HEARTBEAT_FIELD, runtime.stream.now_ms() - LONG_S * 1000)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem: how to provoke it, the status of health, the message, and the alerts that fire."""
+
+    happens: Callable[[Runtime, Start], None]
+    health: str
+    says: str | None
+    alerts: frozenset[str]
+
+
+CASES = [
+    Case(nothing, "ok", None, frozenset()),
+    Case(parked, "degraded", "dead letters are open: not_json 1", frozenset({"ProjectorDeadLettersOpen"})),
+    Case(lost, "degraded", f"partition {TENANT_PARTITION} lost 1 entries", frozenset({"ProjectorEntriesLost"})),
+    Case(
+        stuck,
+        "failing",
+        f"partition {TENANT_PARTITION} is stalled",
+        frozenset({"ProjectorPartitionStalled", "ProjectorLags"}),
+    ),
+    Case(one_worker_stalled, "degraded", "1 of 2 workers sent no heartbeat", frozenset({"ProjectorProcessSilent"})),
+    Case(
+        every_worker_stalled,
+        "failing",
+        "no worker is alive",
+        frozenset({"ProjectorNobodyWorks", "ProjectorProcessSilent"}),
+    ),
+    Case(no_dispatcher, "failing", "no dispatcher is alive", frozenset({"ProjectorNobodyWorks"})),
+]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.happens.__name__)
+def test_status_health_and_alerts_agree_about_what_is_wrong(runtime: Runtime, start: Start, case: Case) -> None:
+    Dispatcher(runtime).sweep()
+    alive = create_worker(runtime)
+    alive.register_birth()  # type: ignore[no-untyped-call]
+    alive.heartbeat()
+    before = scrape(runtime)
+    assert firing(before, before) == set()
+    case.happens(runtime, start)
+    found = read_overview(runtime)
+    shown = in_pipe(StatusScreen(found))
+    with health_client(runtime) as ask:
+        response = ask()
+    problems = response.json()["problems"]
+    assert (found.health, response.json()["status"]) == (case.health, case.health)
+    assert response.status_code == (503 if case.health == "failing" else 200)
+    assert f"health: {case.health}\n" in shown
+    assert [line for line in shown.splitlines() if line.startswith("problem: ")] == [f"problem: {p}" for p in problems]
+    assert [problem.startswith(str(case.says)) for problem in problems] == [True] * (case.says is not None)
+    assert firing(before, scrape(runtime)) == case.alerts
+
+
+def in_pipe(screen: StatusScreen) -> str:
+    console = Console(width=240, file=io.StringIO(), record=True)
+    console.print(screen)
+    return console.export_text()
+
+
+@contextmanager
+def health_client(runtime: Runtime) -> Iterator[Callable[[], httpx.Response]]:
+    """Yield a function that requests GET /healthz/projector from this process."""
+    executor = ThreadPoolExecutor(1)
+
+    async def scraped() -> bytes:
+        return b""
+
+    operations = Operations.create(runtime.reader, executor, lambda: projector_health(runtime), scraped)
+    transport = httpx.ASGITransport(application(operations_routes(operations)))
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/healthz/projector")
+
+    yield lambda: anyio.run(ask)
+    executor.shutdown()

@@ -1,0 +1,56 @@
+"""Checks of the servers' clocks."""
+
+from collections.abc import Iterator
+
+from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.context import Context
+
+
+@advice(
+    "redis-clock-differs",
+    Subject.REDIS,
+    meaning="Redis's clock and this host's differ by more than 5 s. Positions carry Redis's time, so lags and times"
+    " cannot be compared.",
+    remedy="synchronise both hosts with the same time servers (chrony, systemd-timesyncd)",
+)
+def redis_differs(context: Context) -> Iterator[Observation]:
+    """Compare Redis's clock with this host's."""
+    difference_s = _redis_difference_s(context)
+    if abs(difference_s) > context.limits.clock_difference_s:
+        yield Observation(f"Redis's clock is {difference_s:+.1f} s from this host's")
+
+
+@danger(
+    "redis-clock-slow",
+    Subject.REDIS,
+    "G7",
+    meaning="Redis's clock is behind this host's by more than PROJECTOR_MAX_CLOCK_SKEW_S. Events with the correct time"
+    " become dead letters (`time_in_future`).",
+    remedy="correct the clock of Redis's host, then `projector dead-letters replay --reason time_in_future`",
+)
+def redis_slow(context: Context) -> Iterator[Observation]:
+    """Compare how far Redis's clock is behind with the skew that workers allow for events."""
+    allowed_s = context.settings.max_clock_skew_s
+    behind_s = -_redis_difference_s(context)
+    if behind_s > allowed_s:
+        yield Observation(f"Redis is {behind_s:.1f} s behind, PROJECTOR_MAX_CLOCK_SKEW_S is {allowed_s}")
+
+
+def _redis_difference_s(context: Context) -> float:
+    return context.clock_difference_s(lambda: context.stream.now_ms() / 1000)
+
+
+@advice(
+    "postgres-clock-differs",
+    Subject.POSTGRESQL,
+    meaning="PostgreSQL's clock and this host's differ by more than 5 s, so the times in their logs cannot be"
+    " compared.",
+    remedy="synchronise both hosts with the same time servers (chrony, systemd-timesyncd)",
+)
+def postgresql_differs(context: Context) -> Iterator[Observation]:
+    """Compare PostgreSQL's clock with this host's."""
+    difference_s = context.clock_difference_s(
+        lambda: float(context.scalar("SELECT extract(epoch FROM clock_timestamp())"))
+    )
+    if abs(difference_s) > context.limits.clock_difference_s:
+        yield Observation(f"PostgreSQL's clock is {difference_s:+.1f} s from this host's")

@@ -1,0 +1,90 @@
+"""Checks whether every partition is drained and its stream trimmed."""
+
+from collections.abc import Iterator
+
+from event_stream.streams.entries import START
+from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.context import Context
+from workers.reporting import problems
+
+# An approximate trim keeps up to one node of 100 entries more than it was asked to.
+UNTRIMMED_ENTRIES_MAX = 200
+# While a backlog is drained, its entries are old although they were projected only now.
+BACKLOG_LAG_S = 10.0
+
+
+@danger(
+    "partition-stalled",
+    Subject.STATUS,
+    "G7",
+    meaning="Events of a partition wait, and none has been projected for 30 s.",
+    remedy="look at the log of the workers (`drain.` lines name the error); other findings here may be the cause",
+)
+def stalled(context: Context) -> Iterator[Observation]:
+    """See which partitions are stalled."""
+    yield from map(Observation, problems.stalled_partitions(context.status))
+
+
+@danger(
+    "partition-failing",
+    Subject.STATUS,
+    "G7",
+    meaning="The last batches of a partition failed, three or more in a row. Nothing is lost: the partition retries,"
+    " after a pause that grows up to 15 s. If memory was short, it retries at once with half as many entries.",
+    remedy="`projector status` shows the error; fix its cause",
+)
+def failing(context: Context) -> Iterator[Observation]:
+    """See which partitions fail repeatedly."""
+    yield from map(Observation, problems.failing_partitions(context.status))
+
+
+@danger(
+    "breaker-open",
+    Subject.STATUS,
+    "G7",
+    meaning="Single events fail for at least half of the tenants. The release is faulty, not the events, so nothing is"
+    " dead-lettered and the partitions wait.",
+    remedy="fix or roll back the release",
+)
+def breaker_open(context: Context) -> Iterator[Observation]:
+    """See whether a circuit breaker is open."""
+    yield from map(Observation, problems.open_circuit_breaker(context.status))
+
+
+@advice(
+    "entries-lost",
+    Subject.STATUS,
+    "G1",
+    meaning="Redis lost entries before they were read: they were trimmed or evicted, or Redis was restored from an"
+    " older state. The loss stays counted. A cause that may lose more is a finding of its own.",
+    remedy="let producers append again what they still have (duplicates count once), and let only the dispatcher trim"
+    " streams",
+)
+def entries_lost(context: Context) -> Iterator[Observation]:
+    """Count the lost entries by partition."""
+    lost = {each.partition: each.lost for each in context.status.partitions if each.lost}
+    if lost:
+        yield Observation(", ".join(f"{count:,} of partition {partition}" for partition, count in lost.items()))
+
+
+@danger(
+    "stream-untrimmed",
+    Subject.STATUS,
+    "G8",
+    meaning="A stream holds projected entries that are more than ten minutes old. It is not trimmed, and Redis's memory"
+    " grows.",
+    remedy="start `projector dispatcher`, which trims; if one runs, its log names the error. If a backlog was drained"
+    " just now, wait a minute: the dispatcher trims 60 s after the commit",
+)
+def stream_untrimmed(context: Context) -> Iterator[Observation]:
+    """Look at the oldest entries of each stream that holds more projected entries than a trim keeps."""
+    stream = context.stream
+    long_ago_ms = stream.now_ms() - context.limits.untrimmed_s * 1000
+    ends = stream.ends()
+    for each in context.status.partitions:
+        projected = ends[each.partition].length - each.in_flight
+        if projected <= UNTRIMMED_ENTRIES_MAX or each.lag_s > BACKLOG_LAG_S:
+            continue
+        newest = stream.read_from(each.partition, START, UNTRIMMED_ENTRIES_MAX).entries[-1]
+        if newest.position.ms < long_ago_ms:
+            yield Observation(f"partition {each.partition} holds {projected:,} projected entries")

@@ -1,0 +1,37 @@
+"""Decodes the entries of a stream: all at once if they are valid, or one by one with the reason."""
+
+from json import dumps
+
+from event_stream.errors import InvalidEventError, Reason
+from event_stream.events.decoding import Arrival, decode, decode_batch
+from event_stream.events.event import Event
+from event_stream.streams.entries import Entry
+
+
+def decode_valid(entries: list[Entry], arrival: Arrival) -> list[Event] | None:
+    """Return the events of entries if all are valid, as they nearly always are; None otherwise."""
+    bodies = [body for entry in entries if (body := entry.body) is not None]
+    return decode_batch(bodies, arrival) if len(bodies) == len(entries) else None
+
+
+def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
+    """Return the event of an entry that arrived at `arrival` or later; raises InvalidEventError."""
+    if body is None:
+        raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
+    try:
+        return decode(body, arrival)
+    except InvalidEventError as error:
+        if error.reason is not Reason.TIME_IN_FUTURE:
+            raise
+    # The event may be in time by the entry's own id, which is parsed only now because it seldom matters.
+    return decode(body, arrival._replace(entry_ms=entry.position.ms))
+
+
+def fields_as_json(entry: Entry) -> bytes:
+    """Return the fields of an entry without the field `event`, readable for an operator."""
+    fields = {_text(name): _text(value) for name, value in entry.fields.items()}
+    return dumps(fields, sort_keys=True).encode()
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")

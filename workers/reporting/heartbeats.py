@@ -1,0 +1,61 @@
+"""Reads from Redis which workers and dispatchers exist, and how old their last heartbeats are."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rq import Worker
+from rq.worker import BaseWorker
+
+from workers.dispatch.dispatcher import HEARTBEAT_TTL_S, HEARTBEATS_KEY
+from workers.dispatch.rq_worker import HEARTBEAT_FIELD
+from workers.reporting.status import ProcessStatus
+from workers.runtime import Runtime
+
+
+def read_workers(runtime: Runtime) -> list[ProcessStatus]:
+    """Return the workers that RQ has registered for the queue, by name."""
+    redis = runtime.queue.connection
+    workers = sorted(Worker.all(connection=redis, queue=runtime.queue), key=lambda worker: worker.name)
+    with redis.pipeline(transaction=False) as pipe:
+        for worker in workers:
+            pipe.hget(worker.key, HEARTBEAT_FIELD)
+        beats: list[Any] = pipe.execute()
+    now_ms = runtime.stream.now_ms()
+    return [
+        ProcessStatus(
+            name=worker.name,
+            host=worker.hostname or "",
+            pid=worker.pid or 0,
+            state=str(worker.get_state()),
+            heartbeat_age_s=_heartbeat_age_s(worker, beat, now_ms),
+        )
+        for worker, beat in zip(workers, beats, strict=True)
+    ]
+
+
+def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
+    """Return the dispatchers that swept within HEARTBEAT_TTL_S, by name."""
+    now_ms = runtime.stream.now_ms()
+    oldest_ms = now_ms - HEARTBEAT_TTL_S * 1000
+    beats: Any = runtime.queue.connection.zrangebyscore(HEARTBEATS_KEY, oldest_ms, "inf", withscores=True)
+    dispatchers = []
+    for member, at_ms in sorted(beats):
+        host, _, pid = member.decode().rpartition(".")
+        dispatchers.append(
+            ProcessStatus(
+                name=f"{host}.{pid}",
+                host=host,
+                pid=int(pid),
+                state="sweeping",
+                heartbeat_age_s=max(0.0, (now_ms - at_ms) / 1000),
+            )
+        )
+    return dispatchers
+
+
+def _heartbeat_age_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> float:
+    """Return the age by Redis's clock, or by the hosts' clocks for a worker that is not this application's."""
+    if beat is not None:
+        return max(0.0, (now_ms - int(beat)) / 1000)
+    last: datetime | None = worker.last_heartbeat
+    return max(0.0, (datetime.now(UTC) - last).total_seconds()) if last else 0.0

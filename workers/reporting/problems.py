@@ -1,0 +1,132 @@
+"""Finds what is wrong in a status: errors keep events from the read models, warnings do not.
+
+See docs/decisions/0043-errors-fail-health-warnings-degrade-it.md. A function for one kind of problem returns
+one message per problem. `errors` and `warnings` append what to do.
+"""
+
+from typing import Literal
+
+from workers.reporting.status import Status
+from workers.telemetry.progress import STALLED_AFTER_S
+
+FAILING_AFTER = 3  # failed batches in a row; one or two failures are retried without being reported
+
+
+def health_state(status: Status) -> Literal["ok", "degraded", "failing"]:
+    """Return the state in one word, as `GET /healthz/projector` reports it."""
+    return "failing" if errors(status) else "degraded" if warnings(status) else "ok"
+
+
+def all_problems(status: Status) -> list[str]:
+    """Return all errors and warnings; empty if nothing is wrong."""
+    return [*errors(status), *warnings(status)]
+
+
+def errors(status: Status) -> list[str]:
+    """Return what keeps events from the read models, or would keep new events from them."""
+    return [
+        *stalled_partitions(status),
+        *(f"{problem}; it retries by itself, see `projector status`" for problem in failing_partitions(status)),
+        *(f"{problem}; start `projector dispatcher`" for problem in missing_dispatcher(status)),
+        *(f"{problem}; start `projector worker`" for problem in missing_worker(status)),
+        *(f"{problem}; fix or roll back the release" for problem in open_circuit_breaker(status)),
+        *(f"{problem}; run `projector migrate --rebuild`" for problem in pending_rebuilds(status)),
+        *(f"{problem}; run the newer release" for problem in newer_versions(status)),
+    ]
+
+
+def warnings(status: Status) -> list[str]:
+    """Return what is wrong without keeping other events from the read models."""
+    return [
+        *(f"{problem}; see `projector dead-letters list`" for problem in open_dead_letters(status)),
+        *(f"{problem}; let producers append again what they still have" for problem in lost_entries(status)),
+        *(f"{problem}; run `projector verify`" for problem in verification_mismatches(status)),
+        *(f"{problem}; kill those that still run, see `projector status`" for problem in silent_processes(status)),
+    ]
+
+
+def stalled_partitions(status: Status) -> list[str]:
+    """Return the partitions in which entries wait and none is projected."""
+    return [
+        f"partition {each.partition} is stalled, {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
+        for each in status.partitions
+        if each.stalled
+    ]
+
+
+def failing_partitions(status: Status) -> list[str]:
+    """Return the partitions whose last batches failed, with the cause."""
+    return [
+        f"partition {each.partition} failed {each.failure.consecutive_failures} times in a row: {each.failure.kind}"
+        f" ({each.failure.fault.explanation})"
+        for each in status.partitions
+        if each.failure is not None and each.failure.consecutive_failures >= FAILING_AFTER
+    ]
+
+
+def missing_dispatcher(status: Status) -> list[str]:
+    """Return a problem if no dispatcher is alive."""
+    return [] if any(not each.stalled for each in status.dispatchers) else ["no dispatcher is alive"]
+
+
+def missing_worker(status: Status) -> list[str]:
+    """Return a problem if no worker is alive."""
+    return [] if any(not each.stalled for each in status.workers) else ["no worker is alive"]
+
+
+def open_circuit_breaker(status: Status) -> list[str]:
+    """Return why a circuit breaker is open, if one is."""
+    reason = status.breaker_open_reason
+    return [] if reason is None else [f"the circuit breaker is open, nothing is dead-lettered: {reason}"]
+
+
+def pending_rebuilds(status: Status) -> list[str]:
+    """Return the projections with rows that must be rebuilt; until then those rows are stale or missing."""
+    return [
+        f"a rebuild is pending: {each.name} to version {each.version} for {each.rebuild_pending_tenants:,} tenants"
+        for each in status.projections
+        if each.rebuild_pending_tenants
+    ]
+
+
+def newer_versions(status: Status) -> list[str]:
+    """Return the projections with rows of a newer release, which this release does not change."""
+    return [
+        f"{each.name} has rows of a newer release for {each.newer_version_tenants:,} tenants"
+        for each in status.projections
+        if each.newer_version_tenants
+    ]
+
+
+def open_dead_letters(status: Status) -> list[str]:
+    """Return the number of open dead letters by reason, if there are any."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in status.open_dead_letters.items())
+    return [f"dead letters are open: {reasons}"] if reasons else []
+
+
+def lost_entries(status: Status) -> list[str]:
+    """Return the partitions of which Redis lost entries before they were read; lost entries stay counted."""
+    return [
+        f"partition {each.partition} lost {each.lost:,} entries before they were read"
+        for each in status.partitions
+        if each.lost
+    ]
+
+
+def verification_mismatches(status: Status) -> list[str]:
+    """Return where verification found that read models and event log, or event log and checkpoint, differ."""
+    found = status.verification
+    rows = f"{found.mismatched_rows:,} rows of {found.mismatched_tenants:,} tenants differ from the event log"
+    logs = [f"the event log of partition {number} is incomplete: {text}" for number, text in found.log_errors.items()]
+    return [*([rows] if found.mismatched_tenants else []), *logs]
+
+
+def silent_processes(status: Status) -> list[str]:
+    """Return how many processes of a role are silent while others work; if all are silent, it is an error."""
+    roles = {"workers": status.workers, "dispatchers": status.dispatchers}
+    counts = [(role, sum(each.stalled for each in known), len(known)) for role, known in roles.items()]
+    return [
+        f"{silent} of {known} {role} sent no heartbeat for more than {STALLED_AFTER_S:.0f} s"
+        for role, silent, known in counts
+        if 0 < silent < known
+    ]
