@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy import event as sa_event
 
 from tests.support.failpoints import fail_at
-from tests.support.limited_disk import ballast, small_disk
+from tests.support.limited_disk import fill, limited_disk
 from tests.support.servers import wait_until
 from tests.support.workload import Workload
 from workers.runtime import Runtime
@@ -213,14 +213,14 @@ def test_an_error_raised_by_a_trigger(
 
 def test_a_full_disk(runtime: Runtime, other_session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """53100, on a full file system."""
-    with small_disk(megabytes=8) as disk:
+    with limited_disk(megabytes=8) as disk:
         name = f"small_{os.getpid()}"
         other_session.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'".encode())
         other_session.execute(f"ALTER TABLE event_log SET TABLESPACE {name}".encode())
         work = Workload.load(runtime)
 
         def fault() -> None:
-            work.end_fault_after_first_failure(ballast(disk))
+            work.end_fault_after_first_failure(fill(disk))
 
         fail_at(monkeypatch, "after claim", fault, number=2)
         work.run_until_drained()

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DatabaseError
 from projections.database.engines import writer_engine
 from tests.support.failpoints import fail_at
 from tests.support.harness import closing_runtime
-from tests.support.limited_disk import ballast, small_disk
+from tests.support.limited_disk import fill, limited_disk
 from tests.support.servers import wait_until
 from tests.support.workload import Workload
 from workers.runtime import Runtime
@@ -135,11 +135,11 @@ def runtime_on(file: Path, redis_url: str) -> Runtime:
 def test_a_full_disk(
     database_url: str, redis_url: str, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    with small_disk(megabytes=8) as disk:
+    with limited_disk(megabytes=8) as disk:
         file = Path(shutil.copyfile(sqlite_template, disk / "projector.db"))
         with closing_runtime(runtime_on(file, redis_url)) as runtime:
             work = Workload.load(runtime)
-            fail_at(monkeypatch, point, lambda: work.end_fault_after_first_failure(ballast(disk)))
+            fail_at(monkeypatch, point, lambda: work.end_fault_after_first_failure(fill(disk)))
             work.run_until_drained()
             assert only_error(work).startswith("OperationalError: ")
             assert "full" in only_error(work) or "I/O" in only_error(work)

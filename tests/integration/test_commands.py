@@ -425,7 +425,7 @@ def test_rebuild_ends_with_1_and_names_the_event_that_it_cannot_read(
 
 
 @on_sqlite
-def test_verify_lists_what_differs_and_ends_with_1(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
+def test_verify_lists_differing_rows_and_ends_with_1(runtime: Runtime, run: Run, damaged: dict[str, Any]) -> None:
     before = dump(runtime.reader)
     shown = run("verify", expect=1)
     assert "changed: analysis_trend ten_0" in shown

@@ -225,7 +225,7 @@ def test_the_job_class_refuses_any_other_function(runtime: Runtime) -> None:
         job.perform()
 
 
-def test_trimming_stays_a_minute_behind_the_committed_checkpoint(runtime: Runtime) -> None:
+def test_trimming_keeps_entries_until_a_minute_after_their_commit(runtime: Runtime) -> None:
     now = [0.0]
     trimmer = Trimmer(runtime, clock=lambda: now[0])
     key = f"events:{{{TENANT_PARTITION}}}"

@@ -55,7 +55,7 @@ def test_the_newest_revision_is_the_one_the_code_needs(empty: Engine) -> None:
     assert ScriptDirectory.from_config(config(empty)).get_current_head() == schema.REVISION
 
 
-def test_from_empty_the_schema_is_what_the_code_says(empty: Engine) -> None:
+def test_migrating_from_empty_creates_the_schema_of_the_code(empty: Engine) -> None:
     upgrade(empty)
     with empty.connect() as connection:
         schema.check(connection)

@@ -132,7 +132,7 @@ def test_the_backlog_limit_counts_what_is_not_yet_projected(producer: Producer, 
         producer.append(event())
 
 
-def test_what_was_projected_before_the_stream_was_lost_does_not_count(producer: Producer, stream: Stream) -> None:
+def test_entries_projected_before_the_stream_was_lost_do_not_count(producer: Producer, stream: Stream) -> None:
     stream.publish_projected(TENANT_PARTITION, ProjectedPosition(Position(1, 0), 10))
     producer.append_many([event() for _ in range(5)])
 

@@ -155,7 +155,7 @@ NOTHING_LOST = (
         "workers/dispatch/trimmer.py",
         "before=min(then.position, current.position))",
         "before=self.runtime.stream.ends()[then.partition].position or then.position)",
-        (f"{_DISPATCHING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
+        (f"{_DISPATCHING}trimming_keeps_entries_until_a_minute_after_their_commit",),
     ),
     Mutant(
         "streams are trimmed to the current checkpoint, not to the earlier one",
@@ -163,7 +163,7 @@ NOTHING_LOST = (
         "workers/dispatch/trimmer.py",
         "before=min(then.position, current.position))",
         "before=current.position)",
-        (f"{_DISPATCHING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
+        (f"{_DISPATCHING}trimming_keeps_entries_until_a_minute_after_their_commit",),
     ),
     Mutant(
         "streams are trimmed past the checkpoint of a restored database",
@@ -187,7 +187,7 @@ NOTHING_LOST = (
         "workers/dispatch/trimmer.py",
         "TRIM_AFTER_S = 60.0",
         "TRIM_AFTER_S = 6.0",
-        (f"{_DISPATCHING}trimming_stays_a_minute_behind_the_committed_checkpoint",),
+        (f"{_DISPATCHING}trimming_keeps_entries_until_a_minute_after_their_commit",),
     ),
     Mutant(
         "a replaced stream is trimmed by the old stream's checkpoint",

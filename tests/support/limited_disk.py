@@ -12,7 +12,7 @@ import pytest
 
 
 @contextmanager
-def small_disk(megabytes: int) -> Iterator[Path]:
+def limited_disk(megabytes: int) -> Iterator[Path]:
     """Mount a world-writable disk of some megabytes; skips the test if mounting is not permitted."""
     with tempfile.TemporaryDirectory(prefix="projector-disk-", dir="/tmp") as name:
         Path(name).chmod(0o755)
@@ -29,7 +29,7 @@ def small_disk(megabytes: int) -> Iterator[Path]:
             subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def ballast(disk: Path) -> Callable[[], None]:
+def fill(disk: Path) -> Callable[[], None]:
     """Fill a disk completely; returns a function that frees the space again."""
     file = disk / "ballast"
     with file.open("wb", buffering=0) as output:

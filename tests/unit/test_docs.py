@@ -154,7 +154,7 @@ def test_the_page_of_events_has_the_limits_of_the_code() -> None:
     assert f"`ten_acme` belongs to partition {partition_of('ten_acme', 8)} of 8" in text
 
 
-def test_the_answers_on_the_page_of_the_api_are_what_the_models_describe() -> None:
+def test_the_responses_on_the_page_of_the_api_match_the_models() -> None:
     page = (REFERENCE / "api.md").read_text()
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
     error, stats, activity, health = examples
@@ -202,7 +202,7 @@ def test_the_readmes_event_is_valid() -> None:
     assert decode(body(made["event"])).type == "project.created.v1"
 
 
-def test_the_table_of_the_doctors_codes_is_what_it_says() -> None:
+def test_the_table_of_doctor_codes_matches_the_code() -> None:
     page = (REFERENCE / "doctor.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `")]
     assert sorted(listed) == sorted(_row(check) for check in CHECKS)
@@ -213,7 +213,7 @@ def _row(check: Check) -> str:
     return f"| `{check.code}` | {check.severity} | {check.guarantee or ''} | {check.meaning} | {remedy} |"
 
 
-def test_the_table_of_metrics_is_what_is_scraped() -> None:
+def test_the_table_of_metrics_matches_a_scrape() -> None:
     page = (REFERENCE / "metrics.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `projector_")]
     assert listed == [_metrics_row(measure) for measure in METRICS]

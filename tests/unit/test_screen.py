@@ -133,7 +133,7 @@ def test_problems_come_first() -> None:
     assert re.search(r"worker .* silent +44\.0 s", shown)
 
 
-def test_the_sums_of_the_conservation_laws_are_shown() -> None:
+def test_the_sums_of_the_counters_are_shown() -> None:
     shown = at_terminal(overview(), 120)
     assert "74,074,068 added = 49,382,712 read + 24,691,356 in flight + 1,998 lost" in shown
     assert "49,382,712 read = 24,691,356 applied + 1,999,998 duplicates + 24,690 dead letters" in shown
