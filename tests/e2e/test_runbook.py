@@ -23,6 +23,7 @@ from sqlalchemy import make_url, text
 
 from api_stub.auth import keys
 from api_stub.auth.keys import KeyKind
+from api_stub.routes.registry import READS
 from event_stream import Producer
 from event_stream.events.event import partition_of
 from event_stream.streams.stream_keys import stream_key
@@ -204,16 +205,19 @@ def test_no_process_holds_more_connections_than_the_table_of_sizes_says(restrict
     with ThreadPoolExecutor(8) as executor:
         paths = ["/readyz", "/healthz/projector", "/metrics"] * 8
         assert [answer.status_code for answer in executor.map(up.get, paths)] == [200] * len(paths)
-    listed = re.findall(r"^\| `projector (\w+)` \| \d+ \| (\d+) \| (\d+) \| .* \| (\d+) MiB \|$", PAGE, re.MULTILINE)
+    listed = re.findall(
+        r"^\| `projector (\w+)` \| \d+ \| (\d+)(?: \+ (reads))? \| (\d+) \| .* \| (\d+) MiB \|$", PAGE, re.MULTILINE
+    )
     assert [process for process, *_ in listed] == ["worker", "dispatcher", "api"]
     redis_port = make_url(up.variables()["REDIS_URL"]).port or 0
-    for name, *limits in listed:
+    for name, database, per_read, *others in listed:
+        limits = [int(database) + (len(READS) if per_read else 0), *map(int, others)]
         (pid,) = up.pids(rf" {name}$")
         process = psutil.Process(pid)
         ports = [each.raddr.port for each in process.net_connections("tcp") if each.status == "ESTABLISHED"]
         held = (ports.count(restricted.server.port), ports.count(redis_port), process.memory_info().rss / 2**20)
         assert min(held) > 0, name
-        assert all(is_ <= limit for is_, limit in zip(held, map(int, limits), strict=True)), (name, held)
+        assert all(is_ <= limit for is_, limit in zip(held, limits, strict=True)), (name, held)
 
 
 def test_each_user_of_redis_may_do_its_work_and_no_more(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

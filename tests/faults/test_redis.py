@@ -179,7 +179,7 @@ def test_a_key_of_another_type_in_place_of_a_stream_is_named_and_stops_no_other_
     owner, failure = found.partitions[TENANT_PARTITION], found.partitions[TENANT_PARTITION].failure
     assert (owner.lost, owner.in_flight, checkpoints(runtime)[TENANT_PARTITION].lost) == (0, 40 - read, 0)
     assert failure is not None
-    assert (failure.fault, f"RENAME <its name> '{KEY}'" in failure.error) == (ErrorClass.EXTERNAL, True)
+    assert (failure.fault, f"RENAME <its name now> '{KEY}'" in failure.error) == (ErrorClass.EXTERNAL, True)
     assert [each.startswith(f"partition {TENANT_PARTITION} failed") for each in problems.failing_partitions(found)] == [
         True
     ]
