@@ -19,7 +19,7 @@ from benchmarks import machine, report
 from benchmarks.chart import draw_chart
 from benchmarks.registry import ROWS
 from benchmarks.results import Result, run_interleaved
-from benchmarks.row import Figures, Row
+from benchmarks.row import BenchmarkRow, Figures
 from benchmarks.sandbox import Sandbox, start_sandbox
 from benchmarks.size import SIZES
 from benchmarks.subprocesses import BenchmarkError
@@ -57,7 +57,7 @@ def _write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def _measure(row: Row, sandbox: Sandbox) -> Result | None:
+def _measure(row: BenchmarkRow, sandbox: Sandbox) -> Result | None:
     """Measure a row and report progress on standard error. Returns None if the measurement failed."""
     console = Console(stderr=True)
     runs: defaultdict[str, list[Figures]] = defaultdict(list)

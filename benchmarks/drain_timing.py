@@ -10,14 +10,14 @@ from benchmarks.machine import CpuClock
 from benchmarks.row import Figures, Measurement
 from benchmarks.sandbox import Sandbox
 from benchmarks.subprocesses import BenchmarkError
-from benchmarks.workloads import PARTITIONS, Entry
+from benchmarks.workloads import PARTITIONS, BacklogEntry
 from tests.support.servers import wait_until
 
 _POLL_INTERVAL_S = 0.01
 _STALL_TIMEOUT_S = 60.0
 
 
-def measure_drain(sandbox: Sandbox, backlog: list[Entry], workers: int = 1) -> Measurement:
+def measure_drain(sandbox: Sandbox, backlog: list[BacklogEntry], workers: int = 1) -> Measurement:
     """Return the measurement of workers on an empty PostgreSQL database."""
 
     def measure() -> Figures:
@@ -27,7 +27,7 @@ def measure_drain(sandbox: Sandbox, backlog: list[Entry], workers: int = 1) -> M
     return measure
 
 
-def timed_drain(sandbox: Sandbox, backlog: list[Entry], database_url: str, workers: int = 1) -> Figures:
+def timed_drain(sandbox: Sandbox, backlog: list[BacklogEntry], database_url: str, workers: int = 1) -> Figures:
     """Return the events per second from the first committed batch to the last, and the number of busy cores.
 
     The workers are idle before the dispatcher starts, so the start of a process is not measured.
@@ -62,12 +62,12 @@ def running_workers(sandbox: Sandbox, database_url: str, workers: int = 1) -> It
 
 def wait_until_projected(sandbox: Sandbox, events: int, on_poll: Callable[[], object] = lambda: None) -> None:
     """Wait until `events` are projected, calling `on_poll` meanwhile. Raises BenchmarkError if the drain stalls."""
-    seen, moved_at = 0, time.monotonic()
-    while (now := projected_events(sandbox)) < events:
-        if now != seen:
-            seen, moved_at = now, time.monotonic()
-        if time.monotonic() - moved_at > _STALL_TIMEOUT_S:
-            raise BenchmarkError(f"the drain stopped at {now:,} of {events:,} events\n{sandbox.log_tail()}")
+    projected, progressed_at = 0, time.monotonic()
+    while (current := projected_events(sandbox)) < events:
+        if current != projected:
+            projected, progressed_at = current, time.monotonic()
+        if time.monotonic() - progressed_at > _STALL_TIMEOUT_S:
+            raise BenchmarkError(f"the drain stopped at {current:,} of {events:,} events\n{sandbox.log_tail()}")
         on_poll()
         time.sleep(_POLL_INTERVAL_S)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from statistics import median
 
-from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class GoalResult:
 class Result:
     """The result of a row: the figures of each contestant, run by run."""
 
-    row: Row
+    row: BenchmarkRow
     runs: Mapping[str, Sequence[Figures]]
 
     def median(self, contestant: str, figure: str) -> float:

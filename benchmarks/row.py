@@ -38,7 +38,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchmarkRow:
     """Contestants that are measured in turn, and the goals for the medians of their figures.
 
     `contestants` is a context manager that prepares and cleans up. `rounds` replaces the size's number of rounds.

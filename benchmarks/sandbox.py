@@ -16,7 +16,7 @@ from redis import Redis
 
 from benchmarks import workloads
 from benchmarks.size import Size
-from benchmarks.workloads import PARTITIONS, Entry
+from benchmarks.workloads import PARTITIONS, BacklogEntry
 from event_stream.streams.stream import Stream
 from event_stream.streams.stream_keys import stream_key
 from migrations import migrate_database
@@ -36,7 +36,7 @@ class Sandbox:
     postgres: PostgresServer
     directory: Path
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
-    _appended: list[Entry] | None = None
+    _appended: list[BacklogEntry] | None = None
 
     @cached_property
     def client(self) -> Redis:
@@ -49,7 +49,7 @@ class Sandbox:
         return Stream(self.client, PARTITIONS)
 
     @cached_property
-    def standard_mix(self) -> list[Entry]:
+    def standard_mix(self) -> list[BacklogEntry]:
         """The backlog of most rows."""
         return workloads.stream_entries(workloads.standard_mix(self.size.events))
 
@@ -84,17 +84,17 @@ class Sandbox:
             for each in self.directory.glob(f"{file.name}*"):
                 each.unlink()
 
-    def load_backlog(self, backlog: list[Entry]) -> None:
+    def load_backlog(self, backlog: list[BacklogEntry]) -> None:
         """Make this backlog the only content of Redis."""
         if self._appended is not backlog or self._stream_length() != len(backlog):
             self.client.flushall()
             self.append(backlog)
             self._appended = backlog
         streams = {stream_key(partition).encode() for partition in range(PARTITIONS)}
-        if others := [key for key in self.client.scan_iter(count=1000) if key not in streams]:
-            self.client.delete(*others)
+        if other_keys := [key for key in self.client.scan_iter(count=1000) if key not in streams]:
+            self.client.delete(*other_keys)
 
-    def append(self, entries: list[Entry]) -> None:
+    def append(self, entries: list[BacklogEntry]) -> None:
         """Append entries, without syncing each write, as this is not measured."""
         self.client.config_set("appendfsync", "no")
         for first in range(0, len(entries), _ENTRIES_PER_APPEND):

@@ -13,7 +13,7 @@ PROJECTS_EACH = 50
 _FIRST_MS = 1_764_000_000_000
 _ID_AT = len('{"specversion": "1.0", "id": "')
 
-Entry = tuple[int, bytes]
+BacklogEntry = tuple[int, bytes]
 
 
 def standard_mix(count: int) -> Iterator[dict[str, Any]]:
@@ -35,12 +35,12 @@ def many_projects(count: int, projects: int) -> Iterator[dict[str, Any]]:
         yield each | {"tenantid": tenant, "projectid": project_id}
 
 
-def stream_entries(events: Iterator[dict[str, Any]]) -> list[Entry]:
+def stream_entries(events: Iterator[dict[str, Any]]) -> list[BacklogEntry]:
     """Return events as entries of a stream: partition and bytes."""
     return [(partition_of(each["tenantid"], PARTITIONS), body(each)) for each in events]
 
 
-def with_time_ordered_ids(entries: list[Entry]) -> list[Entry]:
+def with_time_ordered_ids(entries: list[BacklogEntry]) -> list[BacklogEntry]:
     """Return the same entries with ascending event ids like UUIDv7, one per millisecond."""
     start, end = _ID_AT, _ID_AT + len("01a1ee65-a428-7")
     ids = (f"{_FIRST_MS + number:012x}" for number in range(len(entries)))
@@ -50,7 +50,7 @@ def with_time_ordered_ids(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def with_new_ids(entries: list[Entry], generation: int) -> list[Entry]:
+def with_new_ids(entries: list[BacklogEntry], generation: int) -> list[BacklogEntry]:
     """Return the same entries with other event ids, so that none is a duplicate."""
     start, end = _ID_AT, _ID_AT + 8
     return [(partition, raw[:start] + f"{generation:08x}".encode() + raw[end:]) for partition, raw in entries]

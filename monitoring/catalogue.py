@@ -36,21 +36,23 @@ FROM_DATABASE: tuple[MetricDefinition[DatabaseState], ...] = (
         "counter",
         ("partition",),
         "Entries whose event was new and was applied.",
-        lambda database: [((str(at.partition),), at.applied) for at in database.checkpoints],
+        lambda database: [((str(checkpoint.partition),), checkpoint.applied) for checkpoint in database.checkpoints],
     ),
     MetricDefinition(
         "projector_entries_duplicate_total",
         "counter",
         ("partition",),
         "Entries that repeat an accepted event. They change nothing.",
-        lambda database: [((str(at.partition),), at.duplicates) for at in database.checkpoints],
+        lambda database: [((str(checkpoint.partition),), checkpoint.duplicates) for checkpoint in database.checkpoints],
     ),
     MetricDefinition(
         "projector_entries_dead_lettered_total",
         "counter",
         ("partition",),
         "Entries that can never be applied and became dead letters.",
-        lambda database: [((str(at.partition),), at.dead_lettered) for at in database.checkpoints],
+        lambda database: [
+            ((str(checkpoint.partition),), checkpoint.dead_lettered) for checkpoint in database.checkpoints
+        ],
     ),
     MetricDefinition(
         "projector_dead_letters_open",

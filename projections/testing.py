@@ -85,12 +85,12 @@ class Folded:
         found = [dict(zip(columns, row, strict=True)) for row in self.rows]
         if len(found) != len(expected):
             raise AssertionError(f"expected {len(expected)} rows, found {len(found)}: {found}")
-        for row, wanted in zip(found, expected, strict=True):
-            if unknown := wanted.keys() - row.keys():
+        for row, expected_row in zip(found, expected, strict=True):
+            if unknown := expected_row.keys() - row.keys():
                 raise AssertionError(f"no such column: {', '.join(sorted(unknown))}; the columns are {list(row)}")
-            shown = {name: row[name] for name in wanted}
-            if shown != wanted:
-                raise AssertionError(f"expected {dict(wanted)}, found {shown}")
+            shown = {name: row[name] for name in expected_row}
+            if shown != expected_row:
+                raise AssertionError(f"expected {dict(expected_row)}, found {shown}")
 
 
 def _orders(events: tuple[Event, ...]) -> Iterable[Sequence[Event]]:

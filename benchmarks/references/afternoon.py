@@ -18,14 +18,14 @@ from benchmarks.references.naive_tables import SCHEMA, statement
 from benchmarks.row import Figures, Measurement
 from benchmarks.sandbox import Sandbox
 from benchmarks.subprocesses import run_module
-from benchmarks.workloads import PARTITIONS, Entry
+from benchmarks.workloads import PARTITIONS, BacklogEntry
 from event_stream.streams.stream_keys import stream_key
 
 BATCH = 1_000
 GROUP = "afternoon"
 
 
-def afternoon(sandbox: Sandbox, backlog: list[Entry]) -> Measurement:
+def afternoon(sandbox: Sandbox, backlog: list[BacklogEntry]) -> Measurement:
     """Return its measurement, in a process of its own, on an empty PostgreSQL database."""
 
     def measure() -> Figures:

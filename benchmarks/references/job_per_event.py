@@ -20,12 +20,12 @@ from benchmarks.references.naive_tables import SCHEMA, statement
 from benchmarks.row import Figures, Measurement
 from benchmarks.sandbox import Sandbox
 from benchmarks.subprocesses import run_module
-from benchmarks.workloads import Entry
+from benchmarks.workloads import BacklogEntry
 
 QUEUE = "job-per-event"
 
 
-def job_per_event(sandbox: Sandbox, backlog: list[Entry]) -> Measurement:
+def job_per_event(sandbox: Sandbox, backlog: list[BacklogEntry]) -> Measurement:
     """Return its measurement on the first events of a backlog, in a process of its own, on an empty database."""
     events = [json.loads(raw) for _, raw in backlog[: sandbox.size.jobs]]
 

@@ -11,7 +11,7 @@ import psycopg
 
 from benchmarks.row import Figures, Measurement
 from benchmarks.sandbox import Sandbox
-from benchmarks.workloads import Entry
+from benchmarks.workloads import BacklogEntry
 from event_stream.events.decoding import decode
 
 BATCH = 2_000
@@ -25,7 +25,7 @@ COPY event_log (tenant_id, event_id, partition, number, type, project_id, time_u
 _TYPES = ("text", "text", "int4", "int8", "text", "text", "int8", "bytea")
 
 
-def limit_log(sandbox: Sandbox, backlog: list[Entry]) -> Measurement:
+def limit_log(sandbox: Sandbox, backlog: list[BacklogEntry]) -> Measurement:
     """Return its measurement on an empty PostgreSQL database."""
     rows = [_row(number, *entry) for number, entry in enumerate(sorted(backlog, key=lambda entry: entry[0]), start=1)]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks import workloads
-from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal
 from benchmarks.sandbox import Sandbox
 from benchmarks.workloads import PARTITIONS
 from event_stream import Producer
@@ -58,7 +58,7 @@ def _entry(event: dict[str, Any]) -> tuple[str, bytes]:
     return stream_key(partition_of(event["tenantid"], PARTITIONS)), encode(event)
 
 
-row = Row(
+row = BenchmarkRow(
     "append",
     "Producer.append_many, 1,000 events at a time",
     (Goal("events/s", "append_many", "pipelined XADD", at_least=0.6),),

@@ -7,7 +7,7 @@ from benchmarks.drain_timing import measure_drain
 from benchmarks.references.afternoon import afternoon
 from benchmarks.references.job_per_event import job_per_event
 from benchmarks.references.limit_log import limit_log
-from benchmarks.row import Contestants, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Goal
 from benchmarks.sandbox import Sandbox
 
 
@@ -31,7 +31,7 @@ def _two_workers(sandbox: Sandbox) -> Iterator[Contestants]:
     }
 
 
-one_worker = Row(
+one_worker = BenchmarkRow(
     "drain",
     "a backlog, one worker, PostgreSQL, 1,000 projects of 20 tenants",
     (
@@ -41,7 +41,7 @@ one_worker = Row(
     ),
     _one_worker,
 )
-two_workers = Row(
+two_workers = BenchmarkRow(
     "two-workers",
     "the same backlog, two workers",
     (Goal("events/s", "two workers", "one worker", at_least=1.4),),

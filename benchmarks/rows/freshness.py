@@ -11,7 +11,7 @@ from uuid import uuid4
 from benchmarks.api_process import RunningApi, run_api
 from benchmarks.references import bare_job
 from benchmarks.results import percentile
-from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal
 from benchmarks.sandbox import Sandbox
 from benchmarks.subprocesses import BenchmarkError
 from event_stream import Producer
@@ -102,7 +102,7 @@ def _percentiles(wait_s: Callable[[], float], count: int) -> Figures:
     return {"p50 ms": percentile(waits_s, 50) * 1000, "p99 ms": percentile(waits_s, 99) * 1000}
 
 
-row = Row(
+row = BenchmarkRow(
     "freshness",
     "one event appended to an idle system, until a read over HTTP shows it",
     (

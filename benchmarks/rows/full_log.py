@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.drain_timing import measure_drain, timed_drain
-from benchmarks.row import Contestants, Figures, Goal, Measurement, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal, Measurement
 from benchmarks.sandbox import Sandbox
 from benchmarks.synthetic_log import SyntheticLog, database_with_log
-from benchmarks.workloads import Entry, with_time_ordered_ids
+from benchmarks.workloads import BacklogEntry, with_time_ordered_ids
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
     ordered = with_time_ordered_ids(random)
     with database_with_log(sandbox, SyntheticLog(sandbox.size.log_rows, projects=1000)) as template:
 
-        def drain_into_full_log(backlog: list[Entry]) -> Measurement:
+        def drain_into_full_log(backlog: list[BacklogEntry]) -> Measurement:
             def measure() -> Figures:
                 with sandbox.database(template) as url:
                     return timed_drain(sandbox, backlog, url)
@@ -31,7 +31,7 @@ def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
         }
 
 
-row = Row(
+row = BenchmarkRow(
     "full-log",
     "the same backlog, with a million rows in the log (--large: ten million)",
     (

@@ -9,7 +9,7 @@ import psycopg
 from benchmarks.api_process import RunningApi, run_api
 from benchmarks.load_generator import generate_load
 from benchmarks.references.live_sql import LiveSql, time_queries
-from benchmarks.row import Contestants, Goal, Measurement, Row
+from benchmarks.row import BenchmarkRow, Contestants, Goal, Measurement
 from benchmarks.sandbox import Sandbox
 from benchmarks.synthetic_log import SyntheticLog, database_with_read_models
 
@@ -63,7 +63,7 @@ def _activity(sandbox: Sandbox, api: RunningApi, log: SyntheticLog) -> Measureme
     )
 
 
-row = Row(
+row = BenchmarkRow(
     "history",
     "both reads with a million events in the log (--large: five million), and with 10,000",
     (

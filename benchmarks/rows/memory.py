@@ -7,7 +7,7 @@ from statistics import mean
 from benchmarks.api_process import run_api
 from benchmarks.drain_timing import projected_events, running_workers, wait_until_projected
 from benchmarks.load_generator import generate_load
-from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal
 from benchmarks.sandbox import Sandbox
 from benchmarks.synthetic_log import SyntheticLog, database_with_read_models
 from benchmarks.workloads import with_new_ids
@@ -60,7 +60,7 @@ def _figures(sizes: Sequence[float]) -> Figures:
     return {"MiB": max(sizes) / _MIB, "growth": mean(sizes[-tenth:]) / mean(sizes[tenth : 2 * tenth])}
 
 
-row = Row(
+row = BenchmarkRow(
     "memory",
     "memory of a worker over 300,000 events (--large: a million), and of the API over 100,000 requests",
     (

@@ -7,7 +7,7 @@ from functools import partial
 from benchmarks.api_process import run_api
 from benchmarks.load_generator import generate_load
 from benchmarks.references.limit_http import limit_http
-from benchmarks.row import Contestants, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Goal
 from benchmarks.sandbox import Sandbox
 from benchmarks.subprocesses import BenchmarkError
 from benchmarks.synthetic_log import SyntheticLog, database_with_read_models
@@ -45,7 +45,7 @@ def _activity(sandbox: Sandbox) -> Iterator[Contestants]:
         }
 
 
-stats = Row(
+stats = BenchmarkRow(
     "stats",
     "GET stats, random over 100,000 projects, 32 connections",
     (
@@ -54,7 +54,7 @@ stats = Row(
     ),
     _stats,
 )
-activity = Row(
+activity = BenchmarkRow(
     "activity",
     "GET activity, 100 entries, 32 connections",
     (Goal("requests/s", "activity", "limit-http", at_least=0.35),),

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.drain_timing import measure_drain, timed_drain
-from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal
 from benchmarks.sandbox import Sandbox
 from benchmarks.subprocesses import BenchmarkError, run_module
 from projections.read_models.registry import PROJECTIONS
@@ -47,7 +47,7 @@ def _rebuild(url: str, events: int) -> Figures:
     return {"events/s": events / report["seconds"], "claim ms": report["lockHeldMs"]["max"]}
 
 
-row = Row(
+row = BenchmarkRow(
     "rebuild",
     "all read models recomputed from the log of the same backlog, a process a core; the drain that filled it",
     (Goal("events/s", "rebuild", "live drain", at_least=1.5),),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from benchmarks import workloads
 from benchmarks.drain_timing import measure_drain
-from benchmarks.row import Contestants, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Goal
 from benchmarks.sandbox import Sandbox
 
 
@@ -21,7 +21,7 @@ def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
     }
 
 
-row = Row(
+row = BenchmarkRow(
     "skew",
     "half of all events of one project; 100,000 projects touched evenly",
     (

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from benchmarks.drain_timing import timed_drain
 from benchmarks.references.limit_log import limit_log
-from benchmarks.row import Contestants, Figures, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Figures, Goal
 from benchmarks.sandbox import Sandbox
 
 
@@ -20,7 +20,7 @@ def _contestants(sandbox: Sandbox) -> Iterator[Contestants]:
     yield {"SQLite": on_sqlite, "limit-log": limit_log(sandbox, backlog)}
 
 
-row = Row(
+row = BenchmarkRow(
     "sqlite",
     "the same backlog, one worker, SQLite",
     # This is 20,000 events/s on a machine where limit-log reaches 70,000.

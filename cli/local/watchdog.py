@@ -94,9 +94,9 @@ def kill_stalled(supervisor: Supervisor, runtime: Runtime, heartbeats: Heartbeat
         found = [*read_workers(runtime), *read_dispatchers(runtime)]
     except RedisError:
         return
-    here = [process for process in found if process.host == socket.gethostname()]
+    local = [process for process in found if process.host == socket.gethostname()]
     # Process ids repeat when a container is restarted: the freshest heartbeat belongs to the running process.
-    oldest_first = sorted(here, key=lambda process: process.heartbeat_age_s, reverse=True)
+    oldest_first = sorted(local, key=lambda process: process.heartbeat_age_s, reverse=True)
     heartbeat_age_s = {process.pid: process.heartbeat_age_s for process in oldest_first}
     for child in supervisor.children:
         if child.name in WITH_HEARTBEAT and child.pid is not None:

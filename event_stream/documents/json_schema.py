@@ -53,16 +53,16 @@ def events_schema() -> dict[str, Any]:
 @cache
 def event_schema(type_: str) -> dict[str, Any]:
     """Return the JSON Schema of one event type: its envelope with its data."""
-    made = TypeAdapter(event_object_type(type_, TYPES[type_])).json_schema(schema_generator=_WithoutTitles)
-    (data,) = made["$defs"].values()
+    generated = TypeAdapter(event_object_type(type_, TYPES[type_])).json_schema(schema_generator=_WithoutTitles)
+    (data,) = generated["$defs"].values()
     del data["title"]
-    members = made["properties"] | {"data": data}
+    members = generated["properties"] | {"data": data}
     return {
         "title": type_,
         "description": data["description"],
         "type": "object",
         "properties": {name: {"description": _MEMBERS[name]} | members.get(name, {}) for name in _MEMBERS},
-        "required": [name for name in _MEMBERS if name in made["required"]],
+        "required": [name for name in _MEMBERS if name in generated["required"]],
         "examples": [example_event(type_)],
     }
 

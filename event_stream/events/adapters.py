@@ -31,6 +31,6 @@ def json_object_type(members: dict[str, Any]) -> Any:
 
     A dict, because building an object would take half as long again.
     """
-    made: Any = TypedDict("Whole", members)  # type: ignore[misc]  # mypy wants to see the members
+    object_type: Any = TypedDict("Whole", members)  # type: ignore[misc]  # mypy wants to see the members
     # Values rarely repeat, so caching them as well costs more than it saves.
-    return with_config(ConfigDict(strict=True, extra="ignore", cache_strings="keys"))(made)
+    return with_config(ConfigDict(strict=True, extra="ignore", cache_strings="keys"))(object_type)

@@ -14,7 +14,7 @@ from event_stream.events.adapters import event_object_type
 from event_stream.events.envelope import UUID_PATTERN, matches, parse_envelope
 from event_stream.events.event import Event, build_event, partition_of
 from event_stream.events.event_types import TENANT_LEVEL, TYPES, version_of
-from event_stream.events.json_body import needs_no_form_check
+from event_stream.events.json_body import passes_quick_check
 from event_stream.events.rfc3339 import format_time
 
 _CHUNK = 20  # larger chunks are not faster, and one invalid event makes its whole chunk be validated twice
@@ -88,7 +88,7 @@ _VALIDATOR = build_adapter().validator
 
 def _decode_fast(bodies: Sequence[bytes]) -> list[Event] | None:
     """Return the events if all are valid, in one pass over each; None if `_decode_with_reason` has to look."""
-    if not (needs_no_form_check(b"".join(bodies)) or all(map(needs_no_form_check, bodies))):
+    if not (passes_quick_check(b"".join(bodies)) or all(map(passes_quick_check, bodies))):
         return None
     try:
         return [build_event(_VALIDATOR.validate_json(body), body) for body in bodies]
@@ -124,17 +124,19 @@ def _check_project_id(value: object) -> None:
 
 
 def _check_partition(tenant_id: str, arrival: Arrival) -> None:
-    right = partition_of(tenant_id, arrival.partitions)
-    if right != arrival.partition:
+    owner = partition_of(tenant_id, arrival.partitions)
+    if owner != arrival.partition:
         raise InvalidEventError(
             Reason.WRONG_PARTITION,
-            f"tenant {tenant_id} belongs to partition {right} of {arrival.partitions}, not {arrival.partition}",
+            f"tenant {tenant_id} belongs to partition {owner} of {arrival.partitions}, not {arrival.partition}",
         )
 
 
 def _unknown_type_detail(type_: str) -> str:
     name, version = version_of(type_)
-    newest = max((known for other, known in map(version_of, TYPES) if other == name), default=0)
+    newest = max(
+        (known_version for known_name, known_version in map(version_of, TYPES) if known_name == name), default=0
+    )
     if not 0 < newest < version:
         return "is not known to this release"
     return (

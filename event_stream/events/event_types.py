@@ -11,7 +11,7 @@ Identity: TypeAlias = tuple[str, str]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,100}$")]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
-Text = Annotated[str, Field(max_length=1000)]
+FreeText = Annotated[str, Field(max_length=1000)]
 Severity = Literal["critical", "high", "medium", "low", "info"]
 SuppressedReason = Literal["cooldown", "daily_cap", "dedup"]
 
@@ -30,7 +30,7 @@ class ProjectCreated(Data):
     slug: Annotated[Slug, Field(description="The slug by which reads find the project.", examples=["checkout-api"])]
     name: Annotated[Name, Field(description="The name shown to people.", examples=["Checkout API"])]
     description: Annotated[
-        Text | None,
+        FreeText | None,
         Field(description="What the project is about.", examples=["Payments and orders"]),
     ] = None
     is_default: Annotated[bool, Field(description="Whether this is the tenant's default project.", examples=[False])]
@@ -43,7 +43,7 @@ class ProjectUpdated(Data):
     slug: Annotated[Slug | None, Field(description="The new slug.", examples=["checkout-v2"])] = None
     name: Annotated[Name | None, Field(description="The new name.", examples=["Checkout API v2"])] = None
     description: Annotated[
-        Text | None,
+        FreeText | None,
         Field(description="The new description.", examples=["Payments, orders and refunds"]),
     ] = None
 
@@ -166,7 +166,7 @@ class WatchdogEvaluated(Data):
     ]
     severity: Annotated[Severity, Field(description="How severe the rule is.", examples=["high"])]
     summary: Annotated[
-        Text,
+        FreeText,
         Field(
             description="One sentence for people; empty if the rule passed.",
             examples=["Error count is 4.1× the recent baseline"],

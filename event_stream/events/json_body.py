@@ -23,7 +23,7 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
-def needs_no_form_check(body: bytes) -> bool:
+def passes_quick_check(body: bytes) -> bool:
     """Return whether a body certainly keeps these rules if it is JSON. Most events pass this quick check.
 
     If several bodies pass joined together, each of them passes.
@@ -58,17 +58,17 @@ def _check_depth_and_strings(value: Any) -> None:
     level = [value]
     depth = 0
     while level:
-        below: list[Any] = []
+        children: list[Any] = []
         for node in level:
             if isinstance(node, str) and "\x00" in node:
                 raise InvalidEventError(Reason.NOT_JSON, "U+0000 in a string; leave it out")
             if isinstance(node, dict):
-                below += node.keys()
-                below += node.values()
+                children += node.keys()
+                children += node.values()
             elif isinstance(node, list):
-                below += node
+                children += node
         if any(isinstance(node, dict | list) for node in level):
             depth += 1
         if depth > DEPTH_MAX:
             raise InvalidEventError(Reason.NOT_JSON, f"nested deeper than {DEPTH_MAX}")
-        level = below
+        level = children

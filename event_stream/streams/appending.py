@@ -65,11 +65,11 @@ def _transactions(bodies: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tupl
     """
     first = size = 0
     size_max = _TRANSACTION_BYTES_MIN
-    for at, (_, body) in enumerate(bodies, start=1):
+    for end, (_, body) in enumerate(bodies, start=1):
         size += len(body)
-        if size >= size_max or at == len(bodies):
-            yield bodies[first:at]
-            first, size, size_max = at, 0, min(size_max * 2, _TRANSACTION_BYTES_MAX)
+        if size >= size_max or end == len(bodies):
+            yield bodies[first:end]
+            first, size, size_max = end, 0, min(size_max * 2, _TRANSACTION_BYTES_MAX)
 
 
 def _pack(transaction: Sequence[tuple[int, bytes]]) -> bytes:

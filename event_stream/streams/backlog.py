@@ -20,28 +20,30 @@ class Backlog:
     def __init__(self, stream: Stream, limit: int) -> None:
         self._stream = stream
         self._limit = limit
-        self._known: Counter[int] = Counter()
+        self._unprojected: Counter[int] = Counter()
         self._refreshed_at = float("-inf")
 
-    def reserve(self, wanted: Mapping[int, int]) -> None:
+    def reserve(self, new_entries: Mapping[int, int]) -> None:
         """Count `wanted` more entries by partition; raises BacklogFullError if a partition would exceed the limit."""
-        if time.monotonic() - self._refreshed_at > _REFRESH_EVERY_S or self._over_limit(wanted):
+        if time.monotonic() - self._refreshed_at > _REFRESH_EVERY_S or self._over_limit(new_entries):
             self._refresh()
-        if over := self._over_limit(wanted):
+        if full := self._over_limit(new_entries):
             raise BacklogFullError(
-                f"partition {over[0]} has {self._known[over[0]]:,} entries not yet projected and"
+                f"partition {full[0]} has {self._unprojected[full[0]]:,} entries not yet projected and"
                 f" PROJECTOR_BACKLOG_LIMIT is {self._limit:,}; wait, or start workers"
             )
-        self._known.update(wanted)
+        self._unprojected.update(new_entries)
 
-    def _over_limit(self, wanted: Mapping[int, int]) -> list[int]:
-        return [partition for partition, count in wanted.items() if self._known[partition] + count > self._limit]
+    def _over_limit(self, new_entries: Mapping[int, int]) -> list[int]:
+        return [
+            partition for partition, count in new_entries.items() if self._unprojected[partition] + count > self._limit
+        ]
 
     def _refresh(self) -> None:
         ends = self._stream.ends()
         progress = self._stream.projected(range(self._stream.partitions))
         # At most the stream's length: after a stream was lost, the progress may be that of the stream before it.
-        self._known = Counter(
+        self._unprojected = Counter(
             {
                 partition: min(end.length, max(0, end.added - progress[partition].entries))
                 for partition, end in enumerate(ends)

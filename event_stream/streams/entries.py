@@ -89,7 +89,7 @@ class StreamSlice:
 
     entries: list[Entry]
     end: StreamEnd
-    other: Entry | None = None
+    extra_entry: Entry | None = None
     before: Position = START
 
     @property
@@ -106,4 +106,4 @@ class StreamSlice:
     def after(self, position: Position, count: int) -> "StreamSlice":
         """Return the first `count` entries after `position`, for a slice that was read from `position` on."""
         skipped = bool(self.entries) and self.entries[0].position <= position
-        return StreamSlice(self.entries[skipped : skipped + count], self.end, self.other, before=position)
+        return StreamSlice(self.entries[skipped : skipped + count], self.end, self.extra_entry, before=position)

@@ -19,16 +19,16 @@ class RedisTooOldError(EventStreamError):
         super().__init__("this Redis is too old to count the entries ever added; use Redis 7.0 or Valkey 8, or newer")
 
 
-def read_slice(redis: Redis, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
+def read_slice(redis: Redis, partition: int, position: Position, count: int, extra_position: Position) -> StreamSlice:
     """Return at most `count` entries from `position` on, the entry at `other` and the stream's end, as one snapshot."""
     callbacks = {**redis.response_callbacks, "XRANGE": _parse_entries}
     try:
         pipe = Pipeline(redis.connection_pool, callbacks, transaction=True, shard_hint=None)
-        return _execute(pipe, partition, position, count, other)
+        return _execute(pipe, partition, position, count, extra_position)
     except OutOfMemoryError:
         # A full Redis 7 refuses any MULTI, even one that only reads. But then it accepts no new entries either.
         pipe = Pipeline(redis.connection_pool, callbacks, transaction=False, shard_hint=None)
-        return _execute(pipe, partition, position, count, other)
+        return _execute(pipe, partition, position, count, extra_position)
 
 
 def parse_end(info: Any) -> StreamEnd:
@@ -51,16 +51,16 @@ def raise_if_error(reply: Any) -> Any:
     return reply
 
 
-def _execute(pipe: Pipeline, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
+def _execute(pipe: Pipeline, partition: int, position: Position, count: int, extra_position: Position) -> StreamSlice:
     key = stream_key(partition)
     pipe.xinfo_stream(key)
     pipe.xrange(key, min=str(position), count=count)
-    pipe.xrange(key, min=str(other), max=str(other))
-    info, entries, others = pipe.execute(raise_on_error=False)
+    pipe.xrange(key, min=str(extra_position), max=str(extra_position))
+    info, entries, extra_entries = pipe.execute(raise_on_error=False)
     end = parse_end(info)
     if end.wrong_type:
         return StreamSlice([], end)
-    return StreamSlice(raise_if_error(entries), end, other=next(iter(raise_if_error(others)), None))
+    return StreamSlice(raise_if_error(entries), end, extra_entry=next(iter(raise_if_error(extra_entries)), None))
 
 
 def _last_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:

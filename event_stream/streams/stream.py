@@ -79,12 +79,14 @@ class Stream:
         """Append (partition, body) pairs in order and return the position of each; see `append_bodies`."""
         return append_bodies(self.redis, bodies)
 
-    def read_from(self, partition: int, position: Position, count: int, other: Position = START) -> StreamSlice:
+    def read_from(
+        self, partition: int, position: Position, count: int, extra_position: Position = START
+    ) -> StreamSlice:
         """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot.
 
         The slice also has the entry at `other`, if the stream holds it.
         """
-        return read_slice(self.redis, partition, position, count, other)
+        return read_slice(self.redis, partition, position, count, extra_position)
 
     def ends(self) -> list[StreamEnd]:
         """Return the end of every stream, by partition."""
@@ -97,8 +99,8 @@ class Stream:
     def wait_for_more(self, ends: Mapping[int, StreamEnd], timeout_s: float) -> list[int]:
         """Wait until a stream has an entry after its given end; return the partitions that have, or none on timeout."""
         after = {stream_key(partition): str(end.position or START) for partition, end in ends.items()}
-        moved: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
-        entries = dict(moved or ())
+        reply: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
+        entries = dict(reply or ())
         return [partition for partition in ends if stream_key(partition).encode() in entries]
 
     def trim(self, partition: int, before: Position, known_entry: Entry) -> int:
@@ -119,11 +121,11 @@ class Stream:
 
     def projected(self, partitions: Iterable[int]) -> dict[int, ProjectedPosition]:
         """Return how far each of `partitions` is projected, as far as Redis knows."""
-        wanted = list(partitions)
-        keys = [key(partition) for partition in wanted for key in (projected_key, projected_count_key)]
+        requested = list(partitions)
+        keys = [key(partition) for partition in requested for key in (projected_key, projected_count_key)]
         values = self.redis.mget(keys) if keys else []
         hints = zip(values[::2], values[1::2], strict=True)
-        return {partition: _projected_position(*hint) for partition, hint in zip(wanted, hints, strict=True)}
+        return {partition: _projected_position(*hint) for partition, hint in zip(requested, hints, strict=True)}
 
     def now_ms(self) -> int:
         """Return the time of the server's clock, which also makes entry ids, in milliseconds since 1970."""

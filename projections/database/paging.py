@@ -35,10 +35,10 @@ def read_page(
     `after` is the tenant's id, followed for all pages but the first by the rest of the last row's primary key.
     """
     tenant, *rest = table.primary_key.columns
-    here = [tenant == after[0], *conditions]
+    selected = [tenant == after[0], *conditions]
     if len(after) > 1:
-        here.append(tuple_(*rest) > tuple_(*after[1:]))
-    statement = select(*columns).where(*here).order_by(*rest).limit(limit)
+        selected.append(tuple_(*rest) > tuple_(*after[1:]))
+    statement = select(*columns).where(*selected).order_by(*rest).limit(limit)
     return connection.execute(statement, execution_options=BINARY_RESULTS)
 
 

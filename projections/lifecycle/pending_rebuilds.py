@@ -66,7 +66,7 @@ def requested_us(connection: Connection, request: RebuildRequest) -> int | None:
     return oldest
 
 
-def of_tenant(connection: Connection, tenant_id: str, request: RebuildRequest) -> frozenset[str]:
+def read_for_tenant(connection: Connection, tenant_id: str, request: RebuildRequest) -> frozenset[str]:
     """Return the names of the projections that a request has not rebuilt yet for one tenant."""
     pending = select(table.c.projection).where(table.c.tenant_id == tenant_id, table.c.request == request.name)
     return frozenset(connection.scalars(pending))

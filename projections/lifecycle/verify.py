@@ -80,8 +80,8 @@ def find_row_mismatches(connection: Connection, projection: Projection, tenant_i
 
 def find_log_mismatch(connection: Connection, partition: int, after: int = 0) -> LogMismatch | None:
     """Return how a partition's log after the number `after` differs from what was applied; None if it does not."""
-    log, at = event_log.table, checkpoint_table.table
-    applied = select(at.c.applied).where(at.c.partition == partition).scalar_subquery()
+    log, checkpoint = event_log.table, checkpoint_table.table
+    applied = select(checkpoint.c.applied).where(checkpoint.c.partition == partition).scalar_subquery()
     numbered = (log.c.partition == partition) & (log.c.number > after)
     statement = select(applied, func.count(), func.coalesce(func.max(log.c.number), after)).where(numbered)
     expected, logged, last = connection.execute(statement).one()

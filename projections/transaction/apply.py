@@ -137,7 +137,9 @@ def _conflicts(batch: Batch, classified: Classified) -> list[DeadLetter]:
     if not classified.conflicts:
         return []
     positions = batch.event_positions
-    return [_conflict(batch.expected.partition, positions[at], batch.events[at]) for at in classified.conflicts]
+    return [
+        _conflict(batch.expected.partition, positions[index], batch.events[index]) for index in classified.conflicts
+    ]
 
 
 def _conflict(partition: int, position: Position, event: Event) -> DeadLetter:
@@ -149,10 +151,10 @@ def _logged_bodies(
     connection: Connection, classified: Classified, parked: Sequence[DeadLetter]
 ) -> dict[Identity, bytes]:
     """Return the bodies of the batch's events in the log, and of the logged events that a parked entry repeats."""
-    named = [(each.identity, each.body) for each in parked if each.identity is not None]
-    known = event_log.find_bodies(connection, [identity for identity, _ in named])
+    identified = [(each.identity, each.body) for each in parked if each.identity is not None]
+    logged = event_log.find_bodies(connection, [identity for identity, _ in identified])
     # An identity whose entry has other content is left out: it may have any number of dead letters to compare.
-    repeated = {identity for identity, body in named if identity in known and equal_json(body, known[identity])}
+    repeated = {identity for identity, body in identified if identity in logged and equal_json(body, logged[identity])}
     return {event.identity: event.body for event in classified.new + classified.duplicates} | {
-        identity: known[identity] for identity in repeated
+        identity: logged[identity] for identity in repeated
     }

@@ -9,7 +9,7 @@ from event_stream.streams.entries import START, Entry, Position, StreamEnd, Stre
 
 
 @dataclass(frozen=True, slots=True)
-class LastSeen:
+class KnownEnd:
     """The last entry that the stream was seen to hold, and how many entries had been added up to it in all epochs."""
 
     position: Position = START
@@ -39,7 +39,7 @@ class Checkpoint:
     duplicates: int = 0
     dead_lettered: int = 0
     lost: int = 0
-    seen: LastSeen = LastSeen()
+    known_end: KnownEnd = KnownEnd()
 
     def matches(self, entries: list[Entry]) -> bool:
         """Return whether entries read from `position` on, inclusive, begin with the checkpoint's own entry."""
@@ -47,11 +47,11 @@ class Checkpoint:
             return True
         return bool(entries) and entries[0].position == self.position and entries[0].digest() == self.position_digest
 
-    def is_last_seen(self, entry: Entry | None) -> bool:
+    def is_known_end(self, entry: Entry | None) -> bool:
         """Return whether an entry is the last one seen, and not read yet. Then its stream is the known one."""
-        if entry is None or self.seen.position <= self.position:
+        if entry is None or self.known_end.position <= self.position:
             return False
-        return (entry.position, entry.digest()) == (self.seen.position, self.seen.digest)
+        return (entry.position, entry.digest()) == (self.known_end.position, self.known_end.digest)
 
     def entries_added(self) -> int:
         """Return how many entries the stream itself counted up to the checkpoint."""
@@ -59,15 +59,15 @@ class Checkpoint:
 
     def after_batch(self, batch: StreamSlice, *, applied: int, duplicates: int, dead_lettered: int) -> Self:
         """Return the checkpoint after the entries of a batch, and what became of them."""
-        entries, at = batch.entries, self
-        passes_seen = batch.reaches_end or entries[-1].position >= at.seen.position
-        if passes_seen:
-            at = at.with_lost_before(entries)
-        if passes_seen or at.is_last_seen(batch.other):
-            at = at.with_seen(batch.end)
+        entries, checkpoint = batch.entries, self
+        passes_known_end = batch.reaches_end or entries[-1].position >= checkpoint.known_end.position
+        if passes_known_end:
+            checkpoint = checkpoint.with_lost_before(entries)
+        if passes_known_end or checkpoint.is_known_end(batch.extra_entry):
+            checkpoint = checkpoint.with_known_end(batch.end)
         if entries:
-            at = at.moved_to(entries[-1], applied, duplicates, dead_lettered)
-        return at.with_lost_counted(batch.end) if batch.reaches_end else at
+            checkpoint = checkpoint.moved_to(entries[-1], applied, duplicates, dead_lettered)
+        return checkpoint.with_lost_counted(batch.end) if batch.reaches_end else checkpoint
 
     def new_epoch(self, end: StreamEnd) -> Self:
         """Return the checkpoint at the start of a stream that is not the known one.
@@ -76,7 +76,7 @@ class Checkpoint:
         not read, if that is more. The remaining entries are read again; the ones applied before become duplicates.
         """
         removed_unread = end.added - end.length - self.entries_added()
-        lost = self.lost + max(0, removed_unread, self._seen_unread())
+        lost = self.lost + max(0, removed_unread, self._known_unread())
         return replace(
             self,
             epoch=self.epoch + 1,
@@ -84,7 +84,7 @@ class Checkpoint:
             position_digest=b"",
             added_offset=self.read + lost + end.length - end.added,
             lost=lost,
-            seen=LastSeen(),
+            known_end=KnownEnd(),
         )
 
     def with_lost_counted(self, end: StreamEnd) -> Self:
@@ -96,21 +96,21 @@ class Checkpoint:
         if end.position not in (None, self.position) or end.wrong_type:
             return self
         added = self.added_offset + end.added if end.added else 0
-        lost = self.lost + max(0, added - self.read - self.lost, self._seen_unread())
+        lost = self.lost + max(0, added - self.read - self.lost, self._known_unread())
         # A lower counter means another stream, or an older state of this one.
         added_offset = self.read + lost - end.added if end.added else self.added_offset
         return replace(self, lost=lost, added_offset=added_offset)
 
     def with_lost_before(self, entries: list[Entry]) -> Self:
         """Return the checkpoint before `entries`, which pass the last entry seen: all up to it are read or lost."""
-        read = self.read + bisect_right(entries, self.seen.position, key=attrgetter("position"))
-        return replace(self, lost=self.lost + max(0, self.seen.added - read - self.lost))
+        read = self.read + bisect_right(entries, self.known_end.position, key=attrgetter("position"))
+        return replace(self, lost=self.lost + max(0, self.known_end.added - read - self.lost))
 
-    def with_seen(self, end: StreamEnd) -> Self:
+    def with_known_end(self, end: StreamEnd) -> Self:
         """Return the checkpoint that remembers the stream's end as last seen."""
         if end.last is None:
             return self
-        return replace(self, seen=LastSeen(end.last.position, end.last.digest(), self.added_offset + end.added))
+        return replace(self, known_end=KnownEnd(end.last.position, end.last.digest(), self.added_offset + end.added))
 
     def moved_to(self, last: Entry, applied: int, duplicates: int, dead_lettered: int) -> Self:
         """Return the checkpoint at the last entry of a batch."""
@@ -124,5 +124,5 @@ class Checkpoint:
             dead_lettered=self.dead_lettered + dead_lettered,
         )
 
-    def _seen_unread(self) -> int:
-        return self.seen.added - self.read - self.lost
+    def _known_unread(self) -> int:
+        return self.known_end.added - self.read - self.lost

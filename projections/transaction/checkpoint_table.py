@@ -28,7 +28,7 @@ from event_stream.streams.stream import PartitionsMismatchError
 from projections.database.columns import Row, UnsignedBigInteger, metadata
 from projections.database.pipeline import Query, execute, fetch, iter_fetch
 from projections.errors import ProjectionsError
-from projections.transaction.checkpoint import Checkpoint, LastSeen
+from projections.transaction.checkpoint import Checkpoint, KnownEnd
 
 table = Table(
     "checkpoint",
@@ -72,13 +72,13 @@ def create_all(connection: Connection, partitions: int) -> None:
     if stored == 0:
         connection.execute(insert(table), [_to_columns(Checkpoint(partition)) for partition in range(partitions)])
     else:
-        _check(stored, partitions)
+        _check_count(stored, partitions)
 
 
 def read_all(connection: Connection, partitions: int) -> list[Checkpoint]:
     """Return the checkpoints of all partitions, in order; raises PartitionsMismatchError if their number differs."""
     rows = connection.execute(select(table).order_by(table.c.partition)).all()
-    _check(len(rows), partitions)
+    _check_count(len(rows), partitions)
     return [_from_row(row) for row in rows]
 
 
@@ -136,28 +136,28 @@ def _lock_statement(dialect_name: str) -> Select[Any]:
     return select(table).where(chosen).order_by(table.c.partition).with_for_update()
 
 
-def _check(stored: int, partitions: int) -> None:
+def _check_count(stored: int, partitions: int) -> None:
     if stored != partitions:
         raise PartitionsMismatchError(stored, partitions, "the database, table checkpoint")
 
 
 def _to_columns(checkpoint: Checkpoint) -> dict[str, object]:
     columns: dict[str, object] = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
-    del columns["position"], columns["seen"]
-    position, seen = checkpoint.position, checkpoint.seen
+    del columns["position"], columns["known_end"]
+    position, known_end = checkpoint.position, checkpoint.known_end
     return columns | {
         "position_ms": position.ms,
         "position_seq": position.seq,
-        "stream_end_ms": seen.position.ms,
-        "stream_end_seq": seen.position.seq,
-        "stream_end_digest": seen.digest,
-        "stream_end_added": seen.added,
+        "stream_end_ms": known_end.position.ms,
+        "stream_end_seq": known_end.position.seq,
+        "stream_end_digest": known_end.digest,
+        "stream_end_added": known_end.added,
     }
 
 
 def _from_row(row: Sequence[Any]) -> Checkpoint:
     columns = dict(zip(table.columns.keys(), row, strict=True))
     position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
-    seen_at = Position(columns.pop("stream_end_ms"), columns.pop("stream_end_seq"))
-    seen = LastSeen(seen_at, columns.pop("stream_end_digest"), columns.pop("stream_end_added"))
-    return Checkpoint(position=position, seen=seen, **columns)
+    known_end_position = Position(columns.pop("stream_end_ms"), columns.pop("stream_end_seq"))
+    known_end = KnownEnd(known_end_position, columns.pop("stream_end_digest"), columns.pop("stream_end_added"))
+    return Checkpoint(position=position, known_end=known_end, **columns)

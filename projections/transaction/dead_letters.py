@@ -125,8 +125,8 @@ def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> 
     if not applied:
         return
     closed = [
-        letter_id
-        for letter_id, tenant_id, event_id, body in _find_closable(connection, sorted(applied))
+        dead_letter_id
+        for dead_letter_id, tenant_id, event_id, body in _find_closable(connection, sorted(applied))
         if equal_json(body, applied[tenant_id, event_id])
     ]
     connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))

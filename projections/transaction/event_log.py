@@ -71,12 +71,12 @@ def bodies_query(connection: Connection, identities: Sequence[Identity]) -> Quer
     return find_rows_query(connection, table, [table.c.tenant_id, table.c.event_id, table.c.body], identities)
 
 
-def _compare(batch: list[Event], identities: Sequence[Identity], known: dict[Identity, bytes]) -> Classified:
+def _compare(batch: list[Event], identities: Sequence[Identity], bodies: dict[Identity, bytes]) -> Classified:
     classified = Classified([], [], [])
     for index, (event, identity) in enumerate(zip(batch, identities, strict=True)):
-        body = known.get(identity)
+        body = bodies.get(identity)
         if body is None:
-            known[identity] = event.body
+            bodies[identity] = event.body
             classified.new.append(event)
         elif equal_json(body, event.body):
             classified.duplicates.append(event)

@@ -31,11 +31,11 @@ ProjectionStates: TypeAlias = dict[str, ProjectionState]
 class OutdatedReleaseError(ProjectionsError):
     """A newer release made the rows, so this one must not touch them."""
 
-    def __init__(self, name: str, version: int, known: int | None) -> None:
-        own = "does not have it" if known is None else f"has version {known}"
+    def __init__(self, name: str, version: int, own_version: int | None) -> None:
+        support = "does not have it" if own_version is None else f"has version {own_version}"
         super().__init__(
-            f"read model {name} is at version {version}, and this release {own}: run the newer release, or go back to"
-            " this one by `projector rebuild --downgrade`"
+            f"read model {name} is at version {version}, and this release {support}; run the newer release, or go back"
+            " to this one with `projector rebuild --downgrade`"
         )
 
 
@@ -51,10 +51,10 @@ def up_to_date(states: ProjectionStates, projections: Iterable[Projection]) -> f
 
 def refuse_newer(states: ProjectionStates, projections: Sequence[Projection]) -> None:
     """Raise OutdatedReleaseError if any rows are of a version that these projections do not know."""
-    known = {projection.name: projection.version for projection in projections}
+    own_versions = {projection.name: projection.version for projection in projections}
     for name, state in states.items():
-        if state.version > known.get(name, 0):
-            raise OutdatedReleaseError(name, state.version, known.get(name))
+        if state.version > own_versions.get(name, 0):
+            raise OutdatedReleaseError(name, state.version, own_versions.get(name))
 
 
 def dump(states: ProjectionStates) -> str:

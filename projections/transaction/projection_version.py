@@ -91,14 +91,14 @@ def count_tenants(connection: Connection, projections: Sequence[Projection]) -> 
     Projections that only a newer release has are included.
     """
     counts = {projection.name: TenantCounts() for projection in projections}
-    known = {projection.name: projection.version for projection in projections}
+    own_versions = {projection.name: projection.version for projection in projections}
     for line, tenants in connection.execute(_unexpected_lines(projections)):
         states = parse(line)
-        for name in known.keys() | states.keys():
+        for name in own_versions.keys() | states.keys():
             before, state = counts.get(name, TenantCounts()), states.get(name)
-            if state is not None and state.version > known.get(name, 0):
+            if state is not None and state.version > own_versions.get(name, 0):
                 counts[name] = before._replace(newer=before.newer + tenants)
-            elif state != ProjectionState(known[name]):
+            elif state != ProjectionState(own_versions[name]):
                 counts[name] = before._replace(pending=before.pending + tenants)
     return counts
 
@@ -157,11 +157,11 @@ def mark_newer_pending(engine: Engine, projections: Sequence[Projection], partit
 
 
 def _marked_pending(states: ProjectionStates, projections: Iterable[Projection]) -> ProjectionStates:
-    known = expected_states(projections)
+    expected = expected_states(projections)
     return {
-        name: known[name]._replace(is_incomplete=True) if state.version > known[name].version else state
+        name: expected[name]._replace(is_incomplete=True) if state.version > expected[name].version else state
         for name, state in states.items()
-        if name in known
+        if name in expected
     }
 
 

@@ -45,7 +45,7 @@ from workers.telemetry.batch_metrics import (
     count_committed,
     read_batch_metrics,
 )
-from workers.telemetry.progress import STALLED_AFTER_S, Failure, record_failure
+from workers.telemetry.progress import STALLED_AFTER_S, BatchFailure, record_failure
 
 TENANT_PARTITION = partition_of(TENANT, 4)
 
@@ -137,7 +137,7 @@ def test_a_value_counts_in_the_first_bucket_whose_bound_it_does_not_exceed(runti
 
 def test_failures_and_silent_processes_are_reported(runtime: Runtime) -> None:
     redis = runtime.queue.connection
-    failure = Failure(
+    failure = BatchFailure(
         fault=ErrorClass.EXTERNAL, error="x", consecutive_failures=4, next_batch_entries=1, retry_after_s=1.0
     )
     record_failure(redis, TENANT_PARTITION, failure)

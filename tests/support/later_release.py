@@ -17,11 +17,11 @@ from event_stream.events.event import Event
 from event_stream.events.event_types import (
     TYPES,
     Data,
+    FreeText,
     Id,
     Name,
     Severity,
     SuppressedReason,
-    Text,
     WatchdogEvaluated,
     WatchdogToggled,
 )
@@ -41,7 +41,7 @@ class WatchdogEvaluatedV2(Data):
     rule_name: Name
     outcome: Outcome
     severity: Severity
-    summary: Text
+    summary: FreeText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ class ReferenceModel:
         `added_offset` corrects the new stream's counter `added`; an entry that is read again counts once more.
         """
         places = {(entry.position, entry.body) for entry in entries}
-        seen = [entry for entry in self.pending[at.partition] if entry.position <= at.seen.position]
+        seen = [entry for entry in self.pending[at.partition] if entry.position <= at.known_end.position]
         is_known = self.last[at.partition] in places or bool(seen and (seen[-1].position, seen[-1].body) in places)
         remaining = [entry for entry in seen if is_known and (entry.position, entry.body) in places]
         self.lost[at.partition] += len(seen) - len(remaining)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.chart import goal_factor
 from benchmarks.registry import ROWS
 from benchmarks.results import Result, percentile, run_interleaved
-from benchmarks.row import Contestants, Goal, Row
+from benchmarks.row import BenchmarkRow, Contestants, Goal
 from benchmarks.sandbox import Sandbox
 
 pytestmark = pytest.mark.full
@@ -18,7 +18,7 @@ def no_contestants(_place: Sandbox) -> AbstractContextManager[Contestants]:
 
 
 def result(goal: Goal, **runs: list[float]) -> Result:
-    row = Row("row", "a row", (goal,), no_contestants)
+    row = BenchmarkRow("row", "a row", (goal,), no_contestants)
     return Result(row, {who: [{"events/s": value} for value in values] for who, values in runs.items()})
 
 

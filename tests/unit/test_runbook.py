@@ -38,7 +38,7 @@ from workers.reporting import problems
 from workers.reporting.problems import FAILING_AFTER
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus, Status
 from workers.telemetry import progress
-from workers.telemetry.progress import Failure
+from workers.telemetry.progress import BatchFailure
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "how-to"
@@ -117,7 +117,7 @@ def anchor(heading: str) -> str:
 
 def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
     silent = ProcessStatus(name="vm.1", host="vm", pid=1, state="idle", heartbeat_age_s=60)
-    failure = Failure(
+    failure = BatchFailure(
         fault=ErrorClass.EXTERNAL,
         error="DiskFull: no room",
         consecutive_failures=3,

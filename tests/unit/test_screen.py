@@ -13,10 +13,10 @@ from workers.reporting.overview import Overview
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus
 from workers.reporting.tenants import TENANTS_SHOWN, BusiestTenants, TenantLag, TenantTraffic
 from workers.telemetry.apply_rates import Rate
-from workers.telemetry.progress import Failure
+from workers.telemetry.progress import BatchFailure
 
 MILLIONS = 12_345_678
-FAILURE = Failure(
+FAILURE = BatchFailure(
     fault=ErrorClass.EXTERNAL,
     error="OperationalError: it is away",
     consecutive_failures=7,
@@ -25,7 +25,7 @@ FAILURE = Failure(
 )
 
 
-def partition(number: int, failure: Failure | None = None) -> PartitionStatus:
+def partition(number: int, failure: BatchFailure | None = None) -> PartitionStatus:
     return PartitionStatus(
         partition=number,
         epoch=0,

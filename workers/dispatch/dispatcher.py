@@ -79,7 +79,11 @@ class Dispatcher:
         with self.runtime.reader.connect() as connection:
             checkpoints = checkpoint_table.read_all(connection, stream.partitions)
         ends = stream.ends()
-        lagging = [at.partition for at, end in zip(checkpoints, ends, strict=True) if needs_drain(at, end)]
+        lagging = [
+            checkpoint.partition
+            for checkpoint, end in zip(checkpoints, ends, strict=True)
+            if needs_drain(checkpoint, end)
+        ]
         # Trim first: a full Redis still removes entries, but refuses leases, jobs and hints until there is memory.
         self.trimmer.update(checkpoints)
         # Without workers the queue must not grow. Drains that are enqueued before the next sweep count down from here.
@@ -134,10 +138,14 @@ class Dispatcher:
         self, hints: dict[int, ProjectedPosition], checkpoints: list[Checkpoint], ends: list[StreamEnd]
     ) -> None:
         """Publish the progress that a drain could not publish after its commit, or that Redis lost."""
-        for at, end in zip(checkpoints, ends, strict=True):
-            progress = ProjectedPosition(at.position, at.entries_added())
-            if end.position is not None and end.position == at.position and hints[at.partition] != progress:
-                self.runtime.stream.publish_projected(at.partition, progress)
+        for checkpoint, end in zip(checkpoints, ends, strict=True):
+            progress = ProjectedPosition(checkpoint.position, checkpoint.entries_added())
+            if (
+                end.position is not None
+                and end.position == checkpoint.position
+                and hints[checkpoint.partition] != progress
+            ):
+                self.runtime.stream.publish_projected(checkpoint.partition, progress)
 
     def _send_heartbeat(self) -> None:
         now_ms = self.runtime.stream.now_ms()

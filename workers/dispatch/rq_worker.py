@@ -53,13 +53,13 @@ class DrainWorker(SimpleWorker):
         """
         if time.monotonic() - self._heartbeat_s < HEARTBEAT_EVERY_S:
             return
-        with self.connection.pipeline() as own:
-            pipe = own if pipeline is None else pipeline
+        with self.connection.pipeline() as own_pipe:
+            pipe = own_pipe if pipeline is None else pipeline
             super().heartbeat(timeout, pipe)
             pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
             pipe.eval(_RECORD_HEARTBEAT, 1, self.key, HEARTBEAT_FIELD)
             worker_registration.register(self, pipe)
-            own.execute()
+            own_pipe.execute()
         self._heartbeat_s = time.monotonic()
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:

@@ -37,14 +37,14 @@ class Trimmer:
         old: list[Checkpoint] = []
         while now_s - self.history[0][0] >= TRIM_AFTER_S:
             old = self.history.popleft()[1]
-        for then, current in zip(old, checkpoints, strict=bool(old)):
-            if then.epoch == current.epoch:
+        for earlier, current in zip(old, checkpoints, strict=bool(old)):
+            if earlier.epoch == current.epoch:
                 # A restored database may be at an earlier position; it needs the entries after it.
-                self._trim(current, before=min(then.position, current.position))
+                self._trim(current, before=min(earlier.position, current.position))
 
-    def _trim(self, at: Checkpoint, before: Position) -> None:
+    def _trim(self, checkpoint: Checkpoint, before: Position) -> None:
         """Trim the stream of a checkpoint, unless another stream has replaced it."""
         stream = self.runtime.stream
-        entries = stream.read_from(at.partition, at.position, 1).entries
-        if before > START and at.matches(entries):
-            stream.trim(at.partition, before, known_entry=entries[0])
+        entries = stream.read_from(checkpoint.partition, checkpoint.position, 1).entries
+        if before > START and checkpoint.matches(entries):
+            stream.trim(checkpoint.partition, before, known_entry=entries[0])

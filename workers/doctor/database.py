@@ -11,7 +11,7 @@ from projections.transaction import checkpoint_table, dead_letters
 from workers.doctor.check import Observation, Subject, advice, danger, denied_inspections
 from workers.doctor.context import Context
 
-EVERYTHING_IN_IT = (Subject.DATABASE, Subject.POSTGRESQL, Subject.SQLITE, Subject.STATUS)
+DATABASE_SUBJECTS = (Subject.DATABASE, Subject.POSTGRESQL, Subject.SQLITE, Subject.STATUS)
 
 
 @danger(
@@ -20,7 +20,7 @@ EVERYTHING_IN_IT = (Subject.DATABASE, Subject.POSTGRESQL, Subject.SQLITE, Subjec
     "G7",
     meaning="The database does not answer. Nothing is projected, and reads get 503.",
     remedy="start it, or correct DATABASE_URL (host, port, user, password, name) or the network between",
-    blocks=EVERYTHING_IN_IT,
+    blocks=DATABASE_SUBJECTS,
 )
 def unreachable(context: Context) -> Iterator[Observation]:
     """Run a query; a missing SQLite file is not created."""
@@ -39,7 +39,7 @@ def unreachable(context: Context) -> Iterator[Observation]:
     meaning="The tables belong to another application, or to a version from before the first release. Every process"
     " refuses to start.",
     remedy="set DATABASE_URL to a new database, run `projector migrate`, and append the events again",
-    blocks=EVERYTHING_IN_IT,
+    blocks=DATABASE_SUBJECTS,
 )
 def schema_foreign(context: Context) -> Iterator[Observation]:
     """Check that the schema is one of this application."""
@@ -57,7 +57,7 @@ def schema_foreign(context: Context) -> Iterator[Observation]:
     "G7",
     meaning="The database lacks migrations that this release needs. Its processes refuse to start, and reads get 503.",
     remedy="run `projector migrate`; if the schema should exist already, check DATABASE_URL and the working directory",
-    blocks=EVERYTHING_IN_IT,
+    blocks=DATABASE_SUBJECTS,
 )
 def schema_too_old(context: Context) -> Iterator[Observation]:
     """Compare the schema's revision with the one that this release needs."""

@@ -28,12 +28,12 @@ class ReadRequest(NamedTuple):
 
     epoch: int
     position: Position
-    other: Position
+    extra_position: Position
 
     @classmethod
     def at(cls, checkpoint: Checkpoint) -> "ReadRequest":
         """Return the request that reads on from a checkpoint."""
-        return cls(checkpoint.epoch, checkpoint.position, checkpoint.seen.position)
+        return cls(checkpoint.epoch, checkpoint.position, checkpoint.known_end.position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,20 @@ class BatchReader:
     def _prefetched(self, expected: Checkpoint) -> DecodedSlice | None:
         """Return the prefetched slice if it starts exactly at the checkpoint; discard it otherwise."""
         ahead, self._ahead = self._ahead, None
-        fits = ahead is not None and ahead.request == ReadRequest.at(expected) and _continues(ahead.inclusive, expected)
-        return ahead if fits else None
+        matches = (
+            ahead is not None and ahead.request == ReadRequest.at(expected) and _continues(ahead.inclusive, expected)
+        )
+        return ahead if matches else None
 
     def _read(self, request: ReadRequest, count: int | None = None) -> DecodedSlice:
-        wanted = self.batch_size.count if count is None else count
+        after_count = self.batch_size.count if count is None else count
         # One more: the checkpoint's own entry proves that the stream is the same.
         # docs/decisions/0006-start-at-the-checkpoints-own-entry.md
-        inclusive_count = wanted + (request.position != START)
-        inclusive = self.runtime.stream.read_from(self.partition, request.position, inclusive_count, request.other)
-        return DecodedSlice(request, inclusive, inclusive.after(request.position, wanted))
+        inclusive_count = after_count + (request.position != START)
+        inclusive = self.runtime.stream.read_from(
+            self.partition, request.position, inclusive_count, request.extra_position
+        )
+        return DecodedSlice(request, inclusive, inclusive.after(request.position, after_count))
 
     def _decode_some(self, decoded: DecodedSlice) -> bool:
         """Decode some entries; returns whether there were any."""
@@ -145,11 +149,13 @@ class BatchReader:
     def _owner_partitions(self, parked: list[DeadLetter]) -> frozenset[int]:
         """Return the other partitions that the events in these dead letters belong to."""
         partitions = self.runtime.settings.partitions
-        owners = {partition_of(letter.identity[0], partitions) for letter in parked if letter.identity}
+        owners = {partition_of(dead_letter.identity[0], partitions) for dead_letter in parked if dead_letter.identity}
         return frozenset(owners - {self.partition})
 
 
 def _continues(inclusive: StreamSlice, checkpoint: Checkpoint) -> bool:
     """Return whether entries read from a checkpoint on belong to the stream that the checkpoint knows."""
     end = inclusive.end
-    return end.position is None or checkpoint.matches(inclusive.entries) or checkpoint.is_last_seen(inclusive.other)
+    return (
+        end.position is None or checkpoint.matches(inclusive.entries) or checkpoint.is_known_end(inclusive.extra_entry)
+    )

@@ -46,8 +46,8 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         """Whether events of at least half of the tenants fail, and of more than one."""
         self._forget_old()
-        seen = self.applied_at.keys() | self.failed_at.keys()
-        return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(seen)
+        tenants = self.applied_at.keys() | self.failed_at.keys()
+        return len(self.failed_at) > 1 and 2 * len(self.failed_at) >= len(tenants)
 
     def _forget_old(self) -> None:
         """Forget tenants outside the window, and all but the latest half of TENANTS_MAX that were applied."""

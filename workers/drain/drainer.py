@@ -31,7 +31,7 @@ from workers.drain.recovery import Recovery
 from workers.jobs.lease import Lease
 from workers.runtime import Runtime, process_runtime
 from workers.telemetry.batch_metrics import CommittedBatch
-from workers.telemetry.progress import Failure, record_batch, record_failure
+from workers.telemetry.progress import BatchFailure, record_batch, record_failure
 
 BUDGET_S = 2.0
 
@@ -95,8 +95,8 @@ class Drainer:
 
     def recover(self, error: Exception) -> float:
         """Prepare the next attempt after a failed step, report the failure, and return the seconds to wait."""
-        attempt, text = self.recovery.after(error, self.attempted), describe(error)
-        failure = Failure(
+        attempt, text = self.recovery.next_attempt(error, self.attempted), describe(error)
+        failure = BatchFailure(
             fault=attempt.error_class,
             error=text,
             consecutive_failures=self.batch_size.consecutive_failures,
@@ -130,8 +130,8 @@ def drain_partition(partition: int, token: str) -> None:
 def drain_with_lease(runtime: Runtime, partition: int, lease: Lease) -> None:
     """Drain a partition, with the batch size and the suspected entry that this process remembers for it."""
     with bound_contextvars(drain=lease.token[:12], partition=partition):
-        memory = (_process_batch_size(partition), _process_breaker(), _process_poison(partition))
-        run(Drainer(runtime, partition, *memory), lease)
+        state = (_process_batch_size(partition), _process_breaker(), _process_poison(partition))
+        run(Drainer(runtime, partition, *state), lease)
 
 
 def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
@@ -145,7 +145,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     # The deadline is checked first: even if Redis takes as long as the budget to extend the lease, a step follows.
     while time.monotonic() < deadline and lease.acquire_or_extend():
         try:
-            is_dry = drainer.step(read_ahead=True)
+            is_at_end = drainer.step(read_ahead=True)
         except StaleClaimError as error:
             log.info("drain.stale_checkpoint", partition=drainer.partition, error=str(error))
             continue
@@ -161,7 +161,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
                 return
             time.sleep(pause_s)
             continue
-        if is_dry:
+        if is_at_end:
             # Entries that arrived while this drain held the lease caused no job, so the stream is checked once more.
             lease.release()
             if not drainer.has_more():
@@ -169,10 +169,10 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     lease.release()
 
 
-def needs_drain(at: Checkpoint, end: StreamEnd) -> bool:
+def needs_drain(checkpoint: Checkpoint, end: StreamEnd) -> bool:
     """Return whether a stream's end differs from its checkpoint in either direction, shows a loss or is unreadable."""
-    is_elsewhere = end.position is not None and end.position != at.position
-    return is_elsewhere or at.with_lost_counted(end) != at or end.wrong_type
+    is_moved = end.position is not None and end.position != checkpoint.position
+    return is_moved or checkpoint.with_lost_counted(end) != checkpoint or end.wrong_type
 
 
 @cache

@@ -20,20 +20,20 @@ class PoisonSuspect:
     It is kept across drains of the process. Losing it costs only time.
     """
 
-    place: tuple[int, Position] | None = None  # epoch and position
+    location: tuple[int, Position] | None = None  # epoch and position
     failures: int = 0
     error: str = ""
 
     def suspect(self, epoch: int, position: Position, error: BaseException) -> None:
         """Record that the entry at this position failed alone."""
-        place = (epoch, position)
-        self.failures = self.failures + 1 if self.place == place else 1
-        self.place = place
+        location = (epoch, position)
+        self.failures = self.failures + 1 if self.location == location else 1
+        self.location = location
         self.error = describe(error)
 
     def clear(self) -> None:
         """Suspect no entry, since this release is wrong and not the entry."""
-        self.place = None
+        self.location = None
 
     def is_poison(self, epoch: int, position: Position) -> bool:
         """Return whether the entry at this position failed alone FAILURES_ALONE_MAX times."""
@@ -41,9 +41,9 @@ class PoisonSuspect:
 
     def is_poison_between(self, epoch: int, first: Position, last: Position) -> bool:
         """Return whether one of the entries from `first` to `last` failed alone FAILURES_ALONE_MAX times."""
-        if self.place is None or self.failures < FAILURES_ALONE_MAX:
+        if self.location is None or self.failures < FAILURES_ALONE_MAX:
             return False
-        return self.place[0] == epoch and first <= self.place[1] <= last
+        return self.location[0] == epoch and first <= self.location[1] <= last
 
 
 def isolating_count(batch: Batch, error: BaseException) -> int:

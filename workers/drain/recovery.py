@@ -32,7 +32,7 @@ class Recovery:
     poison: PoisonSuspect
     breaker: CircuitBreaker
 
-    def after(self, error: Exception, batch: Batch | None) -> NextAttempt:
+    def next_attempt(self, error: Exception, batch: Batch | None) -> NextAttempt:
         """Return the next attempt after `error`; `batch` is the batch that failed, None if it could not be read."""
         error_class = classify_error(error, interruptions=(BaseTimeoutException,))
         if error_class is ErrorClass.INTERNAL and self.isolate(error, batch):

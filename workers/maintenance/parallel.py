@@ -38,7 +38,7 @@ class ProcessEndedError(WorkersError):
     """A process of the pool failed or was killed; the tenant that it had is unchanged or finished."""
 
 
-class _Failure(NamedTuple):
+class _TaskError(NamedTuple):
     error: str
 
 
@@ -55,14 +55,14 @@ class _PoolProcess:
     def receive(self) -> int | TenantRebuild | None:
         """Return the next result, or None if the process asks for a tenant; raises ProcessEndedError."""
         try:
-            message: int | TenantRebuild | _Failure | None = self.pipe.recv()
+            message: int | TenantRebuild | _TaskError | None = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
             raise ProcessEndedError(
                 f"a process that folded events ended with exit code {self.process.exitcode}; its tenant is unchanged or"
                 " finished: run the command again, with fewer --processes if memory is short"
             ) from None
-        if isinstance(message, _Failure):
+        if isinstance(message, _TaskError):
             raise ProcessEndedError(message.error)
         return message
 
@@ -147,7 +147,7 @@ def _run_process(
     except Exception as error:
         log.warning("rebuild.process_failed", error=describe(error))
         with suppress(OSError):
-            pipe.send(_Failure(describe(error)))
+            pipe.send(_TaskError(describe(error)))
 
 
 def _exit_with_parent() -> None:

@@ -113,7 +113,7 @@ class Rebuilder:
 
     def _read_pending(self, request: RebuildRequest, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:
-            return pending_rebuilds.of_tenant(connection, tenant_id, request)
+            return pending_rebuilds.read_for_tenant(connection, tenant_id, request)
 
     def _read_outdated(self, tenant_id: str) -> frozenset[str]:
         with self.reader.connect() as connection:

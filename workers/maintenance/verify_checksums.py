@@ -58,8 +58,8 @@ class ChecksumVerifier:
 
     def log_error(self, partition: int, since: int = 0) -> str | None:
         """Return what is missing in a partition's log after the number `since`, or None; raises database errors."""
-        fault = self._query(lambda connection: find_log_mismatch(connection, partition, since))
-        return _describe(fault) if fault else None
+        mismatch = self._query(lambda connection: find_log_mismatch(connection, partition, since))
+        return _describe(mismatch) if mismatch else None
 
     def _mismatches(self, projection: Projection, tenant_id: str) -> list[RowMismatch]:
         return self._query(lambda connection: find_row_mismatches(connection, projection, tenant_id))
@@ -81,12 +81,12 @@ class ChecksumVerifier:
                 time.sleep(RETRY_DELAY_S)
 
 
-def _checksum_mismatch(found: RowMismatch) -> ChecksumMismatch:
+def _checksum_mismatch(mismatch: RowMismatch) -> ChecksumMismatch:
     return ChecksumMismatch(
-        read_model=found.table.name,
-        key=found.key,
-        row_events=_event_count(found.stored),
-        log_events=_event_count(found.logged),
+        read_model=mismatch.table.name,
+        key=mismatch.key,
+        row_events=_event_count(mismatch.stored),
+        log_events=_event_count(mismatch.logged),
     )
 
 
@@ -94,7 +94,7 @@ def _event_count(checksum: RowChecksum | None) -> int | None:
     return checksum.event_count if checksum else None
 
 
-def _describe(fault: LogMismatch) -> str:
-    gaps = ", ".join(str(first) if first == last else f"{first:,} to {last:,}" for first, last in fault.gaps)
-    counts = f"{fault.applied:,} events were applied, {fault.logged:,} are in the log"
+def _describe(mismatch: LogMismatch) -> str:
+    gaps = ", ".join(str(first) if first == last else f"{first:,} to {last:,}" for first, last in mismatch.gaps)
+    counts = f"{mismatch.applied:,} events were applied, {mismatch.logged:,} are in the log"
     return f"{counts}; missing: {gaps}" if gaps else counts

@@ -100,7 +100,9 @@ def _start_pass(runtime: Runtime) -> None:
     redis, partitions = runtime.queue.connection, runtime.stream.partitions
     since, after = verify_results.read_verified_up_to(redis)
     with runtime.reader.connect() as connection:
-        until = {at.partition: at.applied for at in checkpoint_table.read_all(connection, partitions)}
+        until = {
+            checkpoint.partition: checkpoint.applied for checkpoint in checkpoint_table.read_all(connection, partitions)
+        }
         # If the database was restored to an older state, later numbers are given to other events: verify them again.
         since = {partition: number for partition, number in since.items() if number <= until[partition]}
         changed = _changed_tenants(connection, runtime, since, until)

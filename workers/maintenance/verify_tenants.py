@@ -113,8 +113,8 @@ class TenantVerification:
 
     def publish(self, redis: Redis) -> None:
         """Store the results in Redis for status, health and metrics; raises RedisError."""
-        known = verify_results.read_mismatched_tenants(redis)
-        for tenant_id in (self.mismatched | known) & self.differing_rows.keys():
+        published = verify_results.read_mismatched_tenants(redis)
+        for tenant_id in (self.mismatched | published) & self.differing_rows.keys():
             rows = self.differing_rows[tenant_id]
             if tenant_id in self.repaired:
                 rows = dict.fromkeys(rows, 0)

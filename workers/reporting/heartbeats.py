@@ -19,7 +19,7 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
     with redis.pipeline(transaction=False) as pipe:
         for worker in workers:
             pipe.hget(worker.key, HEARTBEAT_FIELD)
-        beats: list[Any] = pipe.execute()
+        heartbeats: list[Any] = pipe.execute()
     now_ms = runtime.stream.now_ms()
     return [
         ProcessStatus(
@@ -27,9 +27,9 @@ def read_workers(runtime: Runtime) -> list[ProcessStatus]:
             host=worker.hostname or "",
             pid=worker.pid or 0,
             state=str(worker.get_state()),
-            heartbeat_age_s=_heartbeat_age_s(worker, beat, now_ms),
+            heartbeat_age_s=_heartbeat_age_s(worker, heartbeat_ms, now_ms),
         )
-        for worker, beat in zip(workers, beats, strict=True)
+        for worker, heartbeat_ms in zip(workers, heartbeats, strict=True)
     ]
 
 
@@ -37,9 +37,9 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
     """Return the dispatchers that swept within HEARTBEAT_TTL_S, by name."""
     now_ms = runtime.stream.now_ms()
     oldest_ms = now_ms - HEARTBEAT_TTL_S * 1000
-    beats: Any = runtime.queue.connection.zrangebyscore(HEARTBEATS_KEY, oldest_ms, "inf", withscores=True)
+    heartbeats: Any = runtime.queue.connection.zrangebyscore(HEARTBEATS_KEY, oldest_ms, "inf", withscores=True)
     dispatchers = []
-    for member, at_ms in sorted(beats):
+    for member, at_ms in sorted(heartbeats):
         host, _, pid = member.decode().rpartition(".")
         dispatchers.append(
             ProcessStatus(
@@ -53,9 +53,9 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
     return dispatchers
 
 
-def _heartbeat_age_s(worker: BaseWorker, beat: bytes | None, now_ms: int) -> float:
+def _heartbeat_age_s(worker: BaseWorker, heartbeat_ms: bytes | None, now_ms: int) -> float:
     """Return the age by Redis's clock, or by the hosts' clocks for a worker that is not this application's."""
-    if beat is not None:
-        return max(0.0, (now_ms - int(beat)) / 1000)
+    if heartbeat_ms is not None:
+        return max(0.0, (now_ms - int(heartbeat_ms)) / 1000)
     last: datetime | None = worker.last_heartbeat
     return max(0.0, (datetime.now(UTC) - last).total_seconds()) if last else 0.0

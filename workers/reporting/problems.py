@@ -124,9 +124,9 @@ def verification_mismatches(status: Status) -> list[str]:
 def silent_processes(status: Status) -> list[str]:
     """Return how many processes of a role are silent while others work; if all are silent, it is an error."""
     roles = {"workers": status.workers, "dispatchers": status.dispatchers}
-    counts = [(role, sum(each.stalled for each in known), len(known)) for role, known in roles.items()]
+    counts = [(role, sum(each.stalled for each in processes), len(processes)) for role, processes in roles.items()]
     return [
-        f"{silent} of {known} {role} sent no heartbeat for more than {STALLED_AFTER_S:.0f} s"
-        for role, silent, known in counts
-        if 0 < silent < known
+        f"{silent} of {total} {role} sent no heartbeat for more than {STALLED_AFTER_S:.0f} s"
+        for role, silent, total in counts
+        if 0 < silent < total
     ]

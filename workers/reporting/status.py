@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from workers.maintenance.verify_results import VerificationSummary
-from workers.telemetry.progress import STALLED_AFTER_S, Failure
+from workers.telemetry.progress import STALLED_AFTER_S, BatchFailure
 
 
 class PartitionStatus(BaseModel):
@@ -49,7 +49,9 @@ class PartitionStatus(BaseModel):
         bool,
         Field(description="Whether entries have waited for more than 30 s while none was projected."),
     ]
-    failure: Annotated[Failure | None, Field(description="Failure of the last batch; null once a batch is committed.")]
+    failure: Annotated[
+        BatchFailure | None, Field(description="Failure of the last batch; null once a batch is committed.")
+    ]
 
 
 class ProjectionStatus(BaseModel):

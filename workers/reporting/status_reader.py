@@ -73,9 +73,12 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
     ends = runtime.stream.ends()
     now_ms = runtime.stream.now_ms()
     progress = read_progress(runtime.queue.connection, runtime.stream.partitions)
-    found = zip(database.checkpoints, ends, progress, strict=True)
+    partitions = zip(database.checkpoints, ends, progress, strict=True)
     return Status(
-        partitions=[_partition_status(runtime, at, end, each, now_ms) for at, end, each in found],
+        partitions=[
+            _partition_status(runtime, checkpoint, end, partition_progress, now_ms)
+            for checkpoint, end, partition_progress in partitions
+        ],
         open_dead_letters=database.open_dead_letters,
         queue_length=redis.queue_length,
         workers=redis.workers,
@@ -100,25 +103,25 @@ def _projection_statuses(runtime: Runtime, outdated: Mapping[str, TenantCounts])
 
 
 def _partition_status(
-    runtime: Runtime, at: Checkpoint, end: StreamEnd, progress: PartitionProgress, now_ms: int
+    runtime: Runtime, checkpoint: Checkpoint, end: StreamEnd, progress: PartitionProgress, now_ms: int
 ) -> PartitionStatus:
-    is_behind = end.position is not None and end.position != at.position
-    counted = at.with_lost_counted(end)
-    added = max(at.read + counted.lost, at.seen.added, counted.added_offset + end.added)
-    in_flight = added - at.read - counted.lost
-    lag_s = _lag_s(runtime, at, now_ms) if is_behind else 0.0
+    has_lag = end.position is not None and end.position != checkpoint.position
+    counted = checkpoint.with_lost_counted(end)
+    added = max(checkpoint.read + counted.lost, checkpoint.known_end.added, counted.added_offset + end.added)
+    in_flight = added - checkpoint.read - counted.lost
+    lag_s = _lag_s(runtime, checkpoint, now_ms) if has_lag else 0.0
     return PartitionStatus(
-        partition=at.partition,
-        epoch=at.epoch,
-        position=str(at.position),
+        partition=checkpoint.partition,
+        epoch=checkpoint.epoch,
+        position=str(checkpoint.position),
         end_position=str(end.position) if end.position else None,
         lag_entries=in_flight,
         lag_s=lag_s,
         added=added,
-        read=at.read,
-        applied=at.applied,
-        duplicates=at.duplicates,
-        dead_lettered=at.dead_lettered,
+        read=checkpoint.read,
+        applied=checkpoint.applied,
+        duplicates=checkpoint.duplicates,
+        dead_lettered=checkpoint.dead_lettered,
         lost=counted.lost,
         in_flight=in_flight,
         # While a backlog is drained, the lag is high although the partition moves.
@@ -127,8 +130,8 @@ def _partition_status(
     )
 
 
-def _lag_s(runtime: Runtime, at: Checkpoint, now_ms: int) -> float:
+def _lag_s(runtime: Runtime, checkpoint: Checkpoint, now_ms: int) -> float:
     """Return the age of the oldest entry after the checkpoint."""
-    entries = runtime.stream.read_from(at.partition, at.position, 2).entries
-    oldest = next((entry for entry in entries if entry.position > at.position), None)
+    entries = runtime.stream.read_from(checkpoint.partition, checkpoint.position, 2).entries
+    oldest = next((entry for entry in entries if entry.position > checkpoint.position), None)
     return max(0.0, (now_ms - oldest.position.ms) / 1000) if oldest else 0.0

@@ -70,7 +70,7 @@ class CommittedBatch:
     @classmethod
     def now(cls, batch: Batch, after: Checkpoint, started_s: float, apply_started_s: float) -> "CommittedBatch":
         """Return the metrics of a batch that is committed now; the start times are of `time.monotonic()`."""
-        dead_lettered = Counter(letter.reason.value for letter in batch.dead_letters)
+        dead_lettered = Counter(dead_letter.reason.value for dead_letter in batch.dead_letters)
         # Conflicts are found in the transaction, by comparison with the log; the batch does not list them.
         parked = after.dead_lettered - batch.start.dead_lettered
         dead_lettered[Reason.ID_CONFLICT.value] += parked - len(batch.dead_letters)

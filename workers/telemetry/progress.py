@@ -21,7 +21,7 @@ STALLED_AFTER_S = 30.0
 FAILURE_TTL_S = 120
 
 
-class Failure(BaseModel):
+class BatchFailure(BaseModel):
     """How the last batch of a partition failed, and how its drain continues."""
 
     fault: Annotated[
@@ -44,7 +44,7 @@ class PartitionProgress:
     """Whether a batch was committed within STALLED_AFTER_S, and the failure since the last commit, if any."""
 
     is_moving: bool
-    failure: Failure | None
+    failure: BatchFailure | None
 
 
 def record_batch(pipe: Redis, partition: int, batch: CommittedBatch) -> None:
@@ -55,7 +55,7 @@ def record_batch(pipe: Redis, partition: int, batch: CommittedBatch) -> None:
     count_applied(pipe, partition, batch.applied)
 
 
-def record_failure(redis: Redis, partition: int, failure: Failure) -> None:
+def record_failure(redis: Redis, partition: int, failure: BatchFailure) -> None:
     """Record a failed batch."""
     with redis.pipeline(transaction=False) as pipe:
         pipe.set(_failure_key(partition), failure.model_dump_json(), ex=FAILURE_TTL_S)
@@ -74,8 +74,8 @@ def read_progress(redis: Redis, partitions: int) -> Sequence[PartitionProgress]:
     return [PartitionProgress(bool(is_moving), _failure(stored)) for is_moving, stored in pairs]
 
 
-def _failure(stored: bytes | None) -> Failure | None:
-    return None if stored is None else Failure.model_validate_json(stored)
+def _failure(stored: bytes | None) -> BatchFailure | None:
+    return None if stored is None else BatchFailure.model_validate_json(stored)
 
 
 def _progress_key(partition: int) -> str:
