@@ -85,13 +85,13 @@ def missing_project_id() -> ApiError:
 
 
 def unavailable() -> ApiError:
-    """Return the error for a request that cannot be answered while the database is away."""
+    """Return the error for a request that needs the database while it cannot be reached."""
     return ApiError(503, "UNAVAILABLE", "The database cannot be reached; try again.", headers={"Retry-After": "1"})
 
 
 def rebuild_pending() -> ApiError:
-    """Return the error while a rebuild has not yet given the tenant rows in every read model that a read needs."""
-    message = "This read is not ready: it is being rebuilt from your tenant's events; try again later."
+    """Return the error for a tenant without rows in a read model that the request needs, until it is rebuilt."""
+    message = "The data is being rebuilt from your tenant's events; try again later."
     return ApiError(503, "UNAVAILABLE", message, headers={"Retry-After": "30"})
 
 

@@ -77,13 +77,13 @@ def _errors(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json_endpoint(operation_id: str, summary: str) -> dict[str, Any]:
-    responses = {"200": _json("Yes.", {"type": "object"})}
+    responses = {"200": _json("Success.", {"type": "object"})}
     return {"operationId": operation_id, "summary": summary, "responses": responses}
 
 
 def _health_check(operation_id: str, summary: str) -> dict[str, Any]:
     endpoint = _json_endpoint(operation_id, summary)
-    endpoint["responses"]["503"] = _json("No: `problems` names each check that fails.", {"type": "object"})
+    endpoint["responses"]["503"] = _json("The check fails; `problems` says why.", {"type": "object"})
     return endpoint
 
 

@@ -13,12 +13,12 @@ class CorkedProtocol(HttpToolsProtocol):
     """Sends the head and the body of a response together."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start on a new connection."""
+        """Wrap the transport of a new connection."""
         self._corked = CorkedTransport(transport)
         super().connection_made(self._corked)
 
     def eof_received(self) -> None:
-        """Send what is buffered: the event loop closes the connection once the client has closed its side."""
+        """Send the buffer, because the event loop closes the connection after the client has closed its side."""
         self._corked.flush()
 
 
@@ -38,7 +38,7 @@ class CorkedTransport(asyncio.Transport):
         self._buffer.append(data)
 
     def close(self) -> None:
-        """Send what is buffered, then close."""
+        """Send the buffer, then close."""
         self.flush()
         self._transport.close()
 
@@ -59,7 +59,7 @@ class CorkedTransport(asyncio.Transport):
         self._transport.resume_reading()
 
     def flush(self) -> None:
-        """Send what is buffered, unless the connection is closing."""
+        """Send the buffer, unless the connection is closing."""
         buffer, self._buffer = self._buffer, []
         if buffer and not self._transport.is_closing():
             self._transport.writelines(buffer)

@@ -10,7 +10,7 @@ _PORT = "a port from 0 to 65535"
 
 
 class ApiSettings(Settings):
-    """Addresses of the API and of its operations endpoints, which are beside the API unless OPS_PORT is set."""
+    """Addresses of the API and of its operations endpoints. They are the same unless OPS_PORT is set."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -37,7 +37,7 @@ class ApiSettings(Settings):
         ge=0,
         le=65_535,
         alias="OPS_PORT",
-        title="The port of the operations endpoints. Without it, they are served beside the API.",
+        title="The port of the operations endpoints. Without it, they use the port of the API.",
         description=_PORT,
     )
     key_cache_s: float = Field(
@@ -57,6 +57,6 @@ class ApiSettings(Settings):
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """The addresses to listen on: the API first, the operations endpoints last. It may be one address for both."""
+        """The addresses to listen on: the API's, then that of the operations endpoints if it is another one."""
         api = (self.host, self.port)
         return [api] if self.ops_port is None else [api, (self.ops_host or self.host, self.ops_port)]

@@ -20,7 +20,7 @@ def show(machine: dict[str, Any], results: Sequence[Result]) -> None:
 
 def goals(results: Sequence[Result]) -> Table:
     """Return a table of the goals: the ratio of the medians, and the range over single rounds."""
-    headers = ("row", "measured", "beside", "figure", "is", "goal (stretch)", "", "rounds from … to")
+    headers = ("row", "measured", "reference", "figure", "value", "goal (stretch)", "", "range of rounds")
     rows = [
         (
             result.row.name,

@@ -17,7 +17,7 @@ Contestants: TypeAlias = Mapping[str, Measurement]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound for a figure of a contestant, as a ratio to the same figure of `reference`, or as it is without one."""
+    """A bound for a contestant's figure. With `reference`, it bounds the ratio to the reference's same figure."""
 
     figure: str
     contestant: str
@@ -41,7 +41,7 @@ class Goal:
 class BenchmarkRow:
     """Contestants that are measured in turn, and the goals for the medians of their figures.
 
-    `contestants` is a context manager that prepares and cleans up. `rounds` replaces the size's number of rounds.
+    `contestants` is a context manager that prepares and cleans up. `rounds` overrides the size's number of rounds.
     `rounds_factor` multiplies it, for contestants that differ less than the machine drifts; the contestants should
     then shorten each round by the same factor.
     """

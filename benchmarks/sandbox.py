@@ -55,7 +55,7 @@ class Sandbox:
 
     @contextmanager
     def database(self, template: str = _EMPTY) -> Iterator[str]:
-        """Create a PostgreSQL database from a template, by default one with our schema and no rows."""
+        """Create a PostgreSQL database from a template, by default one with the projector's schema and no rows."""
         if template == _EMPTY:
             self._create_empty_template()
         name = f"bench_{next(self._numbers)}"
@@ -74,7 +74,7 @@ class Sandbox:
 
     @contextmanager
     def sqlite(self) -> Iterator[str]:
-        """Create a SQLite database with our schema."""
+        """Create an SQLite database with the projector's schema."""
         file = self.directory / f"bench_{next(self._numbers)}.db"
         url = f"sqlite:///{file}"
         migrate(url)
@@ -95,7 +95,7 @@ class Sandbox:
             self.client.delete(*other_keys)
 
     def append(self, entries: list[BacklogEntry]) -> None:
-        """Append entries, without syncing each write, as this is not measured."""
+        """Append entries. Redis does not sync each write meanwhile, because this is not measured."""
         self.client.config_set("appendfsync", "no")
         for first in range(0, len(entries), _ENTRIES_PER_APPEND):
             self.stream.append(entries[first : first + _ENTRIES_PER_APPEND])
@@ -138,7 +138,7 @@ class Sandbox:
 
 
 def migrate(database_url: str) -> None:
-    """Create our schema in a database."""
+    """Create the projector's schema in a database."""
     environ: Mapping[str, str] = {"DATABASE_URL": database_url}
     migrate_database(DatabaseSettings.from_environ(environ).database_url, PARTITIONS)
 

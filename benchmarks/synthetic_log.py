@@ -77,7 +77,7 @@ def _fill_log(connection: psycopg.Connection, log: SyntheticLog) -> None:
     connection.execute("CREATE UNIQUE INDEX event_log_by_number ON event_log (partition, number)")
     line = projection_state.dump(projection_state.expected_states(PROJECTIONS))
     connection.execute("INSERT INTO projection_version SELECT DISTINCT tenant_id, %s FROM event_log", (line,))
-    # As if an earlier stream had brought these events: the events that are drained now get higher numbers.
+    # Count these events as applied from an earlier stream, so that events drained later get higher numbers.
     connection.execute(
         "UPDATE checkpoint SET read = %(events)s, applied = %(events)s, added_offset = %(events)s WHERE partition = 0",
         {"events": log.events},

@@ -9,7 +9,7 @@ UP_ENV = "up.env"
 
 
 def load() -> None:
-    """Set the variables that are unset to those of a `projector up` that runs on the data directory."""
+    """Set missing variables to those of the `projector up` that runs on the data directory, if one does."""
     file = data_dir(os.environ) / UP_ENV
     if not file.is_file():
         return

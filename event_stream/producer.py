@@ -41,7 +41,7 @@ class Producer:
     """Appends events to the streams. Repeating an append is safe. Do not share a producer between threads."""
 
     def __init__(self, stream: Stream, settings: StreamSettings) -> None:
-        """Raises PartitionsMismatchError if the deployment has another number of partitions."""
+        """Read the server's clock; raises PartitionsMismatchError if `settings` has another number of partitions."""
         self._stream = stream
         self._settings = settings
         self._backlog = Backlog(stream, settings.backlog_limit)
@@ -86,7 +86,7 @@ class Producer:
         ]
 
     def wait_until_projected(self, position: Appended, timeout_s: float = 2.0) -> None:
-        """Return when reads show the event at `position`; raises WaitTimeoutError after `timeout_s`."""
+        """Wait until reads show the event at `position`; raises WaitTimeoutError after `timeout_s` seconds."""
         began_s = time.monotonic()
         while not self.is_projected(position):
             waited_s = time.monotonic() - began_s
@@ -119,5 +119,5 @@ class Producer:
         try:
             check_clock(time_us, now_ms, self._settings.max_clock_skew_s)
         except InvalidEventError:
-            # This host's clock may have been changed since it was compared, so ask the server before refusing.
+            # This host's clock may have changed since the start, so check against the server's before refusing.
             check_clock(time_us, self._stream.now_ms(), self._settings.max_clock_skew_s)

@@ -13,9 +13,9 @@ class SettingsError(EventStreamError):
 
 
 class Settings(BaseModel):
-    """Base class of each package's settings.
+    """Base class of settings that are read from environment variables.
 
-    For each field, the alias is the environment variable, the description its allowed values, the title its meaning.
+    In each field, `alias` is the environment variable, `description` lists its allowed values, `title` is its meaning.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True)
@@ -64,5 +64,5 @@ class StreamSettings(Settings):
         ge=1,
         alias="PROJECTOR_BACKLOG_LIMIT",
         title="How many entries of a partition may wait to be projected before appends are refused.",
-        description="a whole number from 1 on",
+        description="a whole number, at least 1",
     )

@@ -1,4 +1,4 @@
-"""The schema's revisions, and the functions that bring a database to the newest one."""
+"""The schema's revisions, and the functions that upgrade a database to the newest one."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def config(engine: Engine) -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Create or upgrade the schema in one transaction. If two run at once, the second waits and finds it done."""
+    """Create or upgrade the schema in one transaction. A concurrent upgrade waits, and then has nothing to do."""
     command.upgrade(config(engine), revision)
 
 

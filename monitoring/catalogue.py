@@ -1,6 +1,6 @@
 """The catalogue of all metrics, grouped by the source that they are read from.
 
-Metrics of the deployment are the same in every API process: they come from the data behind `projector status`. Only
+Metrics of the deployment are the same in every API process: they come from the data of `projector status`. Only
 those in FROM_API_PROCESS differ between API processes (docs/reference/metrics.md).
 
 Add a metric here and run `make docs`, which writes the table in docs/reference/metrics.md.

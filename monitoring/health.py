@@ -1,4 +1,4 @@
-"""The health of the projector: whether events reach the read models."""
+"""The health check of the projector, which reports whether events reach the read models."""
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -15,7 +15,7 @@ from workers.runtime import Runtime
 
 
 def projector_health(runtime: Runtime) -> Health:
-    """Return the problems of the deployment: errors keep events from the read models, warnings do not."""
+    """Return the health of the deployment. Errors keep events from the read models; warnings do not."""
     try:
         with runtime.reader.connect() as connection:
             schema.check(connection)

@@ -27,7 +27,7 @@ def by_partition(value: Callable[[PartitionStatus], float]) -> Callable[[Status]
 
 
 def histogram(counted: Histogram, per_unit: float = 1) -> Samples:
-    """Return the sample of a histogram of whole numbers, `per_unit` of which make one unit of the metric."""
+    """Return the sample of a histogram of whole numbers, converted to the metric's unit: `per_unit` make one."""
     bounds = [bound / per_unit for bound in counted.buckets.bounds]
     return single(HistogramValue(bounds, counted.counts, counted.sum / per_unit))
 

@@ -1,4 +1,4 @@
-"""The handler of GET /metrics: reads the deployment within bounded time, even while a server is away."""
+"""The handler of GET /metrics: reads the deployment in bounded time, even if a server does not respond."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 class _RedisResult:
     state: RedisState
     batch_metrics: BatchMetrics
-    status: Status | None  # needs the database's state too
+    status: Status | None  # None if the database could not be read
 
 
 class ScrapeHandler:
@@ -75,7 +75,7 @@ class ScrapeHandler:
 
 
 async def _read(server: str, source: Awaitable[T | None]) -> T | None:
-    """Return what a source gives, or None and a log line if it fails or takes too long."""
+    """Return the result of a source; if it fails or takes too long, log that and return None."""
     try:
         return await asyncio.wait_for(source, SOURCE_TIMEOUT_S)
     except (RedisError, SQLAlchemyError, EventStreamError, ProjectionsError, TimeoutError) as error:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from projections.folding.projection import FoldError
 from projections.lifecycle.log_history import UndecodableError
 
-# Even if a fold raises these, the machine is the problem and not the event.
+# A fold that raises one of these has met a problem of the machine, not of the event.
 _MACHINE_ERRORS = (MemoryError, OSError)
 _DESCRIPTION_LENGTH_MAX = 300
 _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
@@ -32,7 +32,7 @@ class ErrorClass(StrEnum):
 
     @property
     def explanation(self) -> str:
-        """The meaning, for people."""
+        """One phrase that explains the class to an operator."""
         return (
             "this release or an event is wrong"
             if self is ErrorClass.INTERNAL

@@ -8,7 +8,7 @@ from projections.errors import ProjectionsError
 from projections.read_models import registry
 
 _REVISIONS = Path(__file__).parents[1] / "migrations" / "versions"
-# The name of the newest file is enough; importing the package would load Alembic into every process.
+# Read from the file names, because importing the package would load Alembic into every process.
 REVISION = max(file.name[:4] for file in _REVISIONS.glob("[0-9][0-9][0-9][0-9]_*.py"))
 VERSION_TABLE = "projector_schema_version"  # not Alembic's default, which another application may use
 READ_MODELS = tuple(projection.table for projection in registry.PROJECTIONS)

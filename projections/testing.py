@@ -1,4 +1,4 @@
-"""Test a projection: given these events, when folded in any order, then these rows.
+"""Helpers that test a projection: given events, when folded in any order, then the expected rows.
 
     from projections.testing import given
 

@@ -2,4 +2,4 @@
 
 
 class WorkersError(Exception):
-    """Something about jobs or processes is wrong. The message names the value and the remedy."""
+    """Base class of the errors about jobs and processes."""

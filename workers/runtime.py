@@ -31,8 +31,8 @@ _REDIS_TIMEOUT_S = 5
 def redis_client(url: str, timeout_s: float = _REDIS_TIMEOUT_S, retries: int = 3) -> Redis:
     """Return a client that times out within seconds and retries lost connections.
 
-    After a failover, a demoted server refuses writes on its old connections (ReadOnlyError). The retry reconnects, and
-    so reaches the new primary.
+    After a failover, a demoted server refuses writes on its old connections (ReadOnlyError). The retry reconnects and
+    reaches the new primary.
     """
     return Redis.from_url(
         url,
@@ -47,7 +47,7 @@ def redis_client(url: str, timeout_s: float = _REDIS_TIMEOUT_S, retries: int = 3
 class Runtime:
     """The connections of one process.
 
-    RQ has its own Redis client, because it raises the timeouts of the pool that it is given.
+    RQ has its own Redis client, because RQ raises the timeouts of the connection pool that it uses.
     """
 
     settings: StreamSettings

@@ -1,4 +1,4 @@
-"""The setting of this package: the address of Redis."""
+"""`RedisSettings`: the address of Redis."""
 
 from pydantic import Field, field_validator
 from redis.connection import parse_url

@@ -49,7 +49,7 @@ table = Table(
 
 
 class KeyId(NamedTuple):
-    """The key of a lookup of API keys."""
+    """The id of an API key, as the key of a lookup."""
 
     key_id: str
 

@@ -35,7 +35,7 @@ class Coalescer(Generic[K, V]):
         self.lookups += 1
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            # Send the query only after all requests that have arrived together have added their keys.
+            # Send the query at the next turn of the event loop, after all requests of this turn have added their keys.
             loop.call_soon(self._send)
         waiters = self._waiting.setdefault(key, [])
         answer: asyncio.Future[V | None] = loop.create_future()
@@ -49,7 +49,7 @@ class Coalescer(Generic[K, V]):
                 self._leave(key, waiters, answer)
 
     def _leave(self, key: K, waiters: Waiters[V], answer: asyncio.Future[V | None]) -> None:
-        # While queries hang, keys that no request waits for any more would pile up and delay later lookups.
+        # Otherwise, while queries hang, keys that no request waits for would pile up and delay later lookups.
         waiters.remove(answer)
         if not waiters:
             del self._waiting[key]

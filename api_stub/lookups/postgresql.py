@@ -1,4 +1,4 @@
-"""Lookups on PostgreSQL, which the event loop reads itself, without threads.
+"""Lookups on PostgreSQL, on asynchronous connections and without threads.
 
 See docs/decisions/0037-wait-on-postgresql-in-the-event-loop.md.
 """
@@ -26,7 +26,7 @@ V = TypeVar("V")
 class PostgresqlDatabase:
     """Runs lookups on asynchronous connections.
 
-    It has as many connections as lookups were ever in progress at once. The callers bound that number.
+    It opens a connection when all are in use, and keeps it. The callers limit how many lookups run at once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -62,7 +62,7 @@ class PostgresqlDatabase:
             try:
                 return await self._rows_on(connection, statement, parameters)
             except psycopg.OperationalError:
-                # The server may have closed the connection while it was idle. Then try once on a new one.
+                # The server may have closed the connection while it was idle. If so, try once on a new one.
                 if not connection.closed:
                     raise
         connection = await BoundedAsyncConnection.connect(**self._options, autocommit=True)

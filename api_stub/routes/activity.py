@@ -92,7 +92,7 @@ def _statement(dialect_name: str) -> Select[Any]:
         .correlate(keys)
         .subquery("newest")
     )
-    # Both aggregates keep the subquery's order: ordering again took a tenth of the time. The result is bytes, because
+    # Both aggregates keep the subquery's order; sorting again would add 10 % to the time. The result is bytes, because
     # the response sends them unchanged (docs/decisions/0039-activity-as-bytes.md).
     joined: ColumnElement[Any]
     if dialect_name == "postgresql":

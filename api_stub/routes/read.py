@@ -19,7 +19,7 @@ V = TypeVar("V")
 
 
 class RebuildPending:
-    """The result of a lookup while a rebuild has not yet filled all read models that it needs."""
+    """Stands for a value that cannot be looked up yet, because a rebuild is pending."""
 
 
 REBUILD_PENDING = RebuildPending()
@@ -64,7 +64,7 @@ def require_found(result: V | RebuildPending | None) -> V:
 
 
 def is_rebuild_pending(versions: str | None, read_models: tuple[str, ...]) -> bool:
-    """Return whether a rebuild has yet to fill some read models of a tenant.
+    """Return whether a tenant has no rows yet in one of the read models, because a rebuild is pending.
 
     `versions` is the tenant's row in the table projection_version. It is None for a tenant without events, which needs
     no rebuild.

@@ -140,7 +140,7 @@ def _statement(dialect_name: str) -> Select[Any]:
         )
         .select_from(keys)
         .outerjoin(projection_version, projection_version.c.tenant_id == tenant_id)
-        # An outer join, so that no planner starts with the projects, however few it believes there are.
+        # An outer join makes every planner start with the keys, even if it estimates that there are few projects.
         .outerjoin(project, (project.c.tenant_id == tenant_id) & (project.c.project_id == latest_holder))
         .outerjoin(tenant, tenant.c.tenant_id == tenant_id)
         .outerjoin(
@@ -163,7 +163,7 @@ async def handle(request: Request, key: ApiKey, now_us: int, find: Find[StatsKey
     if row.project_id != (key.project_id or row.project_id) or row.project_id != (requested or row.project_id):
         raise errors.forbidden("WRONG_PROJECT", "This slug does not belong to the project of the key or X-Project-Id.")
     trend = row.trend(now_us)
-    # A dict, because building the models would cost more than the lookup. A test compares the two.
+    # Return a dict, because building the models costs more than the lookup. A test compares the dict with the models.
     stats = {
         "analysisCount": sum(count for _, count in trend),
         "logSourceCount": row.log_source_count,

@@ -30,7 +30,7 @@ def limit_log(sandbox: Sandbox, backlog: list[BacklogEntry]) -> Measurement:
     rows = [_row(number, *entry) for number, entry in enumerate(sorted(backlog, key=lambda entry: entry[0]), start=1)]
 
     def measure() -> Figures:
-        gc.freeze()  # or the garbage collector would scan these rows during the measurement
+        gc.freeze()  # otherwise the garbage collector would scan these rows during the measurement
         with sandbox.database() as url, psycopg.connect(url) as connection:
             started = time.perf_counter()
             for first in range(0, len(rows), BATCH):

@@ -1,4 +1,4 @@
-"""Tables and statements of the hand-written references: upserts that rely on each event coming once."""
+"""Tables and statements of the hand-written references. They assume that no event is repeated."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -24,7 +24,7 @@ REASONS = click.Choice([reason.value for reason in Reason])
 
 
 def _with_selection(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the arguments that select open dead letters. Without any of them, the command is refused."""
+    """Add the arguments that select open dead letters to a command. Calling it without any is a usage error."""
 
     @click.argument("ids", nargs=-1, metavar="[ID]...")
     @click.option("--reason", type=REASONS, help="Dead letters with this reason.")

@@ -68,7 +68,7 @@ def _as_lines(report: DoctorReport) -> Iterator[str]:
 
 
 def _summary(report: DoctorReport) -> Iterator[str]:
-    """Yield the number of findings or, if there are none, the problems that were looked for."""
+    """Yield the number of findings or, if there are none, the problems that were checked for."""
     dangers = sum(finding.severity == Severity.DANGER for finding in report.findings)
     advice = len(report.findings) - dangers
     if dangers:

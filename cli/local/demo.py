@@ -1,4 +1,4 @@
-"""The events of the demo tenant: 30 days of history, which are the same on every run, and live traffic."""
+"""The events of the demo tenant: 30 days of history, identical on every run, and live traffic."""
 
 import random
 import time

@@ -48,7 +48,7 @@ class Child:
         return time.monotonic() - self.started_at
 
     def start(self) -> None:
-        """Start it in a session of its own: the terminal's Ctrl-C reaches only the supervisor, which stops it."""
+        """Start it in its own session, so that Ctrl-C in the terminal reaches only the supervisor, which stops it."""
         self.process = subprocess.Popen(
             list(self.command),
             env=dict(self.environ),

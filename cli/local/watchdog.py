@@ -50,7 +50,7 @@ def watch(supervisor: Supervisor, runtime: Runtime, operations_url: str, stoppin
 
 @dataclass
 class ServerProbe:
-    """Notices that a server has stopped responding. `is_responding` sends it one request."""
+    """Detects that a server has stopped responding. `is_responding` sends it one request."""
 
     name: str
     is_responding: Callable[[], bool]
@@ -67,7 +67,7 @@ class ServerProbe:
 
 @dataclass
 class HeartbeatProbe:
-    """Checks that Redis accepts writes. If it does not, for example because it is full, no process has heartbeats."""
+    """Checks that Redis accepts writes. While it does not, a missing heartbeat does not prove a stall."""
 
     redis: Redis
     clock: Callable[[], float] = time.monotonic

@@ -23,7 +23,7 @@ _MEMBERS = {
     "type": "The name of the type and its version.",
     "time": "",
     "tenantid": "",
-    "projectid": "Ignored, as the type belongs to the whole tenant.",
+    "projectid": "Ignored, because the type is about the whole tenant.",
     "data": "What happened.",
 }
 """The members in the order of the documents, with descriptions of those that have none in their types."""

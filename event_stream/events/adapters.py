@@ -29,8 +29,8 @@ def event_object_type(type_: str, data: type[Data]) -> Any:
 def json_object_type(members: dict[str, Any]) -> Any:
     """Return the type of a JSON object with these members, read as a dict; other members are ignored.
 
-    A dict, because building an object would take half as long again.
+    The type is a dict, because building an object would take half as long again.
     """
-    object_type: Any = TypedDict("Whole", members)  # type: ignore[misc]  # mypy wants to see the members
-    # Values rarely repeat, so caching them as well costs more than it saves.
+    object_type: Any = TypedDict("JsonObject", members)  # type: ignore[misc]  # mypy wants to see the members
+    # Only keys are cached: values rarely repeat, so a cache for them would cost more time than it saves.
     return with_config(ConfigDict(strict=True, extra="ignore", cache_strings="keys"))(object_type)

@@ -39,7 +39,7 @@ class Arrival(NamedTuple):
 def decode(body: bytes, arrival: Arrival | None = None) -> Event:
     """Return the event in `body`, validated by all rules that need no database.
 
-    Without `arrival`, partition and clock are not checked, which is right for events that are already in the log.
+    Without `arrival`, partition and clock are not checked. Use this for events that are already in the log.
     Raises InvalidEventError with the first reason that applies.
     """
     events = _decode_fast([body])
@@ -87,7 +87,7 @@ _VALIDATOR = build_adapter().validator
 
 
 def _decode_fast(bodies: Sequence[bytes]) -> list[Event] | None:
-    """Return the events if all are valid, in one pass over each; None if `_decode_with_reason` has to look."""
+    """Return the events, validated in one pass over each body; None if any of them may be invalid."""
     if not (passes_quick_check(b"".join(bodies)) or all(map(passes_quick_check, bodies))):
         return None
     try:
@@ -97,7 +97,7 @@ def _decode_fast(bodies: Sequence[bytes]) -> list[Event] | None:
 
 
 def _decode_with_reason(body: bytes, arrival: Arrival | None) -> Event:
-    """Check rule by rule; return the event, or raise InvalidEventError with the first reason that applies."""
+    """Return the event, or raise InvalidEventError with the first reason that applies; checks rule by rule."""
     envelope = parse_envelope(body)
     if envelope.type in TYPES and envelope.type not in TENANT_LEVEL:
         _check_project_id(envelope.projectid)
@@ -138,10 +138,10 @@ def _unknown_type_detail(type_: str) -> str:
         (known_version for known_name, known_version in map(version_of, TYPES) if known_name == name), default=0
     )
     if not 0 < newest < version:
-        return "is not known to this release"
+        return "is not an event type of this release"
     return (
-        f"is of a later release, this one knows up to v{newest}: upgrade the workers,"
-        " then `projector dead-letters replay --reason unknown_type`"
+        f"is of a later release (this one supports versions up to v{newest}); upgrade the workers,"
+        " then run `projector dead-letters replay --reason unknown_type`"
     )
 
 

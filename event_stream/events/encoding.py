@@ -20,9 +20,9 @@ class CloudEvent(Protocol):
 
 
 def encode(event: Mapping[str, Any] | CloudEvent) -> bytes:
-    """Return the structured JSON of an event; raises InvalidEventError if it is neither, or not JSON."""
+    """Return the structured JSON of an event; raises InvalidEventError for another type, or a value that JSON lacks."""
     try:
-        # isinstance of a protocol takes as long as writing the JSON, so dicts skip it.
+        # isinstance with a protocol takes as long as writing the JSON, so it is skipped for dicts.
         return to_json(event if isinstance(event, dict) else _mapping(event), inf_nan_mode="constants")
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidEventError(Reason.NOT_JSON, str(error)) from None
@@ -33,4 +33,4 @@ def _mapping(event: Mapping[str, Any] | CloudEvent) -> Mapping[str, Any]:
         return {**event.get_attributes(), "data": event.get_data()}
     if isinstance(event, Mapping):
         return event
-    raise InvalidEventError(Reason.NOT_AN_EVENT, f"a {type(event).__name__}; give a dict or a CloudEvent")
+    raise InvalidEventError(Reason.NOT_AN_EVENT, f"must be a dict or a CloudEvent, not a {type(event).__name__}")

@@ -59,7 +59,7 @@ def parse_envelope(body: bytes) -> Envelope:
     """Return the validated envelope of a body; raises InvalidEventError with TOO_LARGE, NOT_JSON or NOT_AN_EVENT."""
     value = parse_json(body)
     if not isinstance(value, dict):
-        raise InvalidEventError(Reason.NOT_AN_EVENT, f"a JSON {json_kind(value)}; an event is a JSON object")
+        raise InvalidEventError(Reason.NOT_AN_EVENT, f"an event must be a JSON object, not a JSON {json_kind(value)}")
     try:
         return Envelope.model_validate(value)
     except ValidationError as error:

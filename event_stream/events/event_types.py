@@ -2,12 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-Identity: TypeAlias = tuple[str, str]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,100}$")]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -197,7 +196,7 @@ TYPES: dict[str, type[Data]] = {
     "analysis.created.v1": AnalysisCreated,
     "watchdog.evaluated.v1": WatchdogEvaluated,
 }
-"""Every version of every type. None is ever removed, as the event log keeps events of all (see upcasting.py)."""
+"""Every version of every type. Never remove one: the event log keeps events of all versions (see upcasting.py)."""
 TENANT_LEVEL = frozenset({"support_desk.bound.v1", "support_desk.unbound.v1"})
 _VERSIONED = re.compile(r"(.+)\.v([1-9][0-9]{0,8})")
 

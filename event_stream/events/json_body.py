@@ -24,13 +24,13 @@ def parse_json(body: bytes) -> Any:
 
 
 def passes_quick_check(body: bytes) -> bool:
-    """Return whether a body certainly keeps these rules if it is JSON. Most events pass this quick check.
+    """Return whether a body cannot break these rules if it is JSON. Most events pass this quick check.
 
     If several bodies pass joined together, each of them passes.
     """
     if len(body) > BODY_BYTES_MAX or _may_be_deep_or_hold_nul(body):
         return False
-    # Looking for one byte first is ten times as fast, and nearly all events hold neither.
+    # Searching for a single byte first is ten times as fast, and almost no event holds either word.
     return not (b"N" in body and b"NaN" in body) and not (b"I" in body and b"Infinity" in body)
 
 

@@ -10,7 +10,7 @@ EVENT_FIELD = b"event"
 
 
 class Position(NamedTuple):
-    """An entry id as two integers, because as text "9-0" sorts after "10-0"."""
+    """An entry id as two integers, which sort correctly: as text, "9-0" sorts after "10-0"."""
 
     ms: int
     seq: int
@@ -66,7 +66,7 @@ class Entry(NamedTuple):
 class StreamEnd:
     """A stream at one moment: its last existing entry, its length, and the number of entries ever added.
 
-    A stream that does not exist is empty. So is a key that holds something else; then `wrong_type` is true.
+    A stream that does not exist counts as empty. A key of another type also does, and sets `wrong_type`.
     """
 
     last: Entry | None
@@ -84,7 +84,7 @@ class StreamEnd:
 class StreamSlice:
     """Consecutive entries of a stream that follow the position `before`, and the stream's end, as one snapshot.
 
-    `other` is the additional entry that was requested, if the stream still holds it.
+    `extra_entry` is the entry at the additional position that was requested, if the stream still holds it.
     """
 
     entries: list[Entry]

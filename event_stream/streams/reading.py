@@ -20,7 +20,7 @@ class RedisTooOldError(EventStreamError):
 
 
 def read_slice(redis: Redis, partition: int, position: Position, count: int, extra_position: Position) -> StreamSlice:
-    """Return at most `count` entries from `position` on, the entry at `other` and the stream's end, as one snapshot."""
+    """Return a snapshot: up to `count` entries from `position` on, the entry at `extra_position`, and the end."""
     callbacks = {**redis.response_callbacks, "XRANGE": _parse_entries}
     try:
         pipe = Pipeline(redis.connection_pool, callbacks, transaction=True, shard_hint=None)
@@ -39,7 +39,7 @@ def parse_end(info: Any) -> StreamEnd:
     info = raise_if_error(info)
     if "entries-added" not in info:
         raise RedisTooOldError
-    # The last existing entry, as `last-generated-id` would make drains start for a tail that was deleted.
+    # Use the last existing entry: with `last-generated-id`, a deleted tail would count as entries to drain.
     last = info["last-entry"]
     return StreamEnd(_last_entry(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
 

@@ -15,7 +15,7 @@ from event_stream.streams.entries import START, Entry, Position, StreamEnd, Stre
 from event_stream.streams.reading import parse_end, read_slice
 from event_stream.streams.stream_keys import PARTITIONS_KEY, projected_count_key, projected_key, stream_key
 
-# One script, because between a look and a trim another stream could take this one's place.
+# One script, because the stream could be replaced between the comparison and the trim.
 _TRIM = """
 local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 if not found or #found[2] ~= #ARGV - 2 then return 0 end
@@ -27,11 +27,11 @@ return redis.call('XTRIM', KEYS[1], 'MINID', '~', ARGV[1])
 
 
 class PartitionsMismatchError(EventStreamError):
-    """The deployment was made with another number of partitions."""
+    """The deployment was created with another number of partitions."""
 
     def __init__(self, stored: int, configured: int, where: str) -> None:
         super().__init__(
-            f"PROJECTOR_PARTITIONS is {configured}, but this deployment was made with {stored} (stored in {where});"
+            f"PROJECTOR_PARTITIONS is {configured}, but this deployment was created with {stored} (stored in {where});"
             f" set PROJECTOR_PARTITIONS={stored}"
         )
 
@@ -84,7 +84,7 @@ class Stream:
     ) -> StreamSlice:
         """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot.
 
-        The slice also has the entry at `other`, if the stream holds it.
+        The slice also has the entry at `extra_position`, if the stream holds it.
         """
         return read_slice(self.redis, partition, position, count, extra_position)
 
@@ -97,7 +97,7 @@ class Stream:
         return self._ends([partition])[0]
 
     def wait_for_more(self, ends: Mapping[int, StreamEnd], timeout_s: float) -> list[int]:
-        """Wait until a stream has an entry after its given end; return the partitions that have, or none on timeout."""
+        """Wait until some streams have entries after their ends; return their partitions, or none after the timeout."""
         after = {stream_key(partition): str(end.position or START) for partition, end in ends.items()}
         reply: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
         entries = dict(reply or ())

@@ -35,7 +35,7 @@ _TYPE_NAMES: dict[type[TypeEngine[Any]], str] = {
 
 
 def dialect_insert(connection: Connection, table: Table) -> Any:
-    """Return an INSERT with ON CONFLICT. Both dialects spell it alike, but SQLAlchemy has a class for each."""
+    """Return an INSERT that supports ON CONFLICT. The syntax is the same, but SQLAlchemy has a class per dialect."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return insert(table)
 
@@ -73,7 +73,7 @@ def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> No
     if not ordered:
         return
     if connection.dialect.name == "postgresql":
-        # Columns as arrays are as fast as a COPY into a temporary table, and need no such table.
+        # Sending columns as arrays is as fast as a COPY into a temporary table, and simpler.
         execute_driver_sql(connection, f"{_insert_from_arrays(table)} {_on_conflict(table)}", _as_arrays(ordered))
         return
     marks = ", ".join("?" * len(table.columns))

@@ -1,4 +1,4 @@
-"""The tables' metadata, and column types that mean the same on both databases."""
+"""The tables' metadata, and column types that behave the same on both databases."""
 
 from typing import Any, TypeAlias
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that never wait for ever, and work to do while they wait.
+"""Connections to PostgreSQL whose waits are bounded, and work that runs during a wait.
 
 docs/decisions/0026-bound-every-wait.md, docs/decisions/0021-decode-the-next-batch-while-waiting.md
 """
@@ -26,8 +26,8 @@ _work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
 def run_while_waiting(step: Callable[[], bool]) -> Iterator[None]:
     """While this block waits for PostgreSQL, call `step` until it returns False.
 
-    A step must be short, because a result that arrives waits for it, and must not use the connection. If it raises, the
-    wait ends with its exception.
+    A step must be short, because it delays the result, and must not use the connection. If it raises, the wait ends
+    with its exception.
     """
     token = _work.set(step)
     try:
@@ -65,7 +65,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     @property
     def is_closed_by_server(self) -> bool:
-        """Whether an idle connection is closed, or has something to read, which means that the server closes it.
+        """Whether an idle connection is closed or has data to read, which means that the server is closing it.
 
         This looks at the socket only, without a round trip.
         """
@@ -118,7 +118,8 @@ def _is_from_server(error: BaseException) -> bool:
 def _read_greedily(gen: PQGen[T], socket: int) -> PQGen[T]:
     """Run a step of the protocol, and wait only if no more data has arrived.
 
-    libpq reads 16 KiB at a time. A turn of the event loop for each took more than a tenth of a long result's time.
+    libpq reads 16 KiB at a time. Returning to the event loop after each read took more than 10 % of a long result's
+    time.
     """
     arrived = _poll_for(socket, Wait.R)
     try:
@@ -144,7 +145,7 @@ def _work_while_waiting(gen: PQGen[T], socket: int) -> PQGen[T]:
             ready_socket = _poll_for(socket, wanted)
             while not ready_socket.poll(0):
                 if not step():
-                    _work.set(None)  # do not ask again at each of many waits
+                    _work.set(None)  # no work is left, so later waits in this block need not call `step`
                     break
         ready = yield wanted
 

@@ -11,7 +11,7 @@ from projections.database import postgresql_engine, sqlite_engine
 
 # The planner's statistics of a fast-growing table are always old, and bitmap scans took twice as long to prune feeds.
 _WRITER_SESSION = {"enable_bitmapscan": "off"}
-# These leave one plan for each statement: by keys, in key order, whatever the statistics say
+# With these settings each statement has one possible plan, by index and in key order, whatever the statistics are
 # (docs/decisions/0027-no-scans-for-readers.md).
 _READER_SESSION = {
     "enable_seqscan": "off",
@@ -22,7 +22,7 @@ _READER_SESSION = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
-# Bitmap scans have no order, so to get the first of many rows they would read and sort all of them.
+# A bitmap scan has no order, so the first of many rows would be found only after reading and sorting all of them.
 _SCANS = ("enable_seqscan", "enable_bitmapscan", "enable_sort")
 
 
@@ -43,7 +43,7 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
 
 
 def audit_engine(database_url: str | URL, timeout_s: float) -> Engine:
-    """Return an engine for statements that read much. Each sees one snapshot and may take `timeout_s`."""
+    """Return an engine for long reads: each statement sees one snapshot and may take `timeout_s` seconds."""
     session = {"statement_timeout": f"{int(timeout_s * 1000)}"}
     engine = _engine(database_url, pool_size=1, session=session, isolation_level="AUTOCOMMIT")
     if engine.dialect.name == "sqlite":
@@ -59,7 +59,7 @@ def reader_connection_options(url: URL) -> dict[str, Any]:
 
 
 def is_statement_timeout(error: DBAPIError) -> bool:
-    """Return whether a statement took longer than it may."""
+    """Return whether the database ended a statement because of its time limit."""
     return isinstance(error.orig, QueryCanceled) or str(error.orig) == "interrupted"
 
 

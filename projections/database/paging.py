@@ -9,7 +9,7 @@ from projections.database.columns import BINARY_RESULTS, Row
 
 PAGE_ROWS = 2_000
 
-# A recursive query makes one lookup per tenant. PostgreSQL 16 cannot skip through the distinct values of an index.
+# A loose index scan: the recursive query makes one lookup per tenant. PostgreSQL 16 has no such scan of its own.
 _TENANTS = """
     WITH RECURSIVE found (tenant_id) AS (
         SELECT min({key}) FROM {table} WHERE {key} > :after

@@ -1,7 +1,7 @@
 """Execute SQLAlchemy's statements directly with psycopg, alone or in pipeline mode (`pipelined`).
 
-For a few rows, SQLAlchemy's work around an execution takes longer than PostgreSQL's, and so does waiting for each
-result (docs/decisions/0020-pipeline-small-batches.md). On SQLite, SQLAlchemy executes the statements.
+For a few rows, SQLAlchemy's overhead takes longer than PostgreSQL's work, and so does waiting for each result one by
+one (docs/decisions/0020-pipeline-small-batches.md). On SQLite, SQLAlchemy executes the statements.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,8 +63,7 @@ def iter_fetch(connection: Connection, *queries: Query | None) -> Iterator[Seque
         results: Iterable[Callable[[], Sequence[Row]] | None]
         results = (_send(connection, query) if query else None for query in queries)
         if _PIPELINE in connection.info and any(results := [*results]):
-            # Fetching would only flush, and idle_in_transaction_session_timeout does not end a session that has not
-            # synced.
+            # A fetch alone only flushes. Without a sync, idle_in_transaction_session_timeout does not apply.
             connection.info[_PIPELINE].sync()
         for result in results:
             yield result() if result else []
@@ -80,7 +79,7 @@ def execute(connection: Connection, statement: Executable, parameters: Mapping[s
 
 
 def execute_driver_sql(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
-    """Execute a statement in psycopg's own form that returns no rows."""
+    """Execute a statement that returns no rows, written with psycopg's placeholders."""
     with _raising_as_sqlalchemy(connection):
         _execute(connection, text, parameters)
 

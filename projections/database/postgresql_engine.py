@@ -1,4 +1,4 @@
-"""Engines for PostgreSQL: session limits, connections that never wait for ever, binary results."""
+"""Engines for PostgreSQL: session limits, bounded waits, binary results."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ _CLIENT = {
 
 
 def make_engine(url: URL, session: dict[str, str], pool_size: int, isolation_level: Any) -> Engine:
-    """Return an engine whose sessions have these settings besides the common ones."""
+    """Return an engine. Its sessions have the common settings and those of `session`."""
     engine = create_engine(
         url,
         connect_args=_connect_args(session),
@@ -50,7 +50,7 @@ def make_engine(url: URL, session: dict[str, str], pool_size: int, isolation_lev
 
 
 def connection_options(url: URL, session: dict[str, str]) -> dict[str, Any]:
-    """Return the arguments with which psycopg connects as such an engine does."""
+    """Return the arguments with which psycopg connects in the same way as the engine."""
     return {**psycopg_dialect().create_connect_args(url)[1], **_connect_args(session)}
 
 
@@ -62,7 +62,7 @@ def psycopg_dialect() -> Dialect:
 
 
 def wait_longer(timeout_s: float, connection: Any, _record: object) -> None:
-    """Let a new connection wait for statements that may take `timeout_s`; a listener for the event `connect`."""
+    """Raise a connection's time limit for answers to fit `timeout_s`; a listener for the event `connect`."""
     connection.answer_timeout_s = timeout_s + 5
 
 

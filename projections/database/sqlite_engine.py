@@ -15,7 +15,7 @@ _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "ca
 
 
 def make_engine(url: URL, pool_size: int, isolation_level: Any) -> Engine:
-    """Return an engine; the folder of the database's file is made if it does not exist."""
+    """Return an engine. Creates the folder of the database's file if it does not exist."""
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
@@ -37,12 +37,12 @@ def limit_statement(timeout_s: float, connection: Connection, *_: object) -> Non
 
 
 def _prepare(connection: Any, _record: object) -> None:
-    # Switch off the driver's own transactions; SQLAlchemy begins ours.
+    # Switch off the driver's implicit transactions: SQLAlchemy begins and ends them.
     connection.isolation_level = None
     try:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
     except sqlite3.Error:
-        connection.close()  # the pool never sees it
+        connection.close()  # the pool would not close it
         raise
     connection.create_function("fingerprint", 1, fingerprint_of, deterministic=True)

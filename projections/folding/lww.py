@@ -1,6 +1,6 @@
 """Last-writer-wins values: `LWWRegister` for a single value, `LWWSet` for a set of ids.
 
-Each is decided by its latest event, whatever the order in which events are folded (docs/reference/events.md#order).
+The event with the greatest stamp decides a value, in whatever order events are folded (docs/reference/events.md#order).
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ NEVER: Stamp = (-1, "")
 
 
 class LWWRegister(NamedTuple, Generic[T]):
-    """A single value and the stamp of the event that set it; NEVER if no event has."""
+    """A single value and the stamp of the event that set it; the stamp is NEVER if no event has set it."""
 
     value: T
     stamp: Stamp = NEVER

@@ -23,8 +23,8 @@ class Rollup(Generic[R]):
     """A projection with one row per key.
 
     `key` returns the key of the row that an event touches. `fold` returns that row after the event. `load` and `dump`
-    convert a row from and to the table's columns, the key first. The last two columns are the row's checksum, which is
-    kept here and not by the fold.
+    convert a row from and to the table's columns, the key first. The last two columns are the row's checksum. This
+    class updates it; the fold does not see it.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Row checksums: how many events are in a row of a read model, and the sum of their fingerprints.
 
-A fold cannot prove that it saw each event once. So each row also counts its events and sums their fingerprints, and
-`verify` compares both with the same sums over the event log.
+A row does not show whether each event was folded exactly once. So each row also counts its events and sums their
+fingerprints, and `verify` compares both with the same sums over the event log.
 """
 
 from collections.abc import Iterable

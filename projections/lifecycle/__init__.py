@@ -1,1 +1,1 @@
-"""Work on stored data beside the main path: rebuild, verify, dead-letter administration."""
+"""Work on stored data: rebuild, verify, dead-letter administration."""

@@ -36,7 +36,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Chooses dead letters: by the beginning of their id, by reason, by tenant, or all; open ones unless closed too."""
+    """Selects dead letters by id prefix, reason and tenant; without any of them, all. Closed ones only on request."""
 
     ids: tuple[str, ...] = ()
     reason: str | None = None
@@ -44,7 +44,7 @@ class Selection:
     include_closed: bool = False
 
     def condition(self) -> ColumnElement[bool]:
-        """Return the condition that the chosen dead letters meet."""
+        """Return the selection as an SQL condition."""
         conditions: list[ColumnElement[bool]] = []
         if not self.include_closed:
             conditions.append(is_open)

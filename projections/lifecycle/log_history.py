@@ -15,7 +15,7 @@ from projections.transaction.event_log import table
 
 
 class UndecodableError(ProjectionsError):
-    """An accepted event cannot be decoded by this release. The message has the reason, not the content."""
+    """An event of the log cannot be decoded by this release. The message has the reason, not the content."""
 
     def __init__(self, logged: "LoggedEvent", reason: str) -> None:
         super().__init__(f"event {logged.event_id} of tenant {logged.tenant_id} cannot be decoded any more: {reason}")
@@ -61,7 +61,7 @@ class LoggedEvent(NamedTuple):
 def read_history(
     connection: Connection, tenant_id: str, after_id: str, up_to: int, skipped_types: Collection[str], limit: int
 ) -> Sequence[LoggedEvent]:
-    """Return the next `limit` events of a tenant after event id `after_id`, of those numbered up to `up_to`.
+    """Return the next `limit` events of a tenant that follow event id `after_id` and have numbers up to `up_to`.
 
     The bodies of `skipped_types` are not read.
     """

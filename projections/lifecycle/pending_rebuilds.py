@@ -43,7 +43,7 @@ def plan(
     tenants: Iterable[str],
     now_us: int,
 ) -> None:
-    """Store that these projections must be rebuilt for these tenants, in place of all that is left of the request."""
+    """Store that these projections are pending for these tenants. Replaces an unfinished run of the same request."""
     connection.execute(delete(table).where(table.c.request == request.name))
     names = [projection.name for projection in projections]
     rows = [(tenant_id, name, request.name, now_us) for tenant_id in tenants for name in names]

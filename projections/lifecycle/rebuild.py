@@ -1,7 +1,7 @@
-"""Rebuild: replaces a tenant's rows by those that a refold of the event log gives, in one transaction.
+"""Rebuild: replaces a tenant's rows with the result of folding its event log again, in one transaction.
 
-Most of the log is folded while drains go on (`refold.py`). Only the last transaction claims the partition: it folds the
-rest, compares, and writes the rows that differ. docs/decisions/0029-rebuild-one-tenant-under-the-claim.md
+Most of the log is folded while drains continue (`refold.py`). Only the last transaction claims the partition: it folds
+the rest, compares, and writes the rows that differ. docs/decisions/0029-rebuild-one-tenant-under-the-claim.md
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from projections.transaction import checkpoint_table, projection_version
 class Difference:
     """The rows of a tenant that differ from its log, in the order of their primary keys.
 
-    `missing` rows are not stored, `extra` rows should not be, `changed` are pairs of a stored row and the right one.
+    `missing` rows are not stored, `extra` rows are stored by mistake, `changed` has pairs (stored row, correct row).
     """
 
     projection: Projection
@@ -48,7 +48,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """How a tenant's read models differed from its log, and for how long its partition was claimed.
+    """How a tenant's read models differed from its log, and for how many seconds its partition was claimed.
 
     `outdated` names the projections whose rows were of another version, or incomplete.
     """
@@ -61,8 +61,8 @@ class RebuildResult:
 def replace(engine: Engine, refold: Refold) -> RebuildResult:
     """Write the rows that differ from a refold, and complete its pending rebuilds, in one transaction.
 
-    The rows are of this release's version afterwards. Raises OutdatedReleaseError, or the errors of `Refold.step`;
-    nothing has changed then. If the process dies or the outcome of the commit is unknown, the pending rebuilds
+    Afterwards the rows have this release's version. Raises OutdatedReleaseError or the errors of `Refold.step`; then
+    nothing has changed. If the process dies or the outcome of the commit is unknown, the pending rebuilds
     show whether it was done. Doing it again is harmless.
     """
     with _claimed(engine, refold) as connection:

@@ -1,4 +1,4 @@
-"""Refold: folds the event log of one tenant in memory, page by page, while drains go on."""
+"""Refold: folds the event log of one tenant in memory, page by page, while drains continue."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ FOLD_BYTES_MAX = 4_000_000
 
 
 class LogReplacedError(ProjectionsError):
-    """The log is not the one that was folded: the database lost its last commits. The tenant must be folded again."""
+    """The log has changed since it was folded, because the database lost its last commits. Fold the tenant again."""
 
 
 @dataclass
 class Refold:
-    """The read models of one tenant in memory, folded from the log: as large as the read models, not as the log.
+    """The read models of one tenant, folded from the log in memory. The memory does not grow with the log.
 
     It first reads the history of the tenant, up to the last number at the start, then the tail of the partition. After
-    a database error it continues where it was. After an error in a fold `must_restart` is set: make a new one.
+    a database error, call `step` again. After an error in a fold, `must_restart` is set: create a new Refold.
     """
 
     projections: Sequence[Projection]
@@ -38,7 +38,7 @@ class Refold:
     models: list[Model] = field(init=False)
     must_restart: bool = False
     _skipped_types: frozenset[str] = field(init=False)
-    # The last event that was read in the order of numbers. The tail is read from it on, to prove that it is the same.
+    # The last event that was read by number. Reading the tail starts with it, to check that it has not changed.
     _up_to: LogPosition | None = None
     _after_id: str = ""
     _in_history: bool = True
@@ -95,7 +95,7 @@ class Refold:
         return len(of_tenant), len(page) < PAGE_EVENTS
 
     def _decode(self, page: Iterable[LoggedEvent]) -> None:
-        """Decode a whole page, or nothing of it."""
+        """Decode a page and add its events; if one event fails, add none."""
         self._unfolded += [event for logged in page if (event := logged.decode()) is not None]
 
     def _is_fold_full(self) -> bool:

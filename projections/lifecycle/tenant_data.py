@@ -1,4 +1,4 @@
-"""Which tenants have events or rows, and how many events: for choosing what to rebuild, verify and report."""
+"""Queries for tenants: which ones have events or rows, and how many events."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,6 +1,6 @@
 """Verify: compares the checksums of a tenant's rows with the same sums over the event log, without folding.
 
-A transaction changes rows and log together, and one statement sees one state. So every difference is an error, even
+A transaction changes rows and log together, and one statement sees one snapshot. So every difference is an error, even
 while drains commit. docs/decisions/0032-verify-with-row-checksums-and-a-refold.md
 """
 
@@ -79,7 +79,7 @@ def find_row_mismatches(connection: Connection, projection: Projection, tenant_i
 
 
 def find_log_mismatch(connection: Connection, partition: int, after: int = 0) -> LogMismatch | None:
-    """Return how a partition's log after the number `after` differs from what was applied; None if it does not."""
+    """Return how a partition's log after number `after` differs from the checkpoint's count; None if it does not."""
     log, checkpoint = event_log.table, checkpoint_table.table
     applied = select(checkpoint.c.applied).where(checkpoint.c.partition == partition).scalar_subquery()
     numbered = (log.c.partition == partition) & (log.c.number > after)

@@ -15,7 +15,8 @@ from projections.folding.projection import Key, project_key
 from projections.folding.rollup import Rollup
 
 DAY_US = 86_400_000_000
-# Reads show 30 days. One more is for a reader before midnight, and one for a producer after it.
+# Reads show 30 days. The other two allow for clocks that differ around midnight: one day for an API process that is
+# still on the day before, and one for a producer that is already on the next day.
 DAYS_KEPT = 32
 
 
@@ -43,7 +44,7 @@ table = Table(
 def fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
     """Return the row after the event.
 
-    The newest day seen decides which days are kept, so the order of events does not matter.
+    The newest day decides which days are kept, so the order of events does not matter.
     """
     day = event.time_us // DAY_US
     by_day = {**row.by_day, day: row.by_day.get(day, 0) + 1}

@@ -1,4 +1,4 @@
-"""The rollup `project`: per project its names, its settings, and the ids that are connected to it."""
+"""The rollup `project`: the slug, name and settings of each project, and the ids connected to it."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The rollup `tenant`: per tenant the support desks that are bound to it."""
+"""The rollup `tenant`: the support desks that are bound to each tenant."""
 
 from typing import NamedTuple
 

@@ -50,11 +50,11 @@ class Batch:
 def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
     """Apply a batch in one transaction, and return the checkpoint after it.
 
-    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError or a database error; nothing has
-    changed then. A crash is harmless wherever it happens:
+    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError or a database error; then
+    nothing has changed. A crash is harmless wherever it happens:
 
     * before the commit, the database rolls back, and the next drain reads the same entries again;
-    * during the commit, everything or nothing is stored, and the next drain learns from the checkpoint which it was;
+    * during the commit, everything or nothing is stored, and the checkpoint shows the next drain which of the two;
     * after the commit, the next drain continues after the batch.
     """
     try:
@@ -101,8 +101,8 @@ def _claim(connection: Connection, batch: Batch, identities: Sequence[Identity])
         projection_version.versions_query(connection, tenants),
         dead_letters.ANY_OPEN,
     )
-    # The owner partitions are claimed too: a drain there may be applying an event that this one parks. The second of
-    # the two then finds what the first did, and closes the dead letter.
+    # Claim the owner partitions too, because a drain there may be applying an event that this one parks. The later of
+    # the two transactions then sees the result of the earlier one, and closes the dead letter.
     return checkpoint_table.claim(connection, batch.expected, batch.owner_partitions, queries)
 
 
@@ -125,7 +125,7 @@ def _append_and_fold(
 
 
 def _park(connection: Connection, batch: Batch, classified: Classified, *, has_open: bool) -> list[DeadLetter]:
-    """Store and return the dead letters of a batch; close the open ones whose event is in the log by now."""
+    """Store and return the dead letters of a batch; close open dead letters whose event is in the log now."""
     parked = batch.dead_letters + _conflicts(batch, classified)
     dead_letters.park(connection, parked)
     if has_open or parked:
@@ -153,7 +153,7 @@ def _logged_bodies(
     """Return the bodies of the batch's events in the log, and of the logged events that a parked entry repeats."""
     identified = [(each.identity, each.body) for each in parked if each.identity is not None]
     logged = event_log.find_bodies(connection, [identity for identity, _ in identified])
-    # An identity whose entry has other content is left out: it may have any number of dead letters to compare.
+    # Leave out entries whose content differs from the log: one identity may have any number of such dead letters.
     repeated = {identity for identity, body in identified if identity in logged and equal_json(body, logged[identity])}
     return {event.identity: event.body for event in classified.new + classified.duplicates} | {
         identity: logged[identity] for identity in repeated

@@ -10,7 +10,7 @@ from event_stream.streams.entries import START, Entry, Position, StreamEnd, Stre
 
 @dataclass(frozen=True, slots=True)
 class KnownEnd:
-    """The last entry that the stream was seen to hold, and how many entries had been added up to it in all epochs."""
+    """The stream's last entry when it was last read, and the number of entries added up to it in all epochs."""
 
     position: Position = START
     digest: bytes = b""
@@ -25,8 +25,8 @@ class Checkpoint:
     one life of the stream. `added_offset` plus the stream's own `entries-added` is the number of entries ever added.
 
     `position_digest` recognises the entry at `position`, and is empty at the start:
-    docs/decisions/0006-start-at-the-checkpoints-own-entry.md. `seen` reveals losses that the stream's own counter does
-    not show: docs/decisions/0007-count-what-redis-lost.md.
+    docs/decisions/0006-start-at-the-checkpoints-own-entry.md. `known_end` reveals losses that the stream's own counter
+    does not show: docs/decisions/0007-count-what-redis-lost.md.
     """
 
     partition: int
@@ -48,17 +48,17 @@ class Checkpoint:
         return bool(entries) and entries[0].position == self.position and entries[0].digest() == self.position_digest
 
     def is_known_end(self, entry: Entry | None) -> bool:
-        """Return whether an entry is the last one seen, and not read yet. Then its stream is the known one."""
+        """Return whether an entry is the known end and not read yet, which proves that its stream was not replaced."""
         if entry is None or self.known_end.position <= self.position:
             return False
         return (entry.position, entry.digest()) == (self.known_end.position, self.known_end.digest)
 
     def entries_added(self) -> int:
-        """Return how many entries the stream itself counted up to the checkpoint."""
+        """Return the stream's own counter `entries-added` at the checkpoint's position."""
         return self.read + self.lost - self.added_offset
 
     def after_batch(self, batch: StreamSlice, *, applied: int, duplicates: int, dead_lettered: int) -> Self:
-        """Return the checkpoint after the entries of a batch, and what became of them."""
+        """Return the checkpoint after a batch. The counts say what happened to its entries."""
         entries, checkpoint = batch.entries, self
         passes_known_end = batch.reaches_end or entries[-1].position >= checkpoint.known_end.position
         if passes_known_end:
@@ -70,10 +70,10 @@ class Checkpoint:
         return checkpoint.with_lost_counted(batch.end) if batch.reaches_end else checkpoint
 
     def new_epoch(self, end: StreamEnd) -> Self:
-        """Return the checkpoint at the start of a stream that is not the known one.
+        """Return the checkpoint at the start of a stream that has replaced the known one.
 
-        Lost is the number of entries that were seen and not read, or of those removed from the front of the stream and
-        not read, if that is more. The remaining entries are read again; the ones applied before become duplicates.
+        `lost` grows by the number of unread entries up to the known end, or of unread entries removed from the front of
+        the stream, whichever is greater. The remaining entries are read again; those applied before become duplicates.
         """
         removed_unread = end.added - end.length - self.entries_added()
         lost = self.lost + max(0, removed_unread, self._known_unread())
@@ -90,8 +90,8 @@ class Checkpoint:
     def with_lost_counted(self, end: StreamEnd) -> Self:
         """Return the checkpoint with all unread entries counted as lost, if it is at the end of the stream.
 
-        It is unchanged while entries wait, and where the key holds another type. A stream that does not exist has no
-        counter to compare with: it may have been moved away.
+        It is unchanged while entries wait, and while the key holds another type. A stream that does not exist has no
+        counter to compare with; it may have been renamed.
         """
         if end.position not in (None, self.position) or end.wrong_type:
             return self
@@ -102,12 +102,12 @@ class Checkpoint:
         return replace(self, lost=lost, added_offset=added_offset)
 
     def with_lost_before(self, entries: list[Entry]) -> Self:
-        """Return the checkpoint before `entries`, which pass the last entry seen: all up to it are read or lost."""
+        """Return the checkpoint with the losses up to the known end counted, for `entries` that reach or pass it."""
         read = self.read + bisect_right(entries, self.known_end.position, key=attrgetter("position"))
         return replace(self, lost=self.lost + max(0, self.known_end.added - read - self.lost))
 
     def with_known_end(self, end: StreamEnd) -> Self:
-        """Return the checkpoint that remembers the stream's end as last seen."""
+        """Return the checkpoint with the stream's end as its known end; unchanged if the stream is empty."""
         if end.last is None:
             return self
         return replace(self, known_end=KnownEnd(end.last.position, end.last.digest(), self.added_offset + end.added))

@@ -94,7 +94,7 @@ def claim(
     owner_partitions: Collection[int] = (),
     queries: Sequence[Query | None] = (),
 ) -> list[Sequence[Row]]:
-    """Lock the rows of a checkpoint and of `owner_partitions` until the transaction ends; return the queries' rows.
+    """Lock the rows of a checkpoint and of `owner_partitions` until the transaction ends. Returns each query's rows.
 
     This is the first statement of every transaction that applies a batch. In a pipeline the queries are sent with it.
     Raises StaleClaimError unless the row equals `expected`. The counters are compared too: another drain may have
@@ -115,7 +115,7 @@ def claim(
 
 
 def claim_current(connection: Connection, partition: int) -> Checkpoint:
-    """Lock one checkpoint's row until the transaction ends, whatever its position, and return it."""
+    """Lock one checkpoint's row until the transaction ends, and return it. Does not compare its position."""
     of_partition = table.c.partition == partition
     return _from_row(connection.execute(select(table).where(of_partition).with_for_update()).one())
 
@@ -132,7 +132,7 @@ def _lock_statement(dialect_name: str) -> Select[Any]:
         chosen = table.c.partition == any_(bindparam("partitions", type_=ARRAY(Integer)))
     else:
         chosen = table.c.partition.in_(bindparam("partitions", expanding=True))
-    # In one order, so that two drains that lock each other's rows do not deadlock.
+    # Ordered, so that two drains that lock the same rows do not deadlock.
     return select(table).where(chosen).order_by(table.c.partition).with_for_update()
 
 

@@ -61,7 +61,7 @@ table = Table(
     Column("body", LargeBinary, nullable=False),
 )
 is_open = table.c.state == OPEN
-# An event that lost its identity to another one never becomes applicable, and an identity may have many of these.
+# Conflicts are left out: they can never be applied, and one identity may have any number of them.
 is_closable = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
 ANY_OPEN = Query(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
@@ -85,7 +85,7 @@ class DeadLetter:
 
     @property
     def identity(self) -> Identity | None:
-        """The identity of the event in it; None if its bytes do not name one."""
+        """The identity of its event; None if the bytes have no valid tenant id and event id."""
         tenant_id, event_id = claimed_identity(self.body)
         return (tenant_id, event_id) if tenant_id and event_id else None
 
@@ -98,7 +98,7 @@ class DeadLetter:
 
 
 def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
-    """Store dead letters. A known one counts as seen once more, and is open again."""
+    """Store dead letters. One that is stored already is counted as seen once more, and opens again."""
     if not parked:
         return
     by_id = [(each.id, each) for each in parked]

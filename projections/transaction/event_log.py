@@ -1,4 +1,4 @@
-"""The event log: every accepted event, once. Its primary key makes a repeated event harmless."""
+"""The table `event_log`: every accepted event once. The primary key detects repeated events."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -41,8 +41,8 @@ def classify(batch: list[Event], identities: Sequence[Identity], found: Sequence
     """Return which events of a batch are new, duplicates or conflicts.
 
     `identities` are those of the batch, and `found` the rows of `bodies_query` for them. The first event of an
-    identity wins: equal content is a duplicate, other content a conflict. The caller holds the partition's claim, and
-    a tenant has one partition, so no other transaction decides about these identities.
+    identity wins: equal content is a duplicate, other content a conflict. The caller holds the partition's claim,
+    and a tenant has one partition, so no other transaction can add events with these identities.
     """
     if not found and len(set(identities)) == len(batch):
         return Classified(batch, [], [])  # the usual case

@@ -25,7 +25,7 @@ class ProjectionState(NamedTuple):
 
 
 ProjectionStates: TypeAlias = dict[str, ProjectionState]
-"""States by the projection's name; a projection that is not there has no rows yet."""
+"""States by projection name. A projection without an entry has no rows yet."""
 
 
 class OutdatedReleaseError(ProjectionsError):
@@ -40,17 +40,17 @@ class OutdatedReleaseError(ProjectionsError):
 
 
 def expected_states(projections: Iterable[Projection]) -> ProjectionStates:
-    """Return the states of a tenant whose rows this release made, and which lack nothing."""
+    """Return the states of a tenant whose rows all have this release's version and are complete."""
     return {projection.name: ProjectionState(projection.version) for projection in projections}
 
 
 def up_to_date(states: ProjectionStates, projections: Iterable[Projection]) -> frozenset[str]:
-    """Return the names of the projections whose rows are of this release's version and lack nothing."""
+    """Return the names of the projections whose rows have this release's version and are complete."""
     return frozenset(each.name for each in projections if states.get(each.name) == ProjectionState(each.version))
 
 
 def refuse_newer(states: ProjectionStates, projections: Sequence[Projection]) -> None:
-    """Raise OutdatedReleaseError if any rows are of a version that these projections do not know."""
+    """Raise OutdatedReleaseError if any rows have a newer version than these projections, or an unknown projection."""
     own_versions = {projection.name: projection.version for projection in projections}
     for name, state in states.items():
         if state.version > own_versions.get(name, 0):

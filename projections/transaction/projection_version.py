@@ -55,10 +55,10 @@ def route_by_version(
     events: Sequence[Event],
     found: Sequence[Row],
 ) -> list[tuple[Projection, Sequence[Event]]]:
-    """Return for each projection the new events that it must fold; mark the rows that lack events from now on.
+    """Return the new events that each projection must fold. Marks the rows that will lack some of them as incomplete.
 
     The caller holds the claim. `found` are the rows of `versions_query` for the events' tenants; a tenant without a
-    line is new. Raises OutdatedReleaseError; the caller must roll back then.
+    line is new. If it raises OutdatedReleaseError, the caller must roll back.
     """
     tenants = sorted({event.tenant_id for event in events})
     routed: list[tuple[Projection, Sequence[Event]]]
@@ -80,13 +80,13 @@ def route_by_version(
 
 
 def check(connection: Connection, projections: Sequence[Projection]) -> None:
-    """Raise OutdatedReleaseError if a newer release made any tenant's rows; cheap with any number of tenants."""
+    """Raise OutdatedReleaseError if a newer release made any tenant's rows; O(outdated tenants)."""
     for line, _ in connection.execute(_unexpected_lines(projections)):
         refuse_newer(parse(line), projections)
 
 
 def count_tenants(connection: Connection, projections: Sequence[Projection]) -> Mapping[str, TenantCounts]:
-    """Return by projection how many tenants have rows of another version, or incomplete rows; O(such tenants).
+    """Count, for each projection, the tenants with rows of another version or incomplete rows; O(outdated tenants).
 
     Projections that only a newer release has are included.
     """
@@ -104,7 +104,7 @@ def count_tenants(connection: Connection, projections: Sequence[Projection]) -> 
 
 
 def read_states(connection: Connection, tenant_id: str, projections: Iterable[Projection]) -> ProjectionStates:
-    """Return the projection states of one tenant; a tenant without a line has no events, so it lacks nothing."""
+    """Return the projection states of one tenant. A tenant without a line has no events, so its rows are up to date."""
     line = _read(connection, [tenant_id]).get(tenant_id)
     return expected_states(projections) if line is None else parse(line)
 
@@ -123,7 +123,7 @@ def outdated_tenants(connection: Connection, projections: Sequence[Projection]) 
 
 
 def mark_current(connection: Connection, tenant_id: str, projections: Sequence[Projection]) -> None:
-    """Store that a tenant's rows are of this release's version and lack nothing; the caller holds the claim.
+    """Store that a tenant's rows have this release's version and are complete; the caller holds the claim.
 
     Raises OutdatedReleaseError if a newer release made some of them.
     """
@@ -137,8 +137,8 @@ def mark_current(connection: Connection, tenant_id: str, projections: Sequence[P
 def mark_newer_pending(engine: Engine, projections: Sequence[Projection], partitions: int) -> None:
     """Mark all rows that a newer release made as pending a rebuild by this one: the step of `rebuild --downgrade`.
 
-    The rows stay as they are until then. Projections that this release does not have are forgotten. The work is done
-    in steps, so that no partition is claimed for long.
+    The rows stay as they are until then. Entries for projections that this release does not have are removed.
+    It works in steps, so that no partition is claimed for long.
     """
     after = ""
     while True:

@@ -120,7 +120,10 @@ def test_an_event_of_a_later_version_is_a_dead_letter_until_the_upgrade(runtime:
     drain_all(runtime)
     assert {dead_letter.event_id for dead_letter in stored_dead_letters(runtime)} == ahead
     assert {dead_letter.reason for dead_letter in stored_dead_letters(runtime)} == {"unknown_type"}
-    assert all("this one knows up to v1: upgrade" in dead_letter.detail for dead_letter in stored_dead_letters(runtime))
+    assert all(
+        "this one supports versions up to v1); upgrade" in dead_letter.detail
+        for dead_letter in stored_dead_letters(runtime)
+    )
     assert dump(runtime.reader) == folded([each for each in EVENTS if each["id"] not in ahead])
     assert_proven(runtime)
     assert replay_unknown(runtime) == len(ahead)  # too early: they are only seen again

@@ -151,7 +151,9 @@ def test_an_older_worker_ends_and_another_older_one_does_not_start(
         enqueue_drain(old.queue, partition_of("ten_1", 4), "token")
     outdated = create_worker(old)
     outdated.work(burst=True, logging_level="CRITICAL")
-    assert "run the newer release, or go back to this one with `projector rebuild --downgrade`" in str(outdated.outdated)
+    assert "run the newer release, or go back to this one with `projector rebuild --downgrade`" in str(
+        outdated.outdated
+    )
     assert old.queue.count == 1  # it starts no other job
     with old.reader.connect() as connection:
         projection_version.check(connection, NEW)

@@ -576,7 +576,7 @@ RECOVERY = (
         "a drain that was overtaken continues from its own position",
         "G7",
         "workers/drain/drainer.py",
-        "        self.last_checkpoint = self.attempted = None  # after a failure only the database knows the checkpoint\n",
+        "        self.last_checkpoint = self.attempted = None  # after a failure, read the checkpoint from the database\n",
         "        self.last_checkpoint, self.attempted = expected, None\n",
         (f"{_DRAIN}a_drain_that_was_overtaken_continues_from_the_checkpoint_of_the_other",),
     ),

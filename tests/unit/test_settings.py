@@ -23,7 +23,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         (StreamSettings, {"PROJECTOR_PARTITIONS": "0"}, "must be a whole number from 1 to 1024"),
         (StreamSettings, {"PROJECTOR_PARTITIONS": "8.5"}, "must be a whole number from 1 to 1024"),
         (StreamSettings, {"PROJECTOR_MAX_CLOCK_SKEW_S": "-1"}, "must be seconds from 0"),
-        (StreamSettings, {"PROJECTOR_BACKLOG_LIMIT": "many"}, "must be a whole number from 1 on"),
+        (StreamSettings, {"PROJECTOR_BACKLOG_LIMIT": "many"}, "must be a whole number, at least 1"),
         (ApiSettings, {"PORT": "70000"}, "must be a port from 0 to 65535"),
         (ApiSettings, {"OPS_PORT": "x"}, "must be a port from 0 to 65535"),
         (ApiSettings, {"PROJECTOR_KEY_CACHE_S": "-1"}, "must be seconds from 0 to 3600"),

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 class Dispatcher:
     """Compares all streams with their checkpoints, again and again.
 
-    Several may run at the same time. Its memory only saves work, so it can be killed at any time.
+    Several may run at the same time. Its state only saves work, so it can be killed at any time.
     """
 
     runtime: Runtime
@@ -57,7 +57,7 @@ class Dispatcher:
         self.queue_room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Sweep until `stopped`, and listen to idle streams between sweeps; an outage is logged and waited out."""
+        """Sweep until `stopped`, and listen to idle streams between sweeps. An outage is logged and retried."""
         while not stopped():
             try:
                 ends, lagging = self.sweep()
@@ -71,10 +71,10 @@ class Dispatcher:
     def sweep(self) -> tuple[list[StreamEnd], list[int]]:
         """Enqueue drains for all partitions that need one; returns the streams' ends and these partitions.
 
-        Raises the errors of Redis and the database, which are harmless here.
+        Raises the errors of Redis and the database; the next sweep then starts over.
         """
         stream = self.runtime.stream
-        # Hints before checkpoints before ends: a hint that differs is then older than a checkpoint at the stream's end.
+        # Read hints, then checkpoints, then ends: a hint that differs from a checkpoint at the end is then out of date.
         hints = stream.projected(range(stream.partitions))
         with self.runtime.reader.connect() as connection:
             checkpoints = checkpoint_table.read_all(connection, stream.partitions)
@@ -86,7 +86,7 @@ class Dispatcher:
         ]
         # Trim first: a full Redis still removes entries, but refuses leases, jobs and hints until there is memory.
         self.trimmer.update(checkpoints)
-        # Without workers the queue must not grow. Drains that are enqueued before the next sweep count down from here.
+        # Bound the queue while no worker runs. Each drain enqueued before the next sweep uses up one place.
         self.queue_room = QUEUED_PER_PARTITION * stream.partitions - self.runtime.queue.count
         # During a backlog most leases are held: docs/decisions/0010-the-dispatcher-listens.md
         self._enqueue_drains(partitions_without_lease(self.runtime.queue.connection, lagging) if lagging else [])
@@ -119,12 +119,12 @@ class Dispatcher:
                     enqueue_drain(queue, partition, lease.token)
                     self.queue_room -= 1
             except OutOfMemoryError:
-                # Redis may be full of entries that wait. No job can be enqueued, so this process drains them itself.
+                # Redis may be full of waiting entries. Then no job can be enqueued, so this process drains them.
                 log.warning("dispatcher.draining_inline", partition=partition)
                 drain_with_lease(self.runtime, partition, lease)
 
     def _schedule_verification(self, *, is_lagging: bool) -> None:
-        """Enqueue verification when a pass is pending; a backlog delays it, but by one interval at most."""
+        """Enqueue verification when a pass is pending. A backlog delays it by at most one interval."""
         now_s = time.monotonic()
         if not is_lagging:
             self.caught_up_s = now_s
@@ -154,4 +154,4 @@ class Dispatcher:
             pipe.zremrangebyscore(HEARTBEATS_KEY, "-inf", now_ms - HEARTBEAT_TTL_S * 1000)
             pipe.expire(HEARTBEATS_KEY, HEARTBEAT_TTL_S)
             pipe.execute()
-        self.runtime.stream.announce_partitions()  # again, in case Redis lost it
+        self.runtime.stream.announce_partitions()  # in case Redis has lost the key

@@ -34,11 +34,11 @@ redis.call('HSET', KEYS[1], ARGV[1], now[1] * 1000 + math.floor(now[2] / 1000))
 
 
 class DrainWorker(SimpleWorker):
-    """RQ's SimpleWorker with five overrides: a job takes 6 round trips to Redis in place of 27.
+    """RQ's SimpleWorker with five overrides: a job takes 6 round trips to Redis instead of 27.
 
     Three of them keep a guarantee: `heartbeat`, `handle_execution_ended` and `handle_exception`. Two save round trips:
-    `set_state` and `handle_job_success`. A single pipeline for the start of a job saved too little to keep. Reasons and
-    measurements: docs/decisions/0011-few-round-trips-per-job.md
+    `set_state` and `handle_job_success`. Reasons and measurements:
+    docs/decisions/0011-few-round-trips-per-job.md
 
     The worker stops at a job that finds read models of a newer release; `outdated` is then the error.
     """
@@ -106,11 +106,11 @@ def create_worker(runtime: Runtime) -> DrainWorker:
     `.work()` runs it until SIGTERM, after which the running drain ends within its time budget. A second signal aborts
     the drain, which is harmless, since its transaction rolls back.
     """
-    for function in ALLOWED:  # imported now: by the first job, an upgrade may have replaced the files
+    for function in ALLOWED:  # import now, because an upgrade may replace the files before the first job
         import_module(function.rpartition(".")[0])
     return DrainWorker(
         [runtime.queue],
-        # In a container host and pid repeat, and RQ refuses the name of a worker that was killed a moment ago.
+        # Host and pid repeat in containers, and RQ refuses the name of a worker that was killed a moment ago.
         name=f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}",
         connection=runtime.queue.connection,
         job_class=DrainJob,

@@ -20,8 +20,8 @@ TRIM_EVERY_S = 5.0
 class Trimmer:
     """Trims each stream to where its checkpoint was TRIM_AFTER_S ago.
 
-    A database that loses its newest commits then still finds the entries. The checkpoint's own entry always stays,
-    since the next read starts with it.
+    If the database loses its newest commits, the stream still holds their entries. The checkpoint's own entry always
+    stays, because the next read starts with it.
     """
 
     runtime: Runtime
@@ -39,7 +39,7 @@ class Trimmer:
             old = self.history.popleft()[1]
         for earlier, current in zip(old, checkpoints, strict=bool(old)):
             if earlier.epoch == current.epoch:
-                # A restored database may be at an earlier position; it needs the entries after it.
+                # A database that was restored is at an earlier position, and needs the entries after that.
                 self._trim(current, before=min(earlier.position, current.position))
 
     def _trim(self, checkpoint: Checkpoint, before: Position) -> None:

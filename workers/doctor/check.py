@@ -15,11 +15,11 @@ class Severity(StrEnum):
     """How serious a finding is."""
 
     DANGER = "danger"  # it endangers a guarantee (docs/explanation/guarantees.md)
-    ADVICE = "advice"  # worth knowing, or could be better
+    ADVICE = "advice"  # no guarantee is in danger, but something should be known or improved
 
 
 class Subject(StrEnum):
-    """What a check looks at. If it cannot be reached, its checks are skipped."""
+    """The part of the deployment that a check inspects. If it cannot be reached, its checks are skipped."""
 
     HOST = "this host"
     REDIS = "Redis"
@@ -31,7 +31,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """A problem that an inspection has seen; `values` fill the placeholders of the check's remedy."""
+    """A problem that an inspection found; `values` fill the placeholders of the check's remedy."""
 
     message: str
     values: Mapping[str, object] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def advice(
 
 
 def denied_inspections(context: Context, *errors: type[Exception]) -> Iterator[Observation]:
-    """Yield the errors of these types that earlier checks met, each with the codes of the checks that it prevented."""
+    """Yield the errors of these types that earlier checks raised, each with the codes of the checks that it stopped."""
     codes: dict[str, list[str]] = {}
     for code, error in context.inspection_errors.items():
         if isinstance(error, errors):

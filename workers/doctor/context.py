@@ -22,7 +22,7 @@ from workers.settings import RedisSettings
 
 
 class UnavailableError(WorkersError):
-    """Redis answers but withholds a value, as some managed services do."""
+    """Redis responds but does not return a value, as is usual for some managed services."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Context:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Return the deployment that environment variables name; raises SettingsError."""
+        """Return the deployment that the environment variables describe; raises SettingsError."""
         database = DatabaseSettings.from_environ(environ)
         return cls(
             settings=StreamSettings.from_environ(environ),
@@ -105,7 +105,7 @@ class Context:
         return name in self._info
 
     def redis_setting(self, name: str) -> str:
-        """Return a setting of Redis; raises UnavailableError if it is withheld, or RedisError if reading is denied."""
+        """Return a setting of Redis; raises UnavailableError if Redis returns none, or RedisError if denied."""
         value = self.stream.redis.config_get(name).get(name)
         if value is None:
             raise UnavailableError(f"CONFIG GET returns no {name}")

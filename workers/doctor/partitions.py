@@ -7,9 +7,9 @@ from workers.doctor.check import Observation, Subject, advice, danger
 from workers.doctor.context import Context
 from workers.reporting import problems
 
-# An approximate trim keeps up to one node of 100 entries more than it was asked to.
+# An approximate trim may keep up to one node, 100 entries, more than requested.
 UNTRIMMED_ENTRIES_MAX = 200
-# While a backlog is drained, its entries are old although they were projected only now.
+# While a backlog is drained, its newest projected entries are old too.
 BACKLOG_LAG_S = 10.0
 
 
@@ -21,7 +21,7 @@ BACKLOG_LAG_S = 10.0
     remedy="look at the log of the workers (`drain.` lines name the error); other findings here may be the cause",
 )
 def stalled(context: Context) -> Iterator[Observation]:
-    """See which partitions are stalled."""
+    """Report which partitions are stalled."""
     yield from map(Observation, problems.stalled_partitions(context.status))
 
 
@@ -34,7 +34,7 @@ def stalled(context: Context) -> Iterator[Observation]:
     remedy="`projector status` shows the error; fix its cause",
 )
 def failing(context: Context) -> Iterator[Observation]:
-    """See which partitions fail repeatedly."""
+    """Report which partitions fail repeatedly."""
     yield from map(Observation, problems.failing_partitions(context.status))
 
 
@@ -47,7 +47,7 @@ def failing(context: Context) -> Iterator[Observation]:
     remedy="fix or roll back the release",
 )
 def breaker_open(context: Context) -> Iterator[Observation]:
-    """See whether a circuit breaker is open."""
+    """Check whether a circuit breaker is open."""
     yield from map(Observation, problems.open_circuit_breaker(context.status))
 
 
@@ -77,7 +77,7 @@ def entries_lost(context: Context) -> Iterator[Observation]:
     " just now, wait a minute: the dispatcher trims 60 s after the commit",
 )
 def stream_untrimmed(context: Context) -> Iterator[Observation]:
-    """Look at the oldest entries of each stream that holds more projected entries than a trim keeps."""
+    """Check the age of the oldest entries in streams that hold more projected entries than a trim keeps."""
     stream = context.stream
     long_ago_ms = stream.now_ms() - context.limits.untrimmed_s * 1000
     ends = stream.ends()

@@ -15,7 +15,7 @@ from workers.doctor.context import Context
     " line",
 )
 def fsync_off(context: Context) -> Iterator[Observation]:
-    """See whether PostgreSQL syncs to disk."""
+    """Check whether PostgreSQL syncs to disk."""
     yield from _is_off("fsync", context)
 
 
@@ -28,7 +28,7 @@ def fsync_off(context: Context) -> Iterator[Observation]:
     remedy="`ALTER SYSTEM SET full_page_writes = on`, then `SELECT pg_reload_conf()`",
 )
 def full_page_writes_off(context: Context) -> Iterator[Observation]:
-    """See whether whole pages are written to the write-ahead log."""
+    """Check whether whole pages are written to the write-ahead log."""
     yield from _is_off("full_page_writes", context)
 
 
@@ -43,7 +43,7 @@ def full_page_writes_off(context: Context) -> Iterator[Observation]:
     " file)",
 )
 def synchronous_commit_off(context: Context) -> Iterator[Observation]:
-    """See whether a commit waits for the disk."""
+    """Check whether a commit waits for the disk."""
     values = {"database": context.scalar("SELECT current_database()")}
     for observation in _is_off("synchronous_commit", context):
         yield Observation(observation.message, values)
@@ -64,7 +64,7 @@ def _is_off(setting: str, context: Context) -> Iterator[Observation]:
     " default_transaction_read_only`",
 )
 def read_only(context: Context) -> Iterator[Observation]:
-    """See whether the server is a standby, or is configured to be read-only."""
+    """Check whether the server is a standby, or is configured to be read-only."""
     if context.scalar("SELECT current_setting('transaction_read_only')") == "on":
         standby = context.scalar("SELECT pg_is_in_recovery()")
         reason = "it is a standby" if standby else "default_transaction_read_only is on"

@@ -15,7 +15,7 @@ from workers.reporting import problems
     remedy="start `projector dispatcher`",
 )
 def dispatcher_missing(context: Context) -> Iterator[Observation]:
-    """See whether a dispatcher is alive."""
+    """Check whether a dispatcher is alive."""
     yield from map(Observation, problems.missing_dispatcher(context.status))
 
 
@@ -27,5 +27,5 @@ def dispatcher_missing(context: Context) -> Iterator[Observation]:
     remedy="start `projector worker`",
 )
 def worker_missing(context: Context) -> Iterator[Observation]:
-    """See whether a worker is alive."""
+    """Check whether a worker is alive."""
     yield from map(Observation, problems.missing_worker(context.status))

@@ -16,7 +16,7 @@ from workers.reporting import problems
     remedy="run `projector migrate --rebuild` with the release that is to stay",
 )
 def rebuild_pending(context: Context) -> Iterator[Observation]:
-    """See for which read models a rebuild is pending."""
+    """Report for which read models a rebuild is pending."""
     yield from map(Observation, problems.pending_rebuilds(context.status))
 
 
@@ -28,5 +28,5 @@ def rebuild_pending(context: Context) -> Iterator[Observation]:
     remedy="run the newer release; to return to this one for good, run `projector rebuild --downgrade` with it",
 )
 def release_too_old(context: Context) -> Iterator[Observation]:
-    """See which read models have rows of a newer release."""
+    """Report which read models have rows of a newer release."""
     yield from map(Observation, problems.newer_versions(context.status))

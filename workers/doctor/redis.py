@@ -56,7 +56,7 @@ def too_old(context: Context) -> Iterator[Observation]:
     blocks=(Subject.STATUS,),
 )
 def cluster(context: Context) -> Iterator[Observation]:
-    """See whether the server is a node of a cluster."""
+    """Check whether the server is a node of a cluster."""
     if int(context.info("cluster_enabled")):
         yield Observation("cluster_enabled is 1")
 
@@ -71,7 +71,7 @@ def cluster(context: Context) -> Iterator[Observation]:
     " `redis-cli REPLICAOF NO ONE`",
 )
 def replica(context: Context) -> Iterator[Observation]:
-    """See which role the server has in replication."""
+    """Report which role the server has in replication."""
     if context.info("role") != "master":
         primary = f"{context.info('master_host')}:{context.info('master_port')}"
         yield Observation(f"role is {context.info('role')}", {"primary": primary})

@@ -15,7 +15,7 @@ from workers.doctor.context import Context
     " file; give other applications a Redis of their own",
 )
 def may_evict(context: Context) -> Iterator[Observation]:
-    """See what Redis does when its memory is full."""
+    """Check what Redis does when its memory is full."""
     policy = context.info("maxmemory_policy")
     if policy != "noeviction":
         yield Observation(f"maxmemory-policy is {policy}, maxmemory {int(context.info('maxmemory')):,} bytes")
@@ -30,7 +30,7 @@ def may_evict(context: Context) -> Iterator[Observation]:
     " then run `redis-cli CONFIG RESETSTAT`",
 )
 def evicted(context: Context) -> Iterator[Observation]:
-    """See whether any key was evicted."""
+    """Check whether any key was evicted."""
     if int(context.info("evicted_keys")):
         yield Observation(f"evicted_keys is {int(context.info('evicted_keys')):,}")
 

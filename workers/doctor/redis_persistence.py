@@ -14,7 +14,7 @@ from workers.doctor.context import Context
     remedy="`redis-cli CONFIG SET appendonly yes`, and `appendonly yes` in its configuration file",
 )
 def append_only_file_off(context: Context) -> Iterator[Observation]:
-    """See whether there is an append-only file."""
+    """Check whether there is an append-only file."""
     if not int(context.info("aof_enabled")):
         yield Observation("aof_enabled is 0")
 
@@ -28,7 +28,7 @@ def append_only_file_off(context: Context) -> Iterator[Observation]:
     " Redis retries by itself",
 )
 def append_only_file_failing(context: Context) -> Iterator[Observation]:
-    """See whether the last write to the append-only file succeeded."""
+    """Check whether the last write to the append-only file succeeded."""
     if context.info("aof_last_write_status") != "ok":
         yield Observation(f"aof_last_write_status is {context.info('aof_last_write_status')}")
 
@@ -42,7 +42,7 @@ def append_only_file_failing(context: Context) -> Iterator[Observation]:
     remedy="`redis-cli CONFIG SET appendfsync always`, and `appendfsync always` in its configuration file",
 )
 def fsync_no(context: Context) -> Iterator[Observation]:
-    """See whether the append-only file is synced at all."""
+    """Check whether the append-only file is synced at all."""
     yield from _fsync_is("no", context)
 
 
@@ -56,7 +56,7 @@ def fsync_no(context: Context) -> Iterator[Observation]:
     " accept the loss of two seconds",
 )
 def fsync_every_second(context: Context) -> Iterator[Observation]:
-    """See whether the append-only file is synced only once a second."""
+    """Check whether the append-only file is synced only once a second."""
     yield from _fsync_is("everysec", context)
 
 

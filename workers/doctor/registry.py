@@ -56,7 +56,7 @@ CHECKS: tuple[Check, ...] = (
     projection_versions.release_too_old,
     partitions.entries_lost,
     partitions.stream_untrimmed,
-    # These two are last because they report the checks that failed before.
+    # These two come last, because they report which of the other checks failed.
     redis.inspection_denied,
     database.inspection_denied,
 )

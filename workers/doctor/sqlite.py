@@ -21,7 +21,7 @@ from workers.doctor.context import Context
     " PostgreSQL",
 )
 def not_wal(context: Context) -> Iterator[Observation]:
-    """See whether write-ahead logging is in use; every connection asks for it."""
+    """Check whether write-ahead logging is in use; every connection requests it."""
     mode = context.scalar("PRAGMA journal_mode")
     if mode != "wal":
         yield Observation(f"journal_mode is {mode}")
@@ -36,7 +36,7 @@ def not_wal(context: Context) -> Iterator[Observation]:
     " `mode=ro` in DATABASE_URL",
 )
 def read_only(context: Context) -> Iterator[Observation]:
-    """See whether a write is refused."""
+    """Check whether a write is refused."""
     error = _write_error(context)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_READONLY:
         yield Observation(str(error), {"file": context.sqlite_file})
@@ -51,7 +51,7 @@ def read_only(context: Context) -> Iterator[Observation]:
     " lock for longer than a batch takes",
 )
 def locked(context: Context) -> Iterator[Observation]:
-    """See whether a write gets the lock within the time that a drain would wait."""
+    """Check whether a write gets the lock within the time that a drain would wait."""
     error = _write_error(context)
     if error is not None and _primary_code(error) == sqlite3.SQLITE_BUSY:
         yield Observation(f"{error} for {context.limits.lock_wait_s:g} s", {"file": context.sqlite_file})

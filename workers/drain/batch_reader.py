@@ -19,12 +19,12 @@ from workers.drain.entry_decoding import decode_entry, decode_valid, fields_as_j
 from workers.drain.poison import PoisonSuspect
 from workers.runtime import Runtime
 
-# Few, since the database may have answered meanwhile; not fewer, since asking whether it has also takes time.
+# Small, so that a result of the database does not wait long. Not smaller, because each check for a result costs time.
 DECODED_AT_ONCE = 20
 
 
 class ReadRequest(NamedTuple):
-    """Where a read of the stream starts, and the entry that is read in addition."""
+    """Where a read of the stream starts, and the position of one additional entry to read: the known end."""
 
     epoch: int
     position: Position
@@ -69,8 +69,8 @@ class BatchReader:
     def next_batch(self, expected: Checkpoint) -> Batch | None:
         """Return the batch after a checkpoint, or None if there is nothing to apply.
 
-        If the stream is not the one that the checkpoint knows, the batch starts a new epoch. Raises NotAStreamError and
-        Redis's errors.
+        If the stream was replaced since the checkpoint, the batch starts a new epoch. Raises NotAStreamError and the
+        errors of Redis.
         """
         start, decoded = expected, self._prefetched(expected) or self._read(ReadRequest.at(expected))
         if decoded.inclusive.end.wrong_type:
@@ -86,9 +86,9 @@ class BatchReader:
         return Batch(expected, start, decoded.after, decoded.events, parked, self._owner_partitions(parked))
 
     def read_ahead(self, batch: Batch, count: int) -> None:
-        """Read `count` entries after a batch, for the case that the batch is applied.
+        """Prefetch `count` entries after a batch, assuming that the batch will be applied.
 
-        Without Redis nothing is prefetched, and the next read meets the error. See
+        If Redis fails, nothing is prefetched; the next read raises the error. See
         docs/decisions/0021-decode-the-next-batch-while-waiting.md.
         """
         read = batch.stream_slice
@@ -99,7 +99,7 @@ class BatchReader:
             self._ahead = self._read(request, count)
 
     def decode_some(self) -> bool:
-        """Decode some of the prefetched entries; returns whether there were any."""
+        """Decode a few of the prefetched entries; returns False if none were left."""
         return self._ahead is not None and self._decode_some(self._ahead)
 
     def _prefetched(self, expected: Checkpoint) -> DecodedSlice | None:
@@ -112,7 +112,7 @@ class BatchReader:
 
     def _read(self, request: ReadRequest, count: int | None = None) -> DecodedSlice:
         after_count = self.batch_size.count if count is None else count
-        # One more: the checkpoint's own entry proves that the stream is the same.
+        # One more entry, because the checkpoint's own entry proves that the stream was not replaced.
         # docs/decisions/0006-start-at-the-checkpoints-own-entry.md
         inclusive_count = after_count + (request.position != START)
         inclusive = self.runtime.stream.read_from(
@@ -121,7 +121,7 @@ class BatchReader:
         return DecodedSlice(request, inclusive, inclusive.after(request.position, after_count))
 
     def _decode_some(self, decoded: DecodedSlice) -> bool:
-        """Decode some entries; returns whether there were any."""
+        """Decode a few entries; returns False if none were left."""
         entries = decoded.undecoded(DECODED_AT_ONCE)
         if not entries:
             return False
@@ -154,7 +154,7 @@ class BatchReader:
 
 
 def _continues(inclusive: StreamSlice, checkpoint: Checkpoint) -> bool:
-    """Return whether entries read from a checkpoint on belong to the stream that the checkpoint knows."""
+    """Return whether entries read from a checkpoint on belong to the same stream as the checkpoint."""
     end = inclusive.end
     return (
         end.position is None or checkpoint.matches(inclusive.entries) or checkpoint.is_known_end(inclusive.extra_entry)

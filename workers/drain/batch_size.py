@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from event_stream.streams.entries import StreamSlice
 
-# A worker that was killed for its memory does not remember the batch; one entry always fits if any batch does.
+# A worker that was killed because of its memory does not remember its batch, so it starts with the smallest one.
 ENTRIES_FIRST = 1
 ENTRIES_MAX = 8_000
-# The next batch may have GROWTH_FACTOR * count ** 2 entries: after a single entry only 64, since it proves little.
+# After `count` entries, the next batch may have GROWTH_FACTOR * count ** 2: 64 after the first entry.
 GROWTH_FACTOR = 64
 BYTES_MAX = 8 * 1024 * 1024
 NARROWING_STEPS_MAX = 16  # halving ENTRIES_MAX reaches one entry in 12; that entry then fails alone
@@ -31,13 +31,13 @@ class BatchSize:
     count: int = ENTRIES_FIRST
     consecutive_failures: int = 0
     consecutive_waits: int = 0
-    # The number of entries that memory sufficed for, valid until that moment.
+    # The most entries to read until `memory_limit_until_s`, after memory ran short.
     memory_limit: int = ENTRIES_MAX
     memory_limit_until_s: float = 0.0
 
     @property
     def allows_read_ahead(self) -> bool:
-        """Whether two batches may be in memory at once: not after a failure, and not while reading single entries."""
+        """Whether two batches may be in memory at once: no after a failure, and no while reading single entries."""
         return self.count > ENTRIES_FIRST and not self.consecutive_failures
 
     def next_count(self, done: StreamSlice) -> int:
@@ -62,9 +62,9 @@ class BatchSize:
         self.count = max(1, count)
 
     def shrink_for_memory(self) -> bool:
-        """Read half as many entries next, and no more for MEMORY_SHORT_S; returns whether that is fewer than before.
+        """Halve the batch size and keep it as a limit for MEMORY_SHORT_S; returns whether the size became smaller.
 
-        Waiting instead would not free any memory. Without the limit, the next success would grow the batch beyond what
+        Waiting would not free memory. Without the limit, the next success would grow the batch beyond the size that
         just failed.
         """
         is_less = self.count > 1

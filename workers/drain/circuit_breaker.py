@@ -1,4 +1,4 @@
-"""CircuitBreaker: stops parking while events of many tenants fail, since the release is then wrong, not the events.
+"""CircuitBreaker: stops parking while events of many tenants fail, because the release is then at fault.
 
 Keys:
 

@@ -62,12 +62,12 @@ class Drainer:
     def step(self, *, read_ahead: bool = False) -> bool:
         """Apply the next batch; returns whether the stream's end is reached.
 
-        With `read_ahead`, the batch after it is read first, and decoded while the database is awaited. Raises
-        StaleClaimError and the errors of the database, Redis and folds; nothing has changed then.
+        With `read_ahead`, the following batch is read before this one is applied, and decoded while the database works.
+        Raises StaleClaimError and the errors of the database, Redis and folds; then nothing has changed.
         """
         started_s = time.monotonic()
         expected = self.last_checkpoint or self.checkpoint()
-        self.last_checkpoint = self.attempted = None  # after a failure only the database knows the checkpoint
+        self.last_checkpoint = self.attempted = None  # after a failure, read the checkpoint from the database
         batch = self.attempted = self.reader.next_batch(expected)
         if batch is None:
             return True
@@ -105,7 +105,7 @@ class Drainer:
         )
         log.warning("drain.failed", partition=self.partition, **failure.model_dump(mode="json"))
         redis = self.runtime.queue.connection
-        with suppress(RedisError):  # without Redis only the log reports it
+        with suppress(RedisError):  # then only the log reports the failure
             record_failure(redis, self.partition, failure)
             if attempt.is_breaker_open:
                 log.error("breaker.open", partition=self.partition, error=text)
@@ -113,7 +113,7 @@ class Drainer:
         return attempt.pause_s
 
     def _publish(self, after: Checkpoint, batch: CommittedBatch) -> None:
-        """Publish the progress to producers and operators; the dispatcher repairs it if Redis fails now."""
+        """Publish the progress for producers and operators. If Redis fails, the dispatcher publishes it later."""
         stream = self.runtime.stream
         with suppress(RedisError), stream.redis.pipeline(transaction=False) as pipe:
             stream.publish_projected(self.partition, ProjectedPosition(after.position, after.entries_added()), pipe)
@@ -122,13 +122,13 @@ class Drainer:
 
 
 def drain_partition(partition: int, token: str) -> None:
-    """Drain a partition with the lease that has this token: the RQ job."""
+    """Drain a partition with the lease that has this token. This is the RQ job's function."""
     runtime = process_runtime()
     drain_with_lease(runtime, partition, Lease(runtime.queue.connection, partition, token))
 
 
 def drain_with_lease(runtime: Runtime, partition: int, lease: Lease) -> None:
-    """Drain a partition, with the batch size and the suspected entry that this process remembers for it."""
+    """Drain a partition with the batch size, circuit breaker and suspect that this process keeps for it."""
     with bound_contextvars(drain=lease.token[:12], partition=partition):
         state = (_process_batch_size(partition), _process_breaker(), _process_poison(partition))
         run(Drainer(runtime, partition, *state), lease)
@@ -142,7 +142,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     dispatcher enqueues another. Raises OutdatedReleaseError, which no retry can resolve.
     """
     deadline = time.monotonic() + budget_s
-    # The deadline is checked first: even if Redis takes as long as the budget to extend the lease, a step follows.
+    # Check the deadline first, so that a step follows even if extending the lease takes as long as the budget.
     while time.monotonic() < deadline and lease.acquire_or_extend():
         try:
             is_at_end = drainer.step(read_ahead=True)
@@ -162,7 +162,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
             time.sleep(pause_s)
             continue
         if is_at_end:
-            # Entries that arrived while this drain held the lease caused no job, so the stream is checked once more.
+            # No job was enqueued for entries that arrived while this drain held the lease, so check the stream again.
             lease.release()
             if not drainer.has_more():
                 return
@@ -170,7 +170,7 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
 
 
 def needs_drain(checkpoint: Checkpoint, end: StreamEnd) -> bool:
-    """Return whether a stream's end differs from its checkpoint in either direction, shows a loss or is unreadable."""
+    """Return whether a stream ends after or before its checkpoint, has lost entries, or has the wrong type."""
     is_moved = end.position is not None and end.position != checkpoint.position
     return is_moved or checkpoint.with_lost_counted(end) != checkpoint or end.wrong_type
 

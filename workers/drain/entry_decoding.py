@@ -23,7 +23,7 @@ def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
     except InvalidEventError as error:
         if error.reason is not Reason.TIME_IN_FUTURE:
             raise
-    # The event may be in time by the entry's own id, which is parsed only now because it seldom matters.
+    # `arrival` has the time of an earlier entry. Only this entry's own id decides, and it is parsed only if needed.
     return decode(body, arrival._replace(entry_ms=entry.position.ms))
 
 

@@ -1,4 +1,4 @@
-"""PoisonSuspect: which entry is suspected to make its batch fail, and how the next batch isolates it.
+"""PoisonSuspect: the entry that may make its batch fail, and the size of the next batch that isolates it.
 
 Why an entry is parked only after it failed alone twice: docs/decisions/0016-park-an-event-only-after-it-fails-alone.md
 """
@@ -32,7 +32,7 @@ class PoisonSuspect:
         self.error = describe(error)
 
     def clear(self) -> None:
-        """Suspect no entry, since this release is wrong and not the entry."""
+        """Suspect no entry any more, because this release is at fault and not the entry."""
         self.location = None
 
     def is_poison(self, epoch: int, position: Position) -> bool:
@@ -47,11 +47,11 @@ class PoisonSuspect:
 
 
 def isolating_count(batch: Batch, error: BaseException) -> int:
-    """Return how many entries to read next in order to isolate the entry that made a batch of several fail."""
+    """Return how many entries to read next, to isolate the one that made a batch of several entries fail."""
     positions = [entry.position for entry in batch.stream_slice.entries]
     if not isinstance(error, FoldError):
         return len(positions) // 2
-    # A fold names the event, and the entries before it can be applied. The event is found by its identity: it may have
-    # been upcast since it was decoded, and only the first event of an identity is folded.
+    # FoldError names the event, and the entries before it can be applied. Search for it by identity, because the fold
+    # got an upcast copy; only the first event of an identity is folded.
     index = [event.identity for event in batch.events].index(error.event.identity)
     return positions.index(batch.event_positions[index])

@@ -24,8 +24,9 @@ class NextAttempt(NamedTuple):
 class Recovery:
     """Chooses the next attempt after a failed batch of one partition.
 
-    An external error is waited out with smaller batches. An internal error narrows the batch down to the event that
-    causes it. If it concerns many tenants, the circuit breaker opens, and nothing is parked.
+    After an external error, the drain pauses and retries with a smaller batch. After an internal error, it narrows the
+    batch down to the event that fails. If many tenants have such events, the circuit breaker opens and nothing is
+    parked.
     """
 
     batch_size: BatchSize
@@ -33,7 +34,7 @@ class Recovery:
     breaker: CircuitBreaker
 
     def next_attempt(self, error: Exception, batch: Batch | None) -> NextAttempt:
-        """Return the next attempt after `error`; `batch` is the batch that failed, None if it could not be read."""
+        """Return the next attempt after `error`. `batch` is the failed batch, or None if it could not be read."""
         error_class = classify_error(error, interruptions=(BaseTimeoutException,))
         if error_class is ErrorClass.INTERNAL and self.isolate(error, batch):
             return NextAttempt(error_class, PROBE_S, is_breaker_open=True)

@@ -1,10 +1,10 @@
-"""Lease: says which drain works on a partition, or has a job enqueued for it. It saves work and guarantees nothing.
+"""Lease: marks a partition that has a running drain or an enqueued drain job, to avoid duplicate work.
 
 Keys:
 
     projector:drain-lease:{p}  string  the token of the drain that works on partition p, or is enqueued for it; expires
 
-Correctness comes from the claim: docs/decisions/0009-leases-and-a-bounded-queue.md
+It guarantees nothing; the claim does: docs/decisions/0009-leases-and-a-bounded-queue.md
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Lease:
         if self._lock.acquire(blocking=False, token=self.token):
             return True
         if self._redis.pttl(self._key) > LEASE_MAX_S * 1000:
-            # Redis's clock was set back, so the lease would last that much longer than intended.
+            # Redis's clock was set back, so the lease would last longer than intended by the same amount.
             self._redis.pexpire(self._key, int(LEASE_S * 1000))
         return False
 
@@ -53,7 +53,7 @@ class Lease:
         try:
             return self.extend(LEASE_S) or self.acquire()
         except OutOfMemoryError:
-            return True  # a full Redis stores no lease, and must be drained without
+            return True  # a full Redis cannot store a lease, and must be drained without one
 
     def extend(self, for_s: float) -> bool:
         """Make the lease expire `for_s` from now; returns False if this token does not hold it."""

@@ -31,7 +31,7 @@ class DrainJob(Job):
     """A job that can only drain and verify.
 
     RQ imports and calls any function that a job names. Here the function must be in an allow-list, and callbacks and
-    webhooks are dropped, so that access to Redis does not suffice to run code:
+    webhooks are dropped, so that a user with access to Redis cannot run code:
     docs/decisions/0012-json-jobs-with-an-allow-list.md
     """
 
@@ -66,7 +66,7 @@ def enqueue_verify(queue: Queue) -> None:
 
 
 def is_verify_job(job_id: str) -> bool:
-    """Return whether this is the id of a verification job."""
+    """Return whether an id belongs to a verification job."""
     return job_id.startswith(_VERIFY_ID)
 
 

@@ -1,1 +1,1 @@
-"""Rebuild, verify and replay: work that corrects or checks read models beside the drains."""
+"""Rebuild, verify and replay: work that checks or corrects read models while drains continue."""

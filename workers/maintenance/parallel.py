@@ -31,7 +31,7 @@ PROCESSES_MAX = 8  # the default limit: each process opens two connections, and 
 log = structlog.get_logger()
 
 TenantTask: TypeAlias = Callable[[Rebuilder, Sequence[str]], Iterator[int | TenantRebuild]]
-"""What to do with tenants: a method of Rebuilder, or a `partial` of one. It is pickled for the processes."""
+"""A task for tenants: a method of Rebuilder, or a `partial` of one. It is pickled for the processes."""
 
 
 class ProcessEndedError(WorkersError):
@@ -53,7 +53,7 @@ class _PoolProcess:
             self.pipe.send(tenant_id)
 
     def receive(self) -> int | TenantRebuild | None:
-        """Return the next result, or None if the process asks for a tenant; raises ProcessEndedError."""
+        """Return the next result, or None if the process requests a tenant; raises ProcessEndedError."""
         try:
             message: int | TenantRebuild | _TaskError | None = self.pipe.recv()
         except (EOFError, OSError):
@@ -100,7 +100,7 @@ def run_parallel(
 
 
 def _distribute(pool: Sequence[_PoolProcess], tenants: Iterator[str]) -> Iterator[int | TenantRebuild]:
-    """Send each process its next tenant when it asks for one; yields the results."""
+    """Send each process its next tenant when it requests one; yields the results."""
     busy = {process.pipe: process for process in pool}
     while busy:
         for pipe in wait(list(busy)):
@@ -136,7 +136,7 @@ def _run_process(
 ) -> None:
     """Run the task on each tenant that is received, until the parent closes the pipe."""
     Thread(target=_exit_with_parent, daemon=True).start()
-    parent_pipe.close()  # a copy: while it is open, `recv` does not report that the parent has closed its own
+    parent_pipe.close()  # otherwise `recv` would not report that the parent has closed its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends this process
     try:
         logs.configure_once()
@@ -159,7 +159,7 @@ def _exit_with_parent() -> None:
 
 
 def _receive_tenant(pipe: Connection) -> str | None:
-    """Ask for the next tenant; returns None if none is left."""
+    """Request the next tenant; returns None if none is left."""
     pipe.send(None)
     try:
         tenant_id: str = pipe.recv()

@@ -1,4 +1,4 @@
-"""A rebuild or a comparison of many tenants: which tenants, in how many processes, and which of them are left."""
+"""Runs: a rebuild or a comparison of many tenants, in one or more processes."""
 
 import random
 import time
@@ -41,7 +41,7 @@ class RebuildRun:
             return sum(tenant_data.count_events(connection, tenant_id) for tenant_id in self.tenants)
 
     def count_pending(self, finished: int) -> int:
-        """Return how many tenants are left. Without the database, those that are not among the `finished` ones."""
+        """Return how many tenants are left; if the database cannot be read, all but the number `finished`."""
         if self.read_pending is None:
             return 0
         try:

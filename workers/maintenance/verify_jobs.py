@@ -1,7 +1,7 @@
 """Verifies all tenants in the background, as short RQ jobs (docs/decisions/0033-verify-in-slices-on-the-workers.md).
 
 Every few minutes a pass verifies the tenants with new events, the tenants with known mismatches, and some unchanged
-tenants. A job works for a moment and enqueues the next one, so that drains that wait in the queue run in between.
+tenants. Each job works for a moment and enqueues the next one, so that queued drains run in between.
 
 Keys:
 
@@ -46,7 +46,7 @@ def enqueue_next_pass(runtime: Runtime) -> None:
 
 
 def run_verify_job() -> None:
-    """The RQ job: verify for SLICE_S with the runtime of this worker."""
+    """Verify for SLICE_S with the runtime of this worker. This is the RQ job's function."""
     verify_slice(process_runtime())
 
 
@@ -103,7 +103,7 @@ def _start_pass(runtime: Runtime) -> None:
         until = {
             checkpoint.partition: checkpoint.applied for checkpoint in checkpoint_table.read_all(connection, partitions)
         }
-        # If the database was restored to an older state, later numbers are given to other events: verify them again.
+        # A restored database assigns later numbers to other events, so those numbers are verified again.
         since = {partition: number for partition, number in since.items() if number <= until[partition]}
         changed = _changed_tenants(connection, runtime, since, until)
         unchanged = tenant_data.tenants_with_data(connection, runtime.projections, after, UNCHANGED_TENANTS_MAX)
@@ -120,7 +120,7 @@ def _start_pass(runtime: Runtime) -> None:
 def _changed_tenants(
     connection: Connection, runtime: Runtime, since: dict[int, int], until: dict[int, int]
 ) -> Sequence[str]:
-    """Return the tenants with events since the last pass; after too many events, the first tenants of all."""
+    """Return the tenants with events since the last pass; if there are too many events, the first tenants by id."""
     spans = [(partition, since.get(partition, 0), last) for partition, last in until.items()]
     if sum(last - first for _, first, last in spans) > CHANGED_EVENTS_MAX:
         return tenant_data.tenants_with_data(connection, runtime.projections, limit=CHANGED_TENANTS_MAX)

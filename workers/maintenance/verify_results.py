@@ -35,7 +35,7 @@ class VerificationSummary(BaseModel):
     tenants: Annotated[int, Field(description="Tenants that the pass covered.")] = 0
     skipped_tenants: Annotated[
         int,
-        Field(description="Tenants that the pass left out because summing up their events took too long."),
+        Field(description="Tenants that the pass skipped because computing their checksums took too long."),
     ] = 0
     mismatched_tenants: Annotated[int, Field(description="Tenants with rows that differ from the event log.")] = 0
     mismatched_rows: Annotated[int, Field(description="Rows that differ from the event log.")] = 0

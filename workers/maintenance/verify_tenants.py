@@ -118,7 +118,7 @@ class TenantVerification:
             rows = self.differing_rows[tenant_id]
             if tenant_id in self.repaired:
                 rows = dict.fromkeys(rows, 0)
-            if not self.covers_all_projections:  # then 0 does not show that the other read models are correct
+            if not self.covers_all_projections:  # then 0 says nothing about the other read models
                 rows = {method: count for method, count in rows.items() if count}
             verify_results.store_tenant(redis, tenant_id, rows)
         for partition, error in self.log_errors.items():

@@ -1,1 +1,1 @@
-"""What operators see: the status of the deployment, its problems, and the busiest tenants."""
+"""Reports for operators: the status of the deployment, its problems, and the busiest tenants."""

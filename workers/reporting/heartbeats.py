@@ -54,7 +54,7 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
 
 
 def _heartbeat_age_s(worker: BaseWorker, heartbeat_ms: bytes | None, now_ms: int) -> float:
-    """Return the age by Redis's clock, or by the hosts' clocks for a worker that is not this application's."""
+    """Return the age by Redis's clock; for a plain RQ worker, which does not record that time, by the hosts' clocks."""
     if heartbeat_ms is not None:
         return max(0.0, (now_ms - int(heartbeat_ms)) / 1000)
     last: datetime | None = worker.last_heartbeat

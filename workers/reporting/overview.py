@@ -1,6 +1,6 @@
-"""The overview that `projector status` shows: the status, and the details that only people look at.
+"""The overview that `projector status` shows: the status, and details that only this command needs.
 
-Rates and tenants are read for this command only, so that health checks and scrapes stay cheap.
+Rates and tenants are not part of the status, so that health checks and scrapes stay cheap.
 """
 
 from typing import Annotated

@@ -23,7 +23,7 @@ def all_problems(status: Status) -> list[str]:
 
 
 def errors(status: Status) -> list[str]:
-    """Return what keeps events from the read models, or would keep new events from them."""
+    """Return the problems that keep events from the read models, or would keep new events from them."""
     return [
         *stalled_partitions(status),
         *(f"{problem}; it retries by itself, see `projector status`" for problem in failing_partitions(status)),
@@ -36,7 +36,7 @@ def errors(status: Status) -> list[str]:
 
 
 def warnings(status: Status) -> list[str]:
-    """Return what is wrong without keeping other events from the read models."""
+    """Return the problems that do not keep other events from the read models."""
     return [
         *(f"{problem}; see `projector dead-letters list`" for problem in open_dead_letters(status)),
         *(f"{problem}; let producers append again what they still have" for problem in lost_entries(status)),
@@ -105,7 +105,7 @@ def open_dead_letters(status: Status) -> list[str]:
 
 
 def lost_entries(status: Status) -> list[str]:
-    """Return the partitions of which Redis lost entries before they were read; lost entries stay counted."""
+    """Return the partitions with entries that Redis lost before they were read; lost entries stay counted."""
     return [
         f"partition {each.partition} lost {each.lost:,} entries before they were read"
         for each in status.partitions
@@ -114,7 +114,7 @@ def lost_entries(status: Status) -> list[str]:
 
 
 def verification_mismatches(status: Status) -> list[str]:
-    """Return where verification found that read models and event log, or event log and checkpoint, differ."""
+    """Return the differences between read models, event log and checkpoints that verification found."""
     found = status.verification
     rows = f"{found.mismatched_rows:,} rows of {found.mismatched_tenants:,} tenants differ from the event log"
     logs = [f"the event log of partition {number} is incomplete: {text}" for number, text in found.log_errors.items()]

@@ -18,8 +18,8 @@ class PartitionStatus(BaseModel):
     epoch: Annotated[
         int,
         Field(
-            description="Life of the stream, counted from 0; it rises when Redis came back with an older or "
-            "another stream."
+            description="Number of the stream's epoch, from 0; increases when the stream was deleted, replaced or "
+            "restored."
         ),
     ]
     position: Annotated[str, Field(description="Checkpoint: id of the last entry that was read, `<ms>-<seq>`.")]

@@ -1,6 +1,6 @@
 """Reads the status of the deployment from the database and from Redis.
 
-The two halves can be read separately, because `GET /metrics` must report one half while the other server is away
+The two halves can be read separately, because `GET /metrics` must report one half if the other cannot be read
 (docs/decisions/0041-one-reading-for-status-health-and-metrics.md).
 """
 
@@ -124,7 +124,7 @@ def _partition_status(
         dead_lettered=checkpoint.dead_lettered,
         lost=counted.lost,
         in_flight=in_flight,
-        # While a backlog is drained, the lag is high although the partition moves.
+        # While a backlog is drained, the lag is high although batches are committed.
         stalled=lag_s > STALLED_AFTER_S and not progress.is_moving,
         failure=progress.failure,
     )

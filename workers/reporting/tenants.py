@@ -24,7 +24,7 @@ INSPECTED_MAX = 8_000  # events, and as many entries, of all partitions together
 INSPECTED_PER_PARTITION_MIN = 100
 INSPECTED_BYTES_MAX = 1_000_000  # of one partition's entries; reading stops after the page that exceeds it
 PAGE_ENTRIES = 100
-_INSUFFICIENT_PRIVILEGE = "42501"  # SQLSTATE: a role for reads only may not read the event log
+_INSUFFICIENT_PRIVILEGE = "42501"  # SQLSTATE; the API's role, for example, may lack the right to read the event log
 
 
 class TenantTraffic(BaseModel):

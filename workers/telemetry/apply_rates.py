@@ -18,7 +18,7 @@ BUCKET_S = 10
 BUCKET_COUNT = 60
 HISTORY_S = BUCKET_S * BUCKET_COUNT
 _MINUTE = 6  # buckets
-# If Redis's clock was set back, the newer buckets are from another time; all are deleted.
+# A bucket newer than the current one means that Redis's clock was set back: start over with no buckets.
 _COUNT = """
 local bucket = math.floor(redis.call('TIME')[1] / ARGV[2])
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
@@ -48,7 +48,7 @@ class Rate(BaseModel):
 
 def count_applied(pipe: Redis, partition: int, applied: int) -> None:
     """Count events that are applied now, in a pipeline that the caller executes."""
-    # EVAL and not EVALSHA: to ensure that Redis knows the script would take another round trip.
+    # EVAL, because EVALSHA would need another round trip to ensure that Redis has the script.
     pipe.eval(_COUNT, 1, _key(partition), str(applied), str(BUCKET_S), str(BUCKET_COUNT))
 
 

@@ -95,7 +95,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class BatchMetrics:
-    """The metrics of all batches since Redis was last empty."""
+    """The metrics of all batches since Redis was last emptied."""
 
     batch_entries: Histogram
     batch_us: Histogram
