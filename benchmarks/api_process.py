@@ -13,7 +13,7 @@ import psutil
 
 from api_stub.auth import keys
 from api_stub.auth.keys import KeyKind
-from benchmarks.load_generator import Request
+from benchmarks.load_generator import LoadRequest
 from benchmarks.sandbox import Sandbox
 from benchmarks.synthetic_log import SyntheticLog
 from benchmarks.workloads import TENANTS
@@ -32,26 +32,26 @@ class RunningApi:
     port: int
     key_by_tenant: dict[str, str]
 
-    def stats(self, tenant: str, slug: str) -> Request:
+    def stats(self, tenant: str, slug: str) -> LoadRequest:
         """Return the request for a project's stats."""
         return (f"/v1/config/projects/{slug}/stats", {"Authorization": f"Bearer {self.key_by_tenant[tenant]}"})
 
-    def activity(self, tenant: str, project_id: str) -> Request:
+    def activity(self, tenant: str, project_id: str) -> LoadRequest:
         """Return the request for a project's activity."""
         headers = {"Authorization": f"Bearer {self.key_by_tenant[tenant]}", "X-Project-Id": project_id}
         return (f"/v1/config/monitoring/activity?hours={HOURS}", headers)
 
-    def random_stats(self, log: SyntheticLog, projects: int, count: int) -> list[Request]:
+    def random_stats(self, log: SyntheticLog, projects: int, count: int) -> list[LoadRequest]:
         """Return requests for the stats of random projects among the first ones of a log."""
         return [self.stats(log.tenant(project), f"project-{project}") for project in _random_projects(projects, count)]
 
-    def random_activity(self, log: SyntheticLog, projects: int, count: int) -> list[Request]:
+    def random_activity(self, log: SyntheticLog, projects: int, count: int) -> list[LoadRequest]:
         """Return requests for the activity of random projects among the first ones of a log."""
         return [
             self.activity(log.tenant(project), log.project_id(project)) for project in _random_projects(projects, count)
         ]
 
-    def get(self, request: Request) -> bytes:
+    def get(self, request: LoadRequest) -> bytes:
         """Return the body of a response. Raises an error unless its status is 200."""
         path, headers = request
         response = httpx.get(f"http://127.0.0.1:{self.port}{path}", headers=dict(headers), timeout=20)
@@ -77,14 +77,14 @@ def run_api(sandbox: Sandbox, database_url: str) -> Iterator[RunningApi]:
         yield RunningApi(psutil.Process(process.pid), port, key_texts)
 
 
-def wait_for_port(port: int, what: str) -> None:
+def wait_for_port(port: int, description: str) -> None:
     """Wait until a process listens at a port of this machine."""
 
     def listens() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait_until(listens, what)
+    wait_until(listens, description)
 
 
 def _random_projects(projects: int, count: int) -> Sequence[int]:

@@ -61,7 +61,7 @@ def running_workers(sandbox: Sandbox, database_url: str, workers: int = 1) -> It
 
 
 def wait_until_projected(sandbox: Sandbox, events: int, on_poll: Callable[[], object] = lambda: None) -> None:
-    """Wait until `events` are projected, calling `on_poll` meanwhile. Raises BenchmarkError if the drain stalls."""
+    """Wait until `events` are projected, and call `on_poll` at each poll. Raises BenchmarkError if the drain stalls."""
     projected, progressed_at = 0, time.monotonic()
     while (current := projected_events(sandbox)) < events:
         if current != projected:

@@ -16,13 +16,13 @@ from benchmarks.results import percentile
 from benchmarks.row import Figures
 from benchmarks.subprocesses import run_module
 
-Request = tuple[str, Mapping[str, str]]
+LoadRequest = tuple[str, Mapping[str, str]]
 
 CONNECTIONS = 32
 _WARM_UP = 0.1
 
 
-def generate_load(port: int, requests: Sequence[Request], connections: int = CONNECTIONS) -> Figures:
+def generate_load(port: int, requests: Sequence[LoadRequest], connections: int = CONNECTIONS) -> Figures:
     """Send requests to a port of this machine. Returns requests per second and percentiles of the latency.
 
     The first tenth warms up the server and is not measured. Raises BenchmarkError if any status is not 200.

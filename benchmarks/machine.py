@@ -64,13 +64,13 @@ def _busy_s() -> float:
 def _fsync_ms(directory: Path) -> float:
     """Return the duration of a small write with fsync, the minimum for a durable commit."""
     with (directory / "fsync").open("wb", buffering=0) as file:
-        took = []
+        durations_s = []
         for _ in range(50):
             file.write(b"x" * 512)
             started = time.perf_counter()
             os.fsync(file.fileno())
-            took.append(time.perf_counter() - started)
-    return sorted(took)[25] * 1000
+            durations_s.append(time.perf_counter() - started)
+    return sorted(durations_s)[25] * 1000
 
 
 def _python_ms() -> float:

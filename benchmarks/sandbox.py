@@ -95,7 +95,7 @@ class Sandbox:
             self.client.delete(*other_keys)
 
     def append(self, entries: list[BacklogEntry]) -> None:
-        """Append entries. Redis does not sync each write meanwhile, because this is not measured."""
+        """Append entries. Redis does not sync each of these writes, because they are not measured."""
         self.client.config_set("appendfsync", "no")
         for first in range(0, len(entries), _ENTRIES_PER_APPEND):
             self.stream.append(entries[first : first + _ENTRIES_PER_APPEND])

@@ -102,8 +102,8 @@ def _default(field: FieldInfo) -> str:
     return f"{field.default:g}" if isinstance(field.default, float) else f"`{field.default}`"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = [heads, ["---"] * len(heads), *rows]
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = [headers, ["---"] * len(headers), *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 

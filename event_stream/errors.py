@@ -40,11 +40,11 @@ def first_problem(error: ValidationError, inside: str = "") -> str:
     `inside` is the first part of the path, which is left out.
     """
     first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"])).removeprefix(f"{inside}.")
+    path = ".".join(map(str, first["loc"])).removeprefix(f"{inside}.")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing" or isinstance(first["input"], dict):
-        return f"{where}: {message}"
-    return f"{where}: {message}, not {first['input']!r:.80}"
+        return f"{path}: {message}"
+    return f"{path}: {message}, not {first['input']!r:.80}"
 
 
 def _printable(text: str) -> str:

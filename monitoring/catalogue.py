@@ -209,7 +209,7 @@ FROM_BATCH_METRICS: tuple[MetricDefinition[BatchMetrics], ...] = (
         "projector_commit_seconds",
         "histogram",
         (),
-        "Duration of a batch's transaction, including its commit and the decoding of the next batch meanwhile.",
+        "Duration of a batch's transaction, including its commit and the decoding of the next batch.",
         lambda batches: histogram(batches.commit_us, 1e6),
     ),
 )

@@ -82,15 +82,15 @@ class Folded:
     def then(self, *expected: Mapping[str, Any]) -> None:
         """Raise AssertionError unless the rows equal these, in key order; each mapping names the columns to compare."""
         columns = self.projection.table.columns.keys()
-        found = [dict(zip(columns, row, strict=True)) for row in self.rows]
-        if len(found) != len(expected):
-            raise AssertionError(f"expected {len(expected)} rows, found {len(found)}: {found}")
-        for row, expected_row in zip(found, expected, strict=True):
+        rows = [dict(zip(columns, row, strict=True)) for row in self.rows]
+        if len(rows) != len(expected):
+            raise AssertionError(f"expected {len(expected)} rows, found {len(rows)}: {rows}")
+        for row, expected_row in zip(rows, expected, strict=True):
             if unknown := expected_row.keys() - row.keys():
                 raise AssertionError(f"no such column: {', '.join(sorted(unknown))}; the columns are {list(row)}")
-            shown = {name: row[name] for name in expected_row}
-            if shown != expected_row:
-                raise AssertionError(f"expected {dict(expected_row)}, found {shown}")
+            actual = {name: row[name] for name in expected_row}
+            if actual != expected_row:
+                raise AssertionError(f"expected {dict(expected_row)}, found {actual}")
 
 
 def _orders(events: tuple[Event, ...]) -> Iterable[Sequence[Event]]:

@@ -21,7 +21,7 @@ _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 class Authenticator:
     """Checks the API key of a request.
 
-    Keys are cached for `cache_s` seconds. A key that is revoked meanwhile still works for that long.
+    Keys are cached for `cache_s` seconds. A revoked key may still work for that long.
     """
 
     def __init__(self, find: FindKey, cache_s: float) -> None:

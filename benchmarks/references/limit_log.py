@@ -15,7 +15,7 @@ from benchmarks.workloads import BacklogEntry
 from event_stream.events.decoding import decode
 
 BATCH = 2_000
-_KNOWN = """
+_LOGGED = """
 SELECT l.tenant_id, l.event_id FROM unnest(%s::text[], %s::text[]) AS k (tenant_id, event_id)
 JOIN event_log l ON l.tenant_id = k.tenant_id AND l.event_id = k.event_id
 """
@@ -46,11 +46,11 @@ def _row(number: int, partition: int, raw: bytes) -> tuple[Any, ...]:
 
 
 def _write(connection: psycopg.Connection, rows: list[tuple[Any, ...]]) -> None:
-    known = connection.execute(_KNOWN, [[row[0] for row in rows], [row[1] for row in rows]]).fetchall()
-    repeats = {tuple(identity) for identity in known}
+    logged = connection.execute(_LOGGED, [[row[0] for row in rows], [row[1] for row in rows]]).fetchall()
+    logged_identities = {tuple(identity) for identity in logged}
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for row in rows:
-            if row[:2] not in repeats:
+            if row[:2] not in logged_identities:
                 copy.write_row(row)
     connection.commit()

@@ -28,7 +28,7 @@ def migrate(with_rebuild: bool, timeout: float, processes: int | None, as_json: 
     """Create or upgrade the schema.
 
     With --rebuild, also recompute the read models that are new or have a new version, tenant by tenant, from the event
-    log. Producers, workers and readers continue meanwhile. If the command is interrupted, run it again to continue.
+    log. Producers, workers and readers keep running. If the command is interrupted, run it again to continue.
     """
     if (as_json or processes) and not with_rebuild:
         raise click.UsageError("--json and --processes apply to a rebuild; add --rebuild.")

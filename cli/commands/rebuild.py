@@ -42,7 +42,7 @@ def rebuild(
 ) -> None:
     """Recompute read models from the event log.
 
-    Producers, workers and readers continue meanwhile. The rows of a tenant change in one transaction, and only rows
+    Producers, workers and readers keep running. The rows of a tenant change in one transaction, and only rows
     that differ are written. If the command is interrupted, run it again to continue. To use several hosts, run it on
     each: they share the tenants.
     """

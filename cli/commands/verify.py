@@ -45,7 +45,7 @@ def verify(
     """Compare the read models with the event log. Exit with status 1 if anything differs.
 
     It compares the checksum in each row with the checksum of its events in the log. It also folds all events again and
-    compares every row with the result. Producers, workers and readers continue meanwhile.
+    compares every row with the result. Producers, workers and readers keep running.
     """
     if quick and sample:
         raise click.UsageError("--quick folds no events and --sample folds some; choose one.")

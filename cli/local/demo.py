@@ -76,22 +76,22 @@ def _analysis(slug: str, at: str, id_: str) -> dict[str, Any]:
 
 def _evaluation(slug: str, at: str, id_: str, rng: random.Random) -> dict[str, Any]:
     rule = rng.randrange(len(_RULES))
-    tripped = rng.random() < 0.15
-    suppressed = rng.choice([None, "cooldown", "daily_cap", "dedup"]) if tripped else None
+    failed = rng.random() < 0.15
+    suppressed = rng.choice([None, "cooldown", "daily_cap", "dedup"]) if failed else None
     data = {
         "ruleId": f"wdg_{rule + 1}",
         "ruleName": _RULES[rule],
-        "passed": not tripped,
-        "alertFired": tripped and suppressed is None,
+        "passed": not failed,
+        "alertFired": failed and suppressed is None,
         "suppressedReason": suppressed,
-        "severity": rng.choice(["critical", "high", "medium"]) if tripped else "low",
-        "summary": f"{rng.uniform(2, 9):.1f}× the recent baseline" if tripped else "",
+        "severity": rng.choice(["critical", "high", "medium"]) if failed else "low",
+        "summary": f"{rng.uniform(2, 9):.1f}× the recent baseline" if failed else "",
     }
     return _envelope("watchdog.evaluated.v1", at, slug, id_, data)
 
 
-def _event(type_: str, at: str, project: str | None, which: str, /, **data: Any) -> dict[str, Any]:
-    return _envelope(type_, at, project, _uuid(f"{project}/{which}"), data)
+def _event(type_: str, at: str, project: str | None, name: str, /, **data: Any) -> dict[str, Any]:
+    return _envelope(type_, at, project, _uuid(f"{project}/{name}"), data)
 
 
 def _envelope(type_: str, at: str, slug: str | None, id_: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -38,10 +38,10 @@ def check_free(address: tuple[str, int]) -> None:
     """Raise CliError unless this process can listen on an address."""
     host, port = address
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, socket_address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
+            probe.bind(socket_address)
     except OSError as error:
         raise CliError(
             f"cannot listen on {host}:{port} ({error.strerror}); set HOST, PORT, OPS_HOST or OPS_PORT"

@@ -61,7 +61,7 @@ def _send_and_receive(connection: Any, bodies: Sequence[tuple[int, bytes]]) -> l
 def _transactions(bodies: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, bytes]]]:
     """Split the bodies into MULTI transactions, because a Redis that syncs every write syncs a MULTI once.
 
-    The first one is small, so that Redis begins at once. None is large, because Redis serves no other client meanwhile.
+    The first one is small, so that Redis begins at once. None is large, because Redis serves no other client during it.
     """
     first = size = 0
     size_max = _TRANSACTION_BYTES_MIN

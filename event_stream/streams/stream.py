@@ -29,9 +29,9 @@ return redis.call('XTRIM', KEYS[1], 'MINID', '~', ARGV[1])
 class PartitionsMismatchError(EventStreamError):
     """The deployment was created with another number of partitions."""
 
-    def __init__(self, stored: int, configured: int, where: str) -> None:
+    def __init__(self, stored: int, configured: int, source: str) -> None:
         super().__init__(
-            f"PROJECTOR_PARTITIONS is {configured}, but this deployment was created with {stored} (stored in {where});"
+            f"PROJECTOR_PARTITIONS is {configured}, but this deployment was created with {stored} (stored in {source});"
             f" set PROJECTOR_PARTITIONS={stored}"
         )
 

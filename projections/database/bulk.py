@@ -127,6 +127,6 @@ def _as_arrays(rows: Sequence[Row]) -> Sequence[list[Any]]:
 @cache
 def _on_conflict(table: Table) -> str:
     primary_key = ", ".join(column.name for column in table.primary_key.columns)
-    others = [column.name for column in table.columns if not column.primary_key]
-    changes = ", ".join(f"{name} = excluded.{name}" for name in others)
+    value_columns = [column.name for column in table.columns if not column.primary_key]
+    changes = ", ".join(f"{name} = excluded.{name}" for name in value_columns)
     return f"ON CONFLICT ({primary_key}) DO UPDATE SET {changes}"

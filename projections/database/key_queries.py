@@ -59,9 +59,9 @@ def find_rows_statement(dialect_name: str, table: Table, columns: tuple[Column[A
     """Return the statement of `find_rows`, for the parameters of `bind_keys`."""
     primary_key = list(table.primary_key.columns)
     keys = key_rows(dialect_name, primary_key)
-    first, *others = [column == key for column, key in zip(primary_key, keys.c, strict=True)]
+    first, *conditions = [column == key for column, key in zip(primary_key, keys.c, strict=True)]
     matches: ColumnElement[bool] = first
-    for condition in others:
+    for condition in conditions:
         matches &= condition
     return select(*columns).select_from(keys).join(table, matches)
 

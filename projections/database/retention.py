@@ -47,9 +47,9 @@ def _delete_in_one_group(
 def _delete_in_all_groups(
     table: Table, group: tuple[Column[Any], ...], order: tuple[Column[Any], ...], keep: int
 ) -> Delete:
-    keys, other = key_rows("postgresql", group), table.alias("other")
-    ordered = [other.c[column.name] for column in order]
-    of_group = [other.c[column.name] == key for column, key in zip(group, keys.c, strict=True)]
+    keys, candidates = key_rows("postgresql", group), table.alias("other")
+    ordered = [candidates.c[column.name] for column in order]
+    of_group = [candidates.c[column.name] == key for column, key in zip(group, keys.c, strict=True)]
     newest = select(*ordered).where(*of_group).order_by(*(column.desc() for column in ordered))
     oldest_kept = newest.offset(keep - 1).limit(1).lateral()
     # Without MATERIALIZED, the planner may look up a group's oldest kept row once for each of its rows.

@@ -58,14 +58,14 @@ class Rollup(Generic[R]):
         upsert_rows(connection, self.table, chain.from_iterable(model.values()))
 
     def _group_by_key(self, events: Sequence[Event]) -> dict[Key, list[Event]]:
-        touched: defaultdict[Key, list[Event]] = defaultdict(list)
+        events_by_key: defaultdict[Key, list[Event]] = defaultdict(list)
         for event in events:
             if type(event.data) in self.reads:
                 try:
-                    touched[self.key(event)].append(event)
+                    events_by_key[self.key(event)].append(event)
                 except Exception as error:
                     raise FoldError(f"projection {self.name}", event, error) from error
-        return touched
+        return events_by_key
 
     def _fold_row(self, key: Key, stored: Row | None, events: Sequence[Event]) -> Row:
         """Return the row to store after the events."""

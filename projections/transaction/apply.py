@@ -42,7 +42,7 @@ class Batch:
 
     @property
     def event_positions(self) -> list[Position]:
-        """The position of each event; not stored, since it is needed only after an error."""
+        """The position of each event, in order. Computed on access, because only an error needs it."""
         parked = {each.position for each in self.dead_letters}
         return [position for entry in self.stream_slice.entries if (position := entry.position) not in parked]
 

@@ -86,8 +86,8 @@ NOTHING_LOST = (
         "a worker short of memory grows its batches after every batch that fits",
         "G8",
         "workers/drain/batch_size.py",
-        "most = self.memory_limit if time.monotonic() < self.memory_limit_until_s else ENTRIES_MAX",
-        "most = ENTRIES_MAX",
+        "limit = self.memory_limit if time.monotonic() < self.memory_limit_until_s else ENTRIES_MAX",
+        "limit = ENTRIES_MAX",
         (f"{_DRAIN}a_batch_too_large_for_memory_is_halved_until_it_fits_and_later_batches_are_no_larger",),
     ),
     Mutant(
@@ -600,8 +600,8 @@ RECOVERY = (
         "no drain is enqueued for a stream that ends before its checkpoint",
         "G7",
         "workers/drain/drainer.py",
-        "is_moved = end.position is not None and end.position != checkpoint.position",
-        "is_moved = end.position is not None and end.position > checkpoint.position",
+        "end_differs = end.position is not None and end.position != checkpoint.position",
+        "end_differs = end.position is not None and end.position > checkpoint.position",
         (f"{_DISPATCHING}a_sweep_enqueues_a_drain_for_a_stream_that_ends_before_its_checkpoint",),
     ),
     Mutant(
@@ -709,8 +709,8 @@ BOUNDED_RESOURCES = (
         "a batch may contain any number of bytes",
         "G8",
         "workers/drain/batch_size.py",
-        "return min(self.count**2 * GROWTH_FACTOR, in_budget, most)",
-        "return min(self.count**2 * GROWTH_FACTOR, most)",
+        "return min(self.count**2 * GROWTH_FACTOR, byte_limit, limit)",
+        "return min(self.count**2 * GROWTH_FACTOR, limit)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
     ),
     Mutant(

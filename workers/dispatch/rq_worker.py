@@ -49,7 +49,7 @@ class DrainWorker(SimpleWorker):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Send a heartbeat unless the last one is fresh, and register again in case Redis lost the worker.
 
-        RQ sends five heartbeats per job. Skipping fresh ones is safe, since a heartbeat lasts longer than any job.
+        RQ sends five heartbeats per job. Skipping some is safe, because a heartbeat is valid for longer than any job.
         """
         if time.monotonic() - self._heartbeat_s < HEARTBEAT_EVERY_S:
             return
@@ -104,7 +104,7 @@ def create_worker(runtime: Runtime) -> DrainWorker:
     """Return a worker named `<host>.<pid>.<random>`.
 
     `.work()` runs it until SIGTERM, after which the running drain ends within its time budget. A second signal aborts
-    the drain, which is harmless, since its transaction rolls back.
+    the drain, which is harmless because its transaction rolls back.
     """
     for function in ALLOWED:  # import now, because an upgrade may replace the files before the first job
         import_module(function.rpartition(".")[0])

@@ -43,9 +43,9 @@ class BatchSize:
     def next_count(self, done: StreamSlice) -> int:
         """Return how many entries to read after `done` is applied: more, but within all limits."""
         entries = max(1, len(done.entries))
-        in_budget = max(1, BYTES_MAX * entries // max(1, done.size))
-        most = self.memory_limit if time.monotonic() < self.memory_limit_until_s else ENTRIES_MAX
-        return min(self.count**2 * GROWTH_FACTOR, in_budget, most)
+        byte_limit = max(1, BYTES_MAX * entries // max(1, done.size))
+        limit = self.memory_limit if time.monotonic() < self.memory_limit_until_s else ENTRIES_MAX
+        return min(self.count**2 * GROWTH_FACTOR, byte_limit, limit)
 
     def grow(self, count: int) -> None:
         """Read `count` entries next, after a batch that was applied."""

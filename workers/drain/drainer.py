@@ -171,8 +171,8 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
 
 def needs_drain(checkpoint: Checkpoint, end: StreamEnd) -> bool:
     """Return whether a stream ends after or before its checkpoint, has lost entries, or has the wrong type."""
-    is_moved = end.position is not None and end.position != checkpoint.position
-    return is_moved or checkpoint.with_lost_counted(end) != checkpoint or end.wrong_type
+    end_differs = end.position is not None and end.position != checkpoint.position
+    return end_differs or checkpoint.with_lost_counted(end) != checkpoint or end.wrong_type
 
 
 @cache

@@ -61,7 +61,7 @@ def enqueue_drain(queue: Queue, partition: int, token: str) -> None:
 
 
 def enqueue_verify(queue: Queue) -> None:
-    """Enqueue a slice of verification; it is harmless if the job is lost, since another follows."""
+    """Enqueue a slice of verification; it is harmless if the job is lost, because another one follows."""
     _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
 
 

@@ -59,7 +59,7 @@ def compare(rebuilder: Rebuilder, tenants: Sequence[str]) -> RebuildRun:
 def start_or_continue(
     rebuilder: Rebuilder, request: RebuildRequest, tenants: Sequence[str], *, restart: bool
 ) -> RebuildRun:
-    """Return a run for a request: of the tenants that an unfinished run of it left, or else of all.
+    """Return a run for a request. It continues an unfinished run of the request, or else covers all `tenants`.
 
     With `restart`, an unfinished run is forgotten.
     """
