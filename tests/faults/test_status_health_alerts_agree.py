@@ -115,9 +115,9 @@ CASES = [
         every_worker_stalled,
         "failing",
         "no worker is alive",
-        frozenset({"ProjectorNobodyWorks", "ProjectorProcessSilent"}),
+        frozenset({"ProjectorProcessMissing", "ProjectorProcessSilent"}),
     ),
-    Case(no_dispatcher, "failing", "no dispatcher is alive", frozenset({"ProjectorNobodyWorks"})),
+    Case(no_dispatcher, "failing", "no dispatcher is alive", frozenset({"ProjectorProcessMissing"})),
 ]
 
 

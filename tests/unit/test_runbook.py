@@ -253,7 +253,7 @@ def test_the_recommended_limits_of_a_role_are_those_of_a_session() -> None:
         ("whose projection was committed {} s ago", trimmer.TRIM_AFTER_S),
         ("and within {} s of its snapshot", trimmer.TRIM_AFTER_S),
         ("wait for more than {} s, and none was projected", progress.STALLED_AFTER_S),
-        ("no sign of life for more than {} s", progress.STALLED_AFTER_S),
+        ("sent no heartbeat for more than {} s", progress.STALLED_AFTER_S),
         ("it is forgotten {} minutes later", dispatcher.HEARTBEAT_TTL_S / 60),
         ("It waits up to {} s between tries", batch_size.BACK_OFF_MAX_S),
         ("The partition tries again at the latest {} s later", batch_size.BACK_OFF_MAX_S),
