@@ -99,7 +99,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default is None:
         return "unset"
-    return f"{field.default:g}" if isinstance(field.default, float) else f"`{field.default}`"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

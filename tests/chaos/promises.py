@@ -1,4 +1,4 @@
-"""Checks of the guarantees in docs/reference/events.md#guarantees on the state after a run."""
+"""Checks of the guarantees in docs/explanation/guarantees.md on the state after a run."""
 
 import json
 from collections import Counter

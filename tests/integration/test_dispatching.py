@@ -45,7 +45,7 @@ from workers.telemetry.batch_metrics import CommittedBatch
 from workers.telemetry.progress import record_batch
 
 TENANT_PARTITION = partition_of(TENANT, 4)
-# As SECURITY.md gives them.
+# As docs/how-to/deploy.md#a-plain-rq-worker gives them.
 DOCUMENTED_FLAGS = (
     *("--serializer", "json", "--job-class", "workers.jobs.queue.DrainJob"),
     *("--worker-class", "workers.dispatch.rq_worker.DrainWorker", "--worker-ttl", "20"),

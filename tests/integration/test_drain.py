@@ -756,7 +756,7 @@ def test_a_stream_emptied_unread_is_counted_at_once(runtime: Runtime) -> None:
 
 
 def assert_counters_add_up(runtime: Runtime) -> None:
-    """docs/reference/events.md#guarantees, G1."""
+    """docs/explanation/guarantees.md#g1-nothing-is-lost."""
     owner = read_status(runtime).partitions[TENANT_PARTITION]
     assert owner.read == owner.applied + owner.duplicates + owner.dead_lettered
     assert owner.added == owner.read + owner.in_flight + owner.lost
