@@ -12,7 +12,6 @@ TIME_PATTERN = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{_HOUR_MINUTE}:[0-5][0-9](\.
 _TIME = re.compile(TIME_PATTERN.strip("^$"))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_WITHOUT_OFFSET = datetime(1970, 1, 1)  # noqa: DTZ001 (isoformat shows it without an offset)
-_SECONDS_LENGTH, _FRACTION_LENGTH_MAX = len("2026-04-25T14:30:12Z"), len(".123456")
 _MICROSECOND = timedelta(microseconds=1)
 # An offset can move a valid time past the year 9999, which datetime cannot hold.
 _LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
@@ -49,12 +48,3 @@ def format_time(time_us: int) -> str:
     """Return microseconds since 1970 UTC as RFC 3339 with `Z`, without trailing zeros or an empty fraction."""
     text = (_EPOCH_WITHOUT_OFFSET + min(time_us, _LATEST_US) * _MICROSECOND).isoformat()
     return (text.rstrip("0") if "." in text else text) + "Z"
-
-
-def canonical_time(text: str) -> str:
-    """Return an event's `time` in the form of `format_time`."""
-    # Nearly every time is written like this already, so look before parsing.
-    fraction = text[_SECONDS_LENGTH - 1 : -1]
-    is_in_utc = text[-1] == "Z"
-    is_fraction_canonical = not fraction or (len(fraction) <= _FRACTION_LENGTH_MAX and fraction[-1] != "0")
-    return text if is_in_utc and is_fraction_canonical else format_time(parse_valid_time(text))

@@ -5,7 +5,7 @@ from sqlalchemy import BigInteger, Column, Table, Text
 
 from event_stream.events.event import Event
 from event_stream.events.event_types import WatchdogEvaluated
-from event_stream.events.rfc3339 import canonical_time
+from event_stream.events.rfc3339 import format_time
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding.feed import Feed
 from projections.folding.projection import project_key
@@ -27,7 +27,7 @@ table = Table(
 def entry(event: Event) -> Row:
     """Return the row of an evaluation: its key and its JSON object (docs/reference/api.md#activity)."""
     members = _SERIALIZER.to_json(event.data, by_alias=True).decode()
-    rendered = f'{{"timestamp":"{canonical_time(event.time)}",{members[1:]}'
+    rendered = f'{{"timestamp":"{format_time(event.time_us)}",{members[1:]}'
     return (*project_key(event), event.time_us, event.id, rendered)
 
 
