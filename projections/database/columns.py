@@ -1,9 +1,8 @@
-"""The tables' metadata, and column types that behave the same on both databases."""
+"""The tables' metadata, and values and column types that behave the same on both databases."""
 
 from typing import Any, TypeAlias
 
-from sqlalchemy import BigInteger, Dialect, MetaData, Text
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import MetaData, Text
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -16,19 +15,14 @@ BINARY_RESULTS = {"binary": True}
 KeyText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
-class UnsignedBigInteger(TypeDecorator[int]):
-    """An unsigned 64-bit number, such as each half of an entry id, stored as a signed one with the same bits.
+def to_signed(number: int) -> int:
+    """Return the signed 64-bit number with the bits of an unsigned one, such as each half of an entry id.
 
     Compare such columns for equality only.
     """
+    return number - 2**64 if number >= 2**63 else number
 
-    impl = BigInteger
-    cache_ok = True
 
-    def process_bind_param(self, value: int | None, _dialect: Dialect) -> int | None:
-        """Return the signed number with the same bits."""
-        return value - 2**64 if value is not None and value >= 2**63 else value
-
-    def process_result_value(self, value: int | None, _dialect: Dialect) -> int | None:
-        """Return the unsigned number with the same bits."""
-        return value + 2**64 if value is not None and value < 0 else value
+def to_unsigned(number: int) -> int:
+    """Return the unsigned 64-bit number with the bits of a signed one."""
+    return number % 2**64

@@ -6,20 +6,16 @@ one (docs/decisions/0020-pipeline-small-batches.md). On SQLite, SQLAlchemy execu
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import psycopg
 from sqlalchemy import Connection, Dialect, Executable, Select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import TypeEngine
 
 from projections.database.columns import Row
 
 _PIPELINE = "pipeline"  # the key in a connection's `info`
-
-Converter: TypeAlias = Callable[[Any], Any]
 
 
 class Query(NamedTuple):
@@ -75,7 +71,7 @@ def execute(connection: Connection, statement: Executable, parameters: Mapping[s
         connection.execute(statement, parameters)
         return
     with _raising_as_sqlalchemy(connection):
-        _compile(statement, connection.dialect).send(connection, parameters)
+        _send_compiled(connection, statement, parameters)
 
 
 def execute_driver_sql(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
@@ -86,57 +82,21 @@ def execute_driver_sql(connection: Connection, text: str, parameters: Sequence[A
 
 def _send(connection: Connection, query: Query) -> Callable[[], Sequence[Row]]:
     """Send a query; return the function that reads its rows."""
-    compiled = _compile(query.statement, connection.dialect)
-    cursor = compiled.send(connection, query.parameters)
-    return lambda: compiled.convert_rows(cursor.fetchall())
+    fetchall: Callable[[], Sequence[Row]] = _send_compiled(connection, *query).fetchall
+    return fetchall
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledStatement:
-    """A statement for psycopg: its text, fixed parameters, and converters between SQLAlchemy's and psycopg's values."""
-
-    text: str
-    parameters: Mapping[str, Any]
-    to_driver: Mapping[str, Converter]
-    from_driver: Sequence[Converter | None]
-
-    def send(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        """Send the statement and return its cursor."""
-        values = {**self.parameters, **parameters}
-        for name, convert in self.to_driver.items():
-            values[name] = convert(values[name])
-        return _execute(connection, self.text, values)
-
-    def convert_rows(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Return psycopg's rows with the values of SQLAlchemy's types."""
-        if not any(self.from_driver):
-            return rows
-        return [
-            tuple(
-                value if convert is None else convert(value)
-                for convert, value in zip(self.from_driver, row, strict=True)
-            )
-            for row in rows
-        ]
+def _send_compiled(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> Any:
+    """Send a statement and return its cursor. Values are psycopg's: no converter of an SQLAlchemy type is called."""
+    text, fixed = _compile(statement, connection.dialect)
+    return _execute(connection, text, {**fixed, **parameters})
 
 
 @cache
-def _compile(statement: Any, dialect: Dialect) -> CompiledStatement:
+def _compile(statement: Any, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+    """Return a statement's text, and the parameters that are the same for each execution."""
     compiled = statement.compile(dialect=dialect)
-    to_driver = {
-        name: _dialect_type(bind.type, dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
-    }
-    columns = statement.selected_columns if isinstance(statement, Select) else ()
-    return CompiledStatement(
-        text=str(compiled),
-        parameters=compiled.params,
-        to_driver={name: convert for name, convert in to_driver.items() if convert},
-        from_driver=[_dialect_type(column.type, dialect).result_processor(dialect, None) for column in columns],
-    )
-
-
-def _dialect_type(kind: TypeEngine[Any], dialect: Dialect) -> Any:
-    return kind.dialect_impl(dialect)
+    return str(compiled), compiled.params
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, false, or_, select, update
 
 from event_stream.streams.entries import Position
+from projections.database.columns import to_unsigned
 from projections.transaction.dead_letters import DISCARDED, is_open, table
 
 PAGE_SIZE = 500
@@ -82,5 +83,5 @@ def discard(connection: Connection, selection: Selection) -> int:
 
 def _stored(row: RowMapping) -> StoredDeadLetter:
     columns = {str(name): value for name, value in row.items()}
-    position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
+    position = Position(to_unsigned(columns.pop("position_ms")), to_unsigned(columns.pop("position_seq")))
     return StoredDeadLetter(position=position, **columns)

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from event_stream.streams.entries import Position
 from event_stream.streams.stream import PartitionsMismatchError
-from projections.database.columns import Row, UnsignedBigInteger, metadata
+from projections.database.columns import Row, metadata, to_signed, to_unsigned
 from projections.database.pipeline import Query, execute, fetch, iter_fetch
 from projections.errors import ProjectionsError
 from projections.transaction.checkpoint import Checkpoint, KnownEnd
@@ -35,8 +35,8 @@ table = Table(
     metadata,
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("epoch", Integer, nullable=False),
-    Column("position_ms", UnsignedBigInteger, nullable=False),
-    Column("position_seq", UnsignedBigInteger, nullable=False),
+    Column("position_ms", BigInteger, nullable=False),
+    Column("position_seq", BigInteger, nullable=False),
     Column("position_digest", LargeBinary, nullable=False),
     Column("added_offset", BigInteger, nullable=False),
     Column("read", BigInteger, nullable=False),
@@ -44,8 +44,8 @@ table = Table(
     Column("duplicates", BigInteger, nullable=False),
     Column("dead_lettered", BigInteger, nullable=False),
     Column("lost", BigInteger, nullable=False),
-    Column("stream_end_ms", UnsignedBigInteger, nullable=False),
-    Column("stream_end_seq", UnsignedBigInteger, nullable=False),
+    Column("stream_end_ms", BigInteger, nullable=False),
+    Column("stream_end_seq", BigInteger, nullable=False),
     Column("stream_end_digest", LargeBinary, nullable=False),
     Column("stream_end_added", BigInteger, nullable=False),
     postgresql_with={"fillfactor": 70},
@@ -146,10 +146,10 @@ def _to_columns(checkpoint: Checkpoint) -> dict[str, object]:
     del columns["position"], columns["known_end"]
     position, known_end = checkpoint.position, checkpoint.known_end
     return columns | {
-        "position_ms": position.ms,
-        "position_seq": position.seq,
-        "stream_end_ms": known_end.position.ms,
-        "stream_end_seq": known_end.position.seq,
+        "position_ms": to_signed(position.ms),
+        "position_seq": to_signed(position.seq),
+        "stream_end_ms": to_signed(known_end.position.ms),
+        "stream_end_seq": to_signed(known_end.position.seq),
         "stream_end_digest": known_end.digest,
         "stream_end_added": known_end.added,
     }
@@ -157,7 +157,7 @@ def _to_columns(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _from_row(row: Sequence[Any]) -> Checkpoint:
     columns = dict(zip(table.columns.keys(), row, strict=True))
-    position = Position(columns.pop("position_ms"), columns.pop("position_seq"))
-    known_end_position = Position(columns.pop("stream_end_ms"), columns.pop("stream_end_seq"))
+    position = Position(to_unsigned(columns.pop("position_ms")), to_unsigned(columns.pop("position_seq")))
+    known_end_position = Position(to_unsigned(columns.pop("stream_end_ms")), to_unsigned(columns.pop("stream_end_seq")))
     known_end = KnownEnd(known_end_position, columns.pop("stream_end_digest"), columns.pop("stream_end_added"))
     return Checkpoint(position=position, known_end=known_end, **columns)

@@ -32,7 +32,7 @@ from event_stream.events.json_body import BODY_BYTES_MAX
 from event_stream.events.json_equality import equal_json
 from event_stream.streams.entries import Position
 from projections.database.bulk import dialect_insert
-from projections.database.columns import KeyText, Row, UnsignedBigInteger, metadata
+from projections.database.columns import KeyText, Row, metadata, to_signed
 from projections.database.key_queries import bind_keys, key_rows
 from projections.database.pipeline import Query, fetch
 
@@ -49,8 +49,8 @@ table = Table(
     Column("reason", KeyText, nullable=False),
     Column("detail", Text, nullable=False),
     Column("partition", Integer, nullable=False),
-    Column("position_ms", UnsignedBigInteger, nullable=False),
-    Column("position_seq", UnsignedBigInteger, nullable=False),
+    Column("position_ms", BigInteger, nullable=False),
+    Column("position_seq", BigInteger, nullable=False),
     Column("tenant_id", KeyText),
     Column("event_id", KeyText),
     Column("times_seen", BigInteger, nullable=False),
@@ -162,8 +162,8 @@ def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, 
         "reason": last.reason.value,
         "detail": last.detail,
         "partition": last.partition,
-        "position_ms": last.position.ms,
-        "position_seq": last.position.seq,
+        "position_ms": to_signed(last.position.ms),
+        "position_seq": to_signed(last.position.seq),
         "tenant_id": tenant_id,
         "event_id": event_id,
         "times_seen": times_seen,

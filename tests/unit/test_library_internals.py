@@ -102,9 +102,6 @@ INTERNALS = (
         "self url",
     ),
     Internal(TOGETHER, "sqlalchemy.engine:Compiled.params"),
-    Internal(TOGETHER, "sqlalchemy.types:TypeEngine.dialect_impl", "self dialect"),
-    Internal(TOGETHER, "sqlalchemy.types:TypeEngine.bind_processor", "self dialect"),
-    Internal(TOGETHER, "sqlalchemy.types:TypeEngine.result_processor", "self dialect coltype"),
     Internal(
         TOGETHER,
         "sqlalchemy.exc:DBAPIError.instance",
