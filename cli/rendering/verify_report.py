@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cli.rendering.rebuild_report import RebuildReport, print_report
+from projections.folding.row_checksum import RowChecksum
 from workers.maintenance.verify_tenants import TenantVerification
 
 MISMATCHES_SHOWN_MAX = 20
@@ -20,8 +21,8 @@ def print_verification(verification: TenantVerification, report: RebuildReport) 
     click.echo(f"compared the checksums of {tenants:,} tenants and {partitions} partitions")
     mismatches = list(chain.from_iterable(verification.checksum_mismatches.values()))
     for mismatch in mismatches[:MISMATCHES_SHOWN_MAX]:
-        row = f"{mismatch.read_model} {' '.join(map(str, mismatch.key))}"
-        stored, logged = _count(mismatch.row_events), _count(mismatch.log_events)
+        row = f"{mismatch.table.name} {' '.join(map(str, mismatch.key))}"
+        stored, logged = _count(mismatch.stored), _count(mismatch.logged)
         click.echo(f"checksum differs: {row}: {stored} in the row, {logged} in the log")
     for partition, error in verification.log_errors.items():
         if error:
@@ -48,9 +49,13 @@ def verification_as_json(verification: TenantVerification, report: RebuildReport
         "tenants": len(verification.differing_rows),
         "tenantsFolded": report.tenants,
         "checksumMismatches": [
-            mismatch.model_dump(mode="json", by_alias=True)
-            for mismatches in verification.checksum_mismatches.values()
-            for mismatch in mismatches
+            {
+                "readModel": mismatch.table.name,
+                "key": mismatch.key,
+                "rowEvents": mismatch.stored and mismatch.stored.event_count,
+                "logEvents": mismatch.logged and mismatch.logged.event_count,
+            }
+            for mismatch in chain.from_iterable(verification.checksum_mismatches.values())
         ],
         "logErrors": {str(partition): error for partition, error in verification.log_errors.items() if error},
         "mismatchedTenants": sorted(verification.mismatched),
@@ -60,5 +65,5 @@ def verification_as_json(verification: TenantVerification, report: RebuildReport
     }
 
 
-def _count(events: int | None) -> str:
-    return "none" if events is None else f"{events:,} events"
+def _count(checksum: RowChecksum | None) -> str:
+    return "none" if checksum is None else f"{checksum.event_count:,} events"

@@ -85,7 +85,7 @@ def _verify_next(runtime: Runtime, verifier: ChecksumVerifier) -> bool:
             mismatches = verifier.checksum_mismatches(item)
             verify_results.store_tenant(redis, item, {"sums": len(mismatches)})
             if mismatches:
-                log.error("verify.mismatch", rows=len(mismatches), read_model=mismatches[0].read_model)
+                log.error("verify.mismatch", rows=len(mismatches), read_model=mismatches[0].table.name)
     except DBAPIError as error:
         if not is_statement_timeout(error):
             verify_pass.put_back(redis, item)

@@ -11,11 +11,12 @@ from event_stream.events.event import partition_of
 from projections.database.engines import audit_engine
 from projections.lifecycle import pending_rebuilds
 from projections.lifecycle.pending_rebuilds import RebuildRequest
+from projections.lifecycle.verify import RowMismatch
 from projections.read_models.registry import PROJECTIONS
 from workers.maintenance import verify_results
 from workers.maintenance.rebuild_results import TenantRebuild
 from workers.maintenance.rebuild_tenants import Rebuilder
-from workers.maintenance.verify_checksums import ChecksumMismatch, ChecksumVerifier
+from workers.maintenance.verify_checksums import ChecksumVerifier
 from workers.maintenance.verify_results import Method
 
 STATEMENT_TIMEOUT_S = 600.0
@@ -38,7 +39,7 @@ class TenantVerification:
     rebuilder: Rebuilder
     rebuild_pending: set[str] = field(default_factory=set)
     differing_rows: dict[str, dict[Method, int]] = field(default_factory=dict)
-    checksum_mismatches: dict[str, list[ChecksumMismatch]] = field(default_factory=dict)
+    checksum_mismatches: dict[str, list[RowMismatch]] = field(default_factory=dict)
     log_errors: dict[int, str | None] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     mismatched: set[str] = field(default_factory=set)
