@@ -3,9 +3,10 @@
 Why batches start small and are bounded: docs/decisions/0014-bound-batches.md
 """
 
-import random
 import time
 from dataclasses import dataclass
+
+from redis.backoff import EqualJitterBackoff
 
 from event_stream.streams.entries import StreamSlice
 
@@ -75,6 +76,6 @@ class BatchSize:
 
     def next_pause_s(self) -> float:
         """Return the seconds to wait after a failure: exponential back-off with jitter, reset by `grow`."""
-        longest_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(self.consecutive_waits, 10))
+        pause_s = EqualJitterBackoff(BACK_OFF_MAX_S, BACK_OFF_FIRST_S).compute(min(self.consecutive_waits, 10))
         self.consecutive_waits += 1
-        return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (jitter, no secret)
+        return pause_s

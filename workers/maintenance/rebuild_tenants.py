@@ -3,13 +3,13 @@
 An outage is retried. Any other error is reported in the result of its tenant, and the next tenant follows.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
+from redis.backoff import EqualJitterBackoff
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Engine
 
@@ -150,5 +150,4 @@ def _describe_with_event(error: Exception) -> str:
 
 
 def _retry_delay_s(failures: int) -> float:
-    longest_s = min(RETRY_DELAY_MAX_S, RETRY_DELAY_FIRST_S * 2.0 ** min(failures - 1, 10))
-    return random.uniform(0.5, 1.0) * longest_s  # noqa: S311 (spreads retries, no secret)
+    return EqualJitterBackoff(RETRY_DELAY_MAX_S, RETRY_DELAY_FIRST_S).compute(min(failures - 1, 10))
