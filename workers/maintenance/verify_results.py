@@ -12,7 +12,7 @@ Keys:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 from redis import Redis
@@ -28,21 +28,21 @@ METHODS: tuple[Method, ...] = ("sums", "rows")
 class VerificationSummary(BaseModel):
     """What the last passes found."""
 
-    finished_ms: Annotated[
-        int | None,
-        Field(description="When the last pass finished, in milliseconds since 1970; null before the first one has."),
-    ] = None
-    tenants: Annotated[int, Field(description="Tenants that the pass covered.")] = 0
-    skipped_tenants: Annotated[
-        int,
-        Field(description="Tenants that the pass skipped because computing their checksums took too long."),
-    ] = 0
-    mismatched_tenants: Annotated[int, Field(description="Tenants with rows that differ from the event log.")] = 0
-    mismatched_rows: Annotated[int, Field(description="Rows that differ from the event log.")] = 0
-    log_errors: Annotated[
-        dict[int, str],
-        Field(description="Partitions whose event log is incomplete, each with what is wrong."),
-    ] = {}
+    finished_ms: int | None = Field(
+        default=None,
+        description="When the last pass finished, in milliseconds since 1970; null before the first one has.",
+    )
+    tenants: int = Field(default=0, description="Tenants that the pass covered.")
+    skipped_tenants: int = Field(
+        default=0,
+        description="Tenants that the pass skipped because computing their checksums took too long.",
+    )
+    mismatched_tenants: int = Field(default=0, description="Tenants with rows that differ from the event log.")
+    mismatched_rows: int = Field(default=0, description="Rows that differ from the event log.")
+    log_errors: dict[int, str] = Field(
+        default={},
+        description="Partitions whose event log is incomplete, each with what is wrong.",
+    )
 
 
 def read(redis: Redis) -> VerificationSummary:

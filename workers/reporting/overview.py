@@ -3,8 +3,6 @@
 Rates and tenants are not part of the status, so that health checks and scrapes stay cheap.
 """
 
-from typing import Annotated
-
 from pydantic import Field, computed_field
 
 from workers.reporting.problems import all_problems, health_state
@@ -18,11 +16,9 @@ from workers.telemetry.apply_rates import Rate, read_rates
 class Overview(Status):
     """The status, the throughput of each partition, and the busiest tenants."""
 
-    read_at_ms: Annotated[int, Field(description="Time of this reading by Redis's clock, in milliseconds since 1970.")]
-    rates: Annotated[list[Rate], Field(description="Throughput of each partition, by number.")]
-    tenants: Annotated[
-        BusiestTenants, Field(description="Tenants with the most traffic and with the most entries in flight.")
-    ]
+    read_at_ms: int = Field(description="Time of this reading by Redis's clock, in milliseconds since 1970.")
+    rates: list[Rate] = Field(description="Throughput of each partition, by number.")
+    tenants: BusiestTenants = Field(description="Tenants with the most traffic and with the most entries in flight.")
 
     @computed_field(  # type: ignore[prop-decorator]
         description="`ok`, `degraded` or `failing`, as `GET /healthz/projector` reports it."

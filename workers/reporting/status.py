@@ -3,8 +3,6 @@
 The fields and their descriptions are the JSON output of `projector status --json` (docs/reference/status.md).
 """
 
-from typing import Annotated
-
 from pydantic import BaseModel, Field
 
 from workers.maintenance.verify_results import VerificationSummary
@@ -14,72 +12,48 @@ from workers.telemetry.progress import STALLED_AFTER_S, BatchFailure
 class PartitionStatus(BaseModel):
     """One partition. added = read + in_flight + lost, and read = applied + duplicates + dead_lettered (G1)."""
 
-    partition: Annotated[int, Field(description="Partition number.")]
-    epoch: Annotated[
-        int,
-        Field(
-            description="Number of the stream's epoch, from 0; increases when the stream was deleted, replaced or "
-            "restored."
-        ),
-    ]
-    position: Annotated[str, Field(description="Checkpoint: id of the last entry that was read, `<ms>-<seq>`.")]
-    end_position: Annotated[
-        str | None,
-        Field(description="Id of the stream's last entry; null if the stream is empty."),
-    ]
-    lag_entries: Annotated[int, Field(description="Same as `in_flight`.")]
-    lag_s: Annotated[
-        float,
-        Field(description="Age in seconds of the oldest entry after the checkpoint; 0 if there is none."),
-    ]
-    added: Annotated[int, Field(description="Entries ever appended: read + in_flight + lost.")]
-    read: Annotated[int, Field(description="Entries ever read: applied + duplicates + dead_lettered.")]
-    applied: Annotated[int, Field(description="Entries whose event was new and was applied.")]
-    duplicates: Annotated[int, Field(description="Entries that repeat an accepted event; they change nothing.")]
-    dead_lettered: Annotated[int, Field(description="Entries that can never be applied and became dead letters.")]
-    lost: Annotated[
-        int,
-        Field(
-            description="Entries that Redis lost before they were read: trimmed, evicted, or restored from an "
-            "older state."
-        ),
-    ]
-    in_flight: Annotated[int, Field(description="Entries appended and not yet read.")]
-    stalled: Annotated[
-        bool,
-        Field(description="Whether entries have waited for more than 30 s while none was projected."),
-    ]
-    failure: Annotated[
-        BatchFailure | None, Field(description="Failure of the last batch; null once a batch is committed.")
-    ]
+    partition: int = Field(description="Partition number.")
+    epoch: int = Field(
+        description="Number of the stream's epoch, from 0; increases when the stream was deleted, replaced or restored."
+    )
+    position: str = Field(description="Checkpoint: id of the last entry that was read, `<ms>-<seq>`.")
+    end_position: str | None = Field(description="Id of the stream's last entry; null if the stream is empty.")
+    lag_entries: int = Field(description="Same as `in_flight`.")
+    lag_s: float = Field(description="Age in seconds of the oldest entry after the checkpoint; 0 if there is none.")
+    added: int = Field(description="Entries ever appended: read + in_flight + lost.")
+    read: int = Field(description="Entries ever read: applied + duplicates + dead_lettered.")
+    applied: int = Field(description="Entries whose event was new and was applied.")
+    duplicates: int = Field(description="Entries that repeat an accepted event; they change nothing.")
+    dead_lettered: int = Field(description="Entries that can never be applied and became dead letters.")
+    lost: int = Field(
+        description="Entries that Redis lost before they were read: trimmed, evicted, or restored from an older state."
+    )
+    in_flight: int = Field(description="Entries appended and not yet read.")
+    stalled: bool = Field(description="Whether entries have waited for more than 30 s while none was projected.")
+    failure: BatchFailure | None = Field(description="Failure of the last batch; null once a batch is committed.")
 
 
 class ProjectionStatus(BaseModel):
     """A projection, and the numbers of tenants whose rows have another version or lack events."""
 
-    name: Annotated[str, Field(description="Name of the projection.")]
-    version: Annotated[
-        int | None,
-        Field(description="Version in this release; null if only a newer release has the projection."),
-    ]
-    rebuild_pending_tenants: Annotated[
-        int,
-        Field(description="Tenants whose rows have an older version or lack events, so a rebuild is pending."),
-    ]
-    newer_version_tenants: Annotated[
-        int,
-        Field(description="Tenants whose rows have a newer version; this release must not change them."),
-    ]
+    name: str = Field(description="Name of the projection.")
+    version: int | None = Field(description="Version in this release; null if only a newer release has the projection.")
+    rebuild_pending_tenants: int = Field(
+        description="Tenants whose rows have an older version or lack events, so a rebuild is pending."
+    )
+    newer_version_tenants: int = Field(
+        description="Tenants whose rows have a newer version; this release must not change them."
+    )
 
 
 class ProcessStatus(BaseModel):
     """A worker or a dispatcher. Its main loop sends the heartbeat, so a process that hangs is noticed."""
 
-    name: Annotated[str, Field(description="Name of the process; contains its host and process id.")]
-    host: Annotated[str, Field(description="Host that the process runs on.")]
-    pid: Annotated[int, Field(description="Process id on that host.")]
-    state: Annotated[str, Field(description="State of a worker (`idle`, `busy`, …) or of a dispatcher (`sweeping`).")]
-    heartbeat_age_s: Annotated[float, Field(description="Seconds since the last heartbeat; more than 30 is too long.")]
+    name: str = Field(description="Name of the process; contains its host and process id.")
+    host: str = Field(description="Host that the process runs on.")
+    pid: int = Field(description="Process id on that host.")
+    state: str = Field(description="State of a worker (`idle`, `busy`, …) or of a dispatcher (`sweeping`).")
+    heartbeat_age_s: float = Field(description="Seconds since the last heartbeat; more than 30 is too long.")
 
     @property
     def stalled(self) -> bool:
@@ -90,20 +64,15 @@ class ProcessStatus(BaseModel):
 class Status(BaseModel):
     """The state of the deployment at one moment; workers/reporting/problems.py finds what is wrong in it."""
 
-    partitions: Annotated[list[PartitionStatus], Field(description="All partitions, by number.")]
-    open_dead_letters: Annotated[
-        dict[str, int],
-        Field(description="Open dead letters by reason; reasons without any are left out."),
-    ]
-    queue_length: Annotated[int, Field(description="Jobs that wait for a worker.")]
-    workers: Annotated[list[ProcessStatus], Field(description="All known workers, by name.")]
-    dispatchers: Annotated[list[ProcessStatus], Field(description="All known dispatchers, by name.")]
-    breaker_open_reason: Annotated[
-        str | None,
-        Field(description="Why the circuit breaker is open; null if it is closed."),
-    ]
-    projections: Annotated[list[ProjectionStatus], Field(description="All projections, in the order of the registry.")]
-    verification: Annotated[
-        VerificationSummary,
-        Field(description="Result of comparing the read models with the event log in the background."),
-    ]
+    partitions: list[PartitionStatus] = Field(description="All partitions, by number.")
+    open_dead_letters: dict[str, int] = Field(
+        description="Open dead letters by reason; reasons without any are left out."
+    )
+    queue_length: int = Field(description="Jobs that wait for a worker.")
+    workers: list[ProcessStatus] = Field(description="All known workers, by name.")
+    dispatchers: list[ProcessStatus] = Field(description="All known dispatchers, by name.")
+    breaker_open_reason: str | None = Field(description="Why the circuit breaker is open; null if it is closed.")
+    projections: list[ProjectionStatus] = Field(description="All projections, in the order of the registry.")
+    verification: VerificationSummary = Field(
+        description="Result of comparing the read models with the event log in the background."
+    )

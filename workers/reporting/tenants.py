@@ -6,7 +6,6 @@ the log and of the oldest entries after the checkpoint are inspected. The result
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Annotated
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
@@ -30,42 +29,35 @@ _INSUFFICIENT_PRIVILEGE = "42501"  # SQLSTATE; the API's role, for example, may 
 class TenantTraffic(BaseModel):
     """A tenant with events that were applied in the last ten minutes."""
 
-    tenant_id: Annotated[str, Field(description="Tenant id.")]
-    partition: Annotated[int, Field(description="Partition of the tenant.")]
-    events_per_s: Annotated[float, Field(description="Events applied per second in the last ten minutes.")]
+    tenant_id: str = Field(description="Tenant id.")
+    partition: int = Field(description="Partition of the tenant.")
+    events_per_s: float = Field(description="Events applied per second in the last ten minutes.")
 
 
 class TenantLag(BaseModel):
     """A tenant with entries that are not projected yet."""
 
-    tenant_id: Annotated[str | None, Field(description="Tenant id in the entries; null for entries without one.")]
-    partition: Annotated[int, Field(description="Partition in which the entries wait.")]
-    entries: Annotated[int, Field(description="Waiting entries, of those inspected.")]
-    lag_s: Annotated[float, Field(description="Age in seconds of the oldest one.")]
+    tenant_id: str | None = Field(description="Tenant id in the entries; null for entries without one.")
+    partition: int = Field(description="Partition in which the entries wait.")
+    entries: int = Field(description="Waiting entries, of those inspected.")
+    lag_s: float = Field(description="Age in seconds of the oldest one.")
 
 
 class BusiestTenants(BaseModel):
     """The busiest tenants, at most TENANTS_SHOWN in each list, the busiest first."""
 
-    by_traffic: Annotated[
-        list[TenantTraffic] | None,
-        Field(
-            description="Ten tenants with the most events applied in the last ten minutes; null if the database "
-            "role may not read the event log."
-        ),
-    ]
-    by_lag: Annotated[list[TenantLag], Field(description="Ten tenants with the most entries in flight.")]
-    traffic_is_sample: Annotated[
-        bool,
-        Field(
-            description="Whether some partition applied more events than were inspected; `events_per_s` is then "
-            "an estimate from the newest."
-        ),
-    ]
-    lag_is_sample: Annotated[
-        bool,
-        Field(description="Whether more entries are in flight than were inspected; the oldest of each partition were."),
-    ]
+    by_traffic: list[TenantTraffic] | None = Field(
+        description="Ten tenants with the most events applied in the last ten minutes; null if the database role may"
+        " not read the event log."
+    )
+    by_lag: list[TenantLag] = Field(description="Ten tenants with the most entries in flight.")
+    traffic_is_sample: bool = Field(
+        description="Whether some partition applied more events than were inspected; `events_per_s` is then an"
+        " estimate from the newest."
+    )
+    lag_is_sample: bool = Field(
+        description="Whether more entries are in flight than were inspected; the oldest of each partition were."
+    )
 
 
 def read_tenants(runtime: Runtime, status: Status, rates: Sequence[Rate], now_ms: int) -> BusiestTenants:

@@ -9,7 +9,7 @@ All processes count by Redis's clock. The numbers are approximate: a crash may l
 its data starts from zero.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 from redis import Redis
@@ -37,13 +37,12 @@ end
 class Rate(BaseModel):
     """The throughput of one partition."""
 
-    partition: Annotated[int, Field(description="Partition number.")]
-    events_per_s: Annotated[float, Field(description="Events applied per second in the last minute.")]
-    events_last_10_min: Annotated[int, Field(description="Events applied in the last ten minutes.")]
-    history: Annotated[
-        list[int],
-        Field(description="Events applied in each complete 10 s of the last ten minutes, oldest first."),
-    ]
+    partition: int = Field(description="Partition number.")
+    events_per_s: float = Field(description="Events applied per second in the last minute.")
+    events_last_10_min: int = Field(description="Events applied in the last ten minutes.")
+    history: list[int] = Field(
+        description="Events applied in each complete 10 s of the last ten minutes, oldest first."
+    )
 
 
 def count_applied(pipe: Redis, partition: int, applied: int) -> None:

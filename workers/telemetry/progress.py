@@ -8,7 +8,7 @@ Keys:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 from redis import Redis
@@ -24,14 +24,13 @@ FAILURE_TTL_S = 120
 class BatchFailure(BaseModel):
     """How the last batch of a partition failed, and how its drain continues."""
 
-    fault: Annotated[
-        ErrorClass,
-        Field(description="Cause: `external` (a server or a machine) or `internal` (this release or an event)."),
-    ]
-    error: Annotated[str, Field(description="Type and message of the error.")]
-    consecutive_failures: Annotated[int, Field(description="Batches that have failed in a row.")]
-    next_batch_entries: Annotated[int, Field(description="Entries in the next attempt.")]
-    retry_after_s: Annotated[float, Field(description="Seconds between the failure and the next attempt.")]
+    fault: ErrorClass = Field(
+        description="Cause: `external` (a server or a machine) or `internal` (this release or an event)."
+    )
+    error: str = Field(description="Type and message of the error.")
+    consecutive_failures: int = Field(description="Batches that have failed in a row.")
+    next_batch_entries: int = Field(description="Entries in the next attempt.")
+    retry_after_s: float = Field(description="Seconds between the failure and the next attempt.")
 
     @property
     def kind(self) -> str:
