@@ -3,12 +3,11 @@
 See docs/decisions/0037-wait-on-postgresql-in-the-event-loop.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Compiled, Engine, Select
+from sqlalchemy import Engine
 
 from api_stub import errors
 from api_stub.lookups.coalesce import QUERY_TIMEOUT_S
@@ -17,7 +16,7 @@ from projections.database.columns import Row
 from projections.database.connection import BoundedAsyncConnection
 from projections.database.engines import reader_connection_options
 from projections.database.key_queries import bind_keys
-from projections.database.postgresql_engine import psycopg_dialect
+from projections.database.pipeline import compile_statement
 
 K = TypeVar("K", bound=Row)
 V = TypeVar("V")
@@ -30,7 +29,8 @@ class PostgresqlDatabase:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._options = reader_connection_options(engine.url)
+        self._dialect = engine.dialect
+        self._options = reader_connection_options(engine)
         self._idle: list[BoundedAsyncConnection] = []
         self._in_use = 0
 
@@ -38,9 +38,8 @@ class PostgresqlDatabase:
         """Return the values of `keys`. Raises the ApiError with status 503 if the database fails."""
         self._in_use += 1
         try:
-            compiled = _compiled(lookup.statement)
-            parameters = {**compiled.params, **bind_keys("postgresql", keys)}
-            return lookup.results(await self._rows(str(compiled).encode(), parameters))
+            text, fixed = compile_statement(lookup.statement("postgresql"), self._dialect)
+            return lookup.results(await self._rows(text.encode(), {**fixed, **bind_keys("postgresql", keys)}))
         except psycopg.Error as error:
             raise errors.unavailable() from error
         finally:
@@ -79,8 +78,3 @@ class PostgresqlDatabase:
         finally:
             if not connection.closed:
                 self._idle.append(connection)
-
-
-@cache
-def _compiled(statement: Callable[[str], Select[Any]]) -> Compiled:
-    return statement("postgresql").compile(dialect=psycopg_dialect())

@@ -53,9 +53,9 @@ def audit_engine(database_url: str | URL, timeout_s: float) -> Engine:
     return engine
 
 
-def reader_connection_options(url: URL) -> dict[str, Any]:
+def reader_connection_options(engine: Engine) -> dict[str, Any]:
     """Return the arguments with which psycopg connects to PostgreSQL as `reader_engine` does."""
-    return postgresql_engine.connection_options(url, _READER_SESSION)
+    return postgresql_engine.connection_options(engine, _READER_SESSION)
 
 
 def is_statement_timeout(error: DBAPIError) -> bool:

@@ -74,6 +74,13 @@ def execute(connection: Connection, statement: Executable, parameters: Mapping[s
         _send_compiled(connection, statement, parameters)
 
 
+@cache
+def compile_statement(statement: Any, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+    """Return a statement's text, and the parameters that are the same for each execution."""
+    compiled = statement.compile(dialect=dialect)
+    return str(compiled), compiled.params
+
+
 def execute_driver_sql(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
     """Execute a statement that returns no rows, written with psycopg's placeholders."""
     with _raising_as_sqlalchemy(connection):
@@ -88,15 +95,8 @@ def _send(connection: Connection, query: Query) -> Callable[[], Sequence[Row]]:
 
 def _send_compiled(connection: Connection, statement: Executable, parameters: Mapping[str, Any]) -> Any:
     """Send a statement and return its cursor. Values are psycopg's: no converter of an SQLAlchemy type is called."""
-    text, fixed = _compile(statement, connection.dialect)
+    text, fixed = compile_statement(statement, connection.dialect)
     return _execute(connection, text, {**fixed, **parameters})
-
-
-@cache
-def _compile(statement: Any, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
-    """Return a statement's text, and the parameters that are the same for each execution."""
-    compiled = statement.compile(dialect=dialect)
-    return str(compiled), compiled.params
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from typing import Any
 
 from psycopg.pq import Format
 from psycopg.types.string import BytesBinaryDumper
-from sqlalchemy import URL, Connection, Dialect, Engine, ExecutionContext, create_engine, event
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy import URL, Connection, Engine, ExecutionContext, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError
 
 from projections.database.connection import BoundedConnection
@@ -49,16 +48,9 @@ def make_engine(url: URL, session: dict[str, str], pool_size: int, isolation_lev
     return engine
 
 
-def connection_options(url: URL, session: dict[str, str]) -> dict[str, Any]:
+def connection_options(engine: Engine, session: dict[str, str]) -> dict[str, Any]:
     """Return the arguments with which psycopg connects in the same way as the engine."""
-    return {**psycopg_dialect().create_connect_args(url)[1], **_connect_args(session)}
-
-
-def psycopg_dialect() -> Dialect:
-    """Return SQLAlchemy's dialect for psycopg, to compile statements without an engine."""
-    dialect_class: Any = PGDialect_psycopg
-    dialect: Dialect = dialect_class()
-    return dialect
+    return {**engine.dialect.create_connect_args(engine.url)[1], **_connect_args(session)}
 
 
 def wait_longer(timeout_s: float, connection: Any, _record: object) -> None:

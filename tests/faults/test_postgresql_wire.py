@@ -104,7 +104,7 @@ def test_an_asynchronous_statement_without_a_response_times_out_and_its_connecti
     monkeypatch.setattr(BoundedAsyncConnection, "answer_timeout_s", 0.5)
 
     async def ask() -> None:
-        async with await BoundedAsyncConnection.connect(**reader_connection_options(runtime.writer.url)) as connection:
+        async with await BoundedAsyncConnection.connect(**reader_connection_options(runtime.writer)) as connection:
             proxy.partition()
             waiting = asyncio.ensure_future(connection.execute("SELECT 1"))
             if cancelled:
