@@ -12,7 +12,7 @@ import click
 
 from api_stub.settings import ApiSettings
 from cli import environment
-from cli.local import demo
+from cli.local import demo, pid_file
 from cli.local.demo_tenant import start_demo
 from cli.local.ports import check_free, http_url
 from cli.local.startup import Startup, operations_url, prepare_environ
@@ -46,7 +46,7 @@ def up(with_demo: bool, workers: int) -> None:
 
 def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Event) -> None:
     supervisor = Supervisor(directory / "up.pids")
-    if killed := supervisor.kill_leftovers():
+    if killed := pid_file.kill_listed(supervisor.pids_file):
         click.echo(f"killed {killed} processes that an earlier `projector up` left running", err=True)
     environ, valkey = prepare_environ(directory)
     api = ApiSettings.from_environ(environ)

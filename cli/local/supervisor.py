@@ -126,10 +126,6 @@ class Supervisor:
         _stop([child for child in self.children if child.stop_last], deadline)
         self.pids_file.unlink(missing_ok=True)
 
-    def kill_leftovers(self) -> int:
-        """Kill the processes that an earlier supervisor left running when it was killed. Returns how many."""
-        return pid_file.kill_listed(self.pids_file)
-
     def _write_pids(self) -> None:
         pid_file.write(self.pids_file, [child.pid for child in self.children if child.pid is not None])
 

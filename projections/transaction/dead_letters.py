@@ -25,14 +25,14 @@ from sqlalchemy import (
     update,
 )
 
-from event_stream.errors import InvalidEventError, Reason
+from event_stream.errors import Reason
 from event_stream.events.envelope import claimed_identity
 from event_stream.events.event import Identity
 from event_stream.events.json_body import BODY_BYTES_MAX
 from event_stream.events.json_equality import equal_json
 from event_stream.streams.entries import Position
 from projections.database.bulk import dialect_insert
-from projections.database.columns import KeyText, Row, metadata, to_signed
+from projections.database.columns import KeyText, metadata, to_signed
 from projections.database.key_queries import bind_keys, key_rows
 from projections.database.pipeline import Query, fetch
 
@@ -78,11 +78,6 @@ class DeadLetter:
     reason: Reason
     detail: str
 
-    @classmethod
-    def from_error(cls, partition: int, position: Position, body: bytes, error: InvalidEventError) -> "DeadLetter":
-        """Return the dead letter of an entry that `decode` rejected."""
-        return cls(partition, position, body, error.reason, error.detail)
-
     @property
     def identity(self) -> Identity | None:
         """The identity of its event; None if the bytes have no valid tenant id and event id."""
@@ -124,10 +119,10 @@ def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> 
     """Close the open dead letters whose event is in `applied`: bodies of events in the log, by identity."""
     if not applied:
         return
+    name = connection.dialect.name
+    (closable,) = fetch(connection, Query(_closable_statement(name), bind_keys(name, sorted(applied))))
     closed = [
-        dead_letter_id
-        for dead_letter_id, tenant_id, event_id, body in _find_closable(connection, sorted(applied))
-        if equal_json(body, applied[tenant_id, event_id])
+        letter_id for letter_id, tenant_id, event_id, body in closable if equal_json(body, applied[tenant_id, event_id])
     ]
     connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
 
@@ -138,12 +133,6 @@ def count_open_by_reason(connection: Connection) -> dict[str, int]:
         select(table.c.reason, func.count()).where(is_open).group_by(table.c.reason).order_by(table.c.reason)
     )
     return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
-
-
-def _find_closable(connection: Connection, identities: Sequence[Row]) -> Sequence[Row]:
-    name = connection.dialect.name
-    (found,) = fetch(connection, Query(_closable_statement(name), bind_keys(name, identities)))
-    return found
 
 
 @cache

@@ -144,7 +144,7 @@ class BatchReader:
             decoded.events.append(event)
         except InvalidEventError as error:
             stored = fields_as_json(entry) if body is None else body
-            decoded.dead_letters.append(DeadLetter.from_error(self.partition, entry.position, stored, error))
+            decoded.dead_letters.append(DeadLetter(self.partition, entry.position, stored, error.reason, error.detail))
 
     def _owner_partitions(self, parked: list[DeadLetter]) -> frozenset[int]:
         """Return the other partitions that the events in these dead letters belong to."""

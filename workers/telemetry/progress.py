@@ -70,11 +70,10 @@ def read_progress(redis: Redis, partitions: int) -> Sequence[PartitionProgress]:
             pipe.get(_failure_key(partition))
         replies: list[Any] = pipe.execute()
     pairs = zip(replies[::2], replies[1::2], strict=True)
-    return [PartitionProgress(bool(is_moving), _failure(stored)) for is_moving, stored in pairs]
-
-
-def _failure(stored: bytes | None) -> BatchFailure | None:
-    return None if stored is None else BatchFailure.model_validate_json(stored)
+    return [
+        PartitionProgress(bool(is_moving), None if stored is None else BatchFailure.model_validate_json(stored))
+        for is_moving, stored in pairs
+    ]
 
 
 def _progress_key(partition: int) -> str:
