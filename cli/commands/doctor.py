@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import click
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from cli import environment
-from cli.output import print_json, stdout
-from workers.doctor.check import Finding, Severity
+from cli.output import print_json
+from workers.doctor.check import Severity
 from workers.doctor.context import Context
 from workers.doctor.registry import CHECKS
 from workers.doctor.runner import DoctorReport, run_checks
 
-COLOURS = {Severity.DANGER: "bold red", Severity.ADVICE: "yellow"}
+COLOURS = {Severity.DANGER: "red", Severity.ADVICE: "yellow"}
 
 
 @click.command()
@@ -33,38 +30,19 @@ def doctor(as_json: bool) -> None:
         report = run_checks(context)
     if as_json:
         print_json(report.model_dump())
-    elif sys.stdout.isatty():
-        stdout().print(_for_terminal(report))
     else:
-        click.echo("\n".join(_as_lines(report)))
+        _print(report)
     if report.has_danger:
         sys.exit(1)
 
 
-def _for_terminal(report: DoctorReport) -> RenderableType:
-    """Return the report as a coloured table with a summary."""
-    parts: list[RenderableType] = []
-    if report.findings:
-        parts += [_table(report.findings), Text()]
-    style = COLOURS[Severity.DANGER] if report.has_danger else "green"
-    return Group(*parts, *(Text(line, style=style) for line in _summary(report)))
-
-
-def _table(findings: list[Finding]) -> Table:
-    table = Table(title="Findings", title_justify="left", show_lines=True)
-    for header in ("finding", "problem", "remedy"):
-        table.add_column(header, overflow="fold")
-    for finding in findings:
-        name = f"{finding.severity} {finding.guarantee or ''}\n{finding.code}"
-        table.add_row(Text(name, style=COLOURS[finding.severity]), Text(finding.message), Text(finding.remedy))
-    return table
-
-
-def _as_lines(report: DoctorReport) -> Iterator[str]:
-    """Yield the report as plain lines, one for each finding."""
+def _print(report: DoctorReport) -> None:
+    """Print a line for each finding, with colours on a terminal, and a summary."""
     for finding in report.findings:
-        yield f"{finding.severity} {finding.guarantee or '-'} {finding.code}: {finding.message} -> {finding.remedy}"
-    yield from _summary(report)
+        name = click.style(f"{finding.severity} {finding.guarantee or '-'} {finding.code}", COLOURS[finding.severity])
+        click.echo(f"{name}: {finding.message} -> {finding.remedy}")
+    for line in _summary(report):
+        click.secho(line, fg=COLOURS[Severity.DANGER] if report.has_danger else "green")
 
 
 def _summary(report: DoctorReport) -> Iterator[str]:
