@@ -4,7 +4,6 @@ Most of the log is folded while drains continue (`refold.py`). Only the last tra
 the rest, compares, and writes the rows that differ. docs/decisions/0029-rebuild-one-tenant-under-the-claim.md
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,14 +47,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """How a tenant's read models differed from its log, and for how many seconds its partition was claimed.
-
-    `outdated` names the projections whose rows were of another version, or incomplete.
-    """
+    """How a tenant's read models differed from its log, and for how many seconds its partition was claimed."""
 
     differences: list[Difference]
     lock_held_s: float
-    outdated: frozenset[str] = frozenset()
 
 
 def replace(engine: Engine, refold: Refold) -> RebuildResult:
@@ -80,15 +75,16 @@ def compare(engine: Engine, refold: Refold) -> RebuildResult:
     with _claimed(engine, refold) as connection:
         claimed_s = time.monotonic()
         differences = _differences(connection, refold)
-        outdated = projection_version.outdated_projections(connection, refold.tenant_id, refold.projections)
-    return RebuildResult(differences, time.monotonic() - claimed_s, outdated)
+    return RebuildResult(differences, time.monotonic() - claimed_s)
 
 
 def compare_up_to_date(engine: Engine, refold: Refold) -> RebuildResult:
-    """Return what `compare` does, without the differences of outdated projections."""
-    found = compare(engine, refold)
-    wrong = [each for each in found.differences if each.projection.name not in found.outdated]
-    return dataclasses.replace(found, differences=wrong)
+    """Return what `compare` does, without projections whose rows are of another version, or incomplete."""
+    with _claimed(engine, refold) as connection:
+        claimed_s = time.monotonic()
+        outdated = projection_version.outdated_projections(connection, refold.tenant_id, refold.projections)
+        wrong = [each for each in _differences(connection, refold) if each.projection.name not in outdated]
+    return RebuildResult(wrong, time.monotonic() - claimed_s)
 
 
 @contextmanager

@@ -25,8 +25,7 @@ class TenantRebuild(BaseModel):
     """The result for one tenant; if `error` is set, the tenant's rows are unchanged.
 
     `differed` counts the missing, extra and changed rows of each read model, and `samples` holds some of them.
-    `outdated_projections` names the projections whose rows have another version or lack events, so that a difference in
-    them is expected. `lock_held_s` is how long the drains of the tenant's partition had to wait.
+    `lock_held_s` is how long the drains of the tenant's partition had to wait.
     """
 
     tenant_id: str
@@ -34,12 +33,11 @@ class TenantRebuild(BaseModel):
     lock_held_s: float = 0.0
     differed: dict[str, dict[str, int]] = {}
     samples: list[RowSample] = []
-    outdated_projections: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, tenant_id: str, result: RebuildResult) -> Self:
         """Return the result of a tenant that was rebuilt or compared without an error."""
-        found = cls(tenant_id=tenant_id, lock_held_s=result.lock_held_s, outdated_projections=result.outdated)
+        found = cls(tenant_id=tenant_id, lock_held_s=result.lock_held_s)
         for difference in result.differences:
             found.differed[difference.table.name] = {
                 "missing": len(difference.missing),
