@@ -1,13 +1,11 @@
 """Runs the checks and collects their findings."""
 
-from collections.abc import Sequence
-
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from event_stream.errors import EventStreamError
-from workers.doctor.check import Check, Finding, Severity, Subject
+from workers.doctor.check import Finding, Severity, Subject
 from workers.doctor.context import Context, UnavailableError
 from workers.doctor.registry import CHECKS
 
@@ -25,12 +23,12 @@ class DoctorReport(BaseModel):
         return any(finding.severity == Severity.DANGER for finding in self.findings)
 
 
-def run_checks(context: Context, checks: Sequence[Check] = CHECKS) -> DoctorReport:
+def run_checks(context: Context) -> DoctorReport:
     """Run every check that can be run; dangers come first in the report. Errors of servers skip a check."""
     other_database = Subject.POSTGRESQL if context.sqlite_file else Subject.SQLITE
     blocked: set[Subject] = set()
     report = DoctorReport(findings=[], checked=[], skipped=[])
-    for check in checks:
+    for check in CHECKS:
         if check.subject == other_database:
             continue
         if check.subject in blocked:
