@@ -9,8 +9,8 @@ PROJECT_HEADER = {
     "name": "X-Project-Id",
     "in": "header",
     "required": False,
-    "description": "The project. Activity needs it with an organisation key. Elsewhere it is optional and must name the"
-    " project that is read.",
+    "description": "The project. Required with an organisation key where the path names no project. Elsewhere it is"
+    " optional and must name the project that is read.",
     "schema": {"type": "string", "format": "uuid", "pattern": UUID_PATTERN},
     "example": "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11",
 }

@@ -16,9 +16,7 @@ from pydantic import BaseModel
 import event_stream
 from api_stub.errors import ErrorResponse
 from api_stub.openapi import document
-from api_stub.responses import Success
-from api_stub.routes.activity import ActivityEntry
-from api_stub.routes.stats import Stats
+from api_stub.routes.registry import READS
 from api_stub.settings import ApiSettings
 from cli.commands import status
 from cli.main import projector
@@ -154,14 +152,22 @@ def test_the_page_of_events_has_the_limits_of_the_code() -> None:
     assert f"`ten_acme` belongs to partition {partition_of('ten_acme', 8)} of 8" in text
 
 
-def test_the_responses_on_the_page_of_the_api_match_the_models() -> None:
-    page = (REFERENCE / "api.md").read_text()
-    examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
-    error, stats, activity, health = examples
-    assert ErrorResponse.model_validate(error, strict=True).model_dump(exclude_none=True) == error
-    assert Success[Stats].model_validate(stats, strict=True).model_dump(by_alias=True) == stats
-    assert Success[list[ActivityEntry]].model_validate(activity, strict=True).model_dump(by_alias=True) == activity
+def test_the_examples_on_the_page_of_the_api_match_the_models() -> None:
+    sections = re.split(r"^## ", (REFERENCE / "api.md").read_text(), flags=re.MULTILINE)
+    models: list[tuple[str, type[BaseModel]]] = [("Errors\n", ErrorResponse)]
+    models += [(f"`GET {read.path}", read.openapi.response) for read in READS]
+    for marker, model in models:
+        examples = [example for section in sections if marker in section for example in _examples(section)]
+        assert examples, marker
+        for example in examples:
+            dumped = model.model_validate(example, strict=True).model_dump(by_alias=True, exclude_unset=True)
+            assert dumped == example
+    (health,) = [example for section in sections if section.startswith("Operations") for example in _examples(section)]
     assert health.keys() == {"status", "problems"}
+
+
+def _examples(section: str) -> list[Any]:
+    return [json.loads(text) for text in re.findall(r"```json\n(.*?)```", section, re.DOTALL)]
 
 
 def test_the_page_of_the_api_has_every_path_and_every_code() -> None:
