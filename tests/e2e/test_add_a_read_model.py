@@ -18,6 +18,7 @@ TESTS = [
     "tests/integration/test_projections_contract.py",
     "tests/integration/test_projection_versions.py",
     "tests/integration/test_rebuild.py::test_any_damage_to_a_row_is_undone_byte_for_byte",
+    "tests/unit/test_docs.py",
     "tests/e2e/test_openapi.py",
 ]
 
@@ -25,8 +26,12 @@ TESTS = [
 @pytest.fixture(scope="module")
 def copy() -> Iterator[Path]:
     with copy_of_tree() as root:
-        diff = "".join(re.findall(r"```diff\n(.*?)```\n", PAGE.read_text(), re.DOTALL))
+        blocks = re.findall(r"^(```+)diff\n(.*?)^\1\n", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+        diff = "".join(block for _, block in blocks)
         subprocess.run(["git", "apply", "--verbose", "-"], cwd=root, input=diff, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "docs/generate.py"], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=True
+        )
         yield root
 
 
