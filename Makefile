@@ -13,7 +13,7 @@ help: ## list the targets
 run: .venv/runtime ## run everything on this machine with demo data (stop with Ctrl-C)
 	$(BIN)/projector up --demo --workers $(WORKERS)
 
-test: .venv/dev ## the tests for daily work (3 minutes)
+test: .venv/dev ## the tests for daily work (about 3 minutes on 2 idle cores)
 	$(BIN)/pytest --tier first $(IN_PARALLEL) --durations=10
 
 test-all: .venv/dev ## the tests that `make test` leaves out (10 minutes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli.output import stdout, table
+from cli.output import counted, stdout, table
 from workers.maintenance.rebuild_results import SAMPLES_MAX, RowSample, TenantRebuild
 
 VALUE_LENGTH_MAX = 60
@@ -70,7 +70,8 @@ def print_report(report: RebuildReport) -> None:
     """Print a report as text."""
     rate = f"{report.events / report.seconds:,.0f} events/s"
     verb = "compared" if report.dry_run else "rebuilt"
-    click.echo(f"{verb} {report.tenants:,} tenants, {report.events:,} events in {report.seconds:.1f} s ({rate})")
+    tenants, events = counted(report.tenants, "tenant"), counted(report.events, "event")
+    click.echo(f"{verb} {tenants}, {events} in {report.seconds:.1f} s ({rate})")
     if report.lock_held_s:
         longest_ms, median_ms = max(report.lock_held_s) * 1000, median(report.lock_held_s) * 1000
         click.echo(f"drains waited at most {longest_ms:.1f} ms for a tenant, {median_ms:.1f} ms in the median")

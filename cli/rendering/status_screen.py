@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import table
+from cli.output import counted, table
 from event_stream.events.rfc3339 import format_time
 from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.overview import Overview
@@ -22,7 +22,7 @@ LAG_WARNING_S = 5.0
 LAG_CRITICAL_S = 60.0  # the alert ProjectorLags fires here
 WIDE = 100  # narrower terminals get one space between columns, so that ten columns fit into 80 characters
 PARTITION_HEADERS = (
-    *("p", "position", "lag", "in\nflight", "per s", "per s,\n10 min"),
+    *("p", "position", "lag", "in\nflight", "per s,\n1 min", "per s,\n10 min"),
     *("applied", "duplicates", "dead\nletters", "lost"),
 )
 NO_TENANT = "(names no tenant)"
@@ -91,16 +91,17 @@ def _summary(overview: Overview) -> Iterator[Text]:
     yield Text.assemble("health: ", (overview.health, f"bold {colour}"))
     yield from (Text(f"problem: {problem}", style=colour) for problem in overview.problems)
 
-    def total(name: str) -> str:
-        return f"{sum(getattr(each, name) for each in overview.partitions):,}"
+    def total(name: str) -> int:
+        return sum(getattr(each, name) for each in overview.partitions)
 
     yield Text(
-        f"{total('added')} added = {total('read')} read + {total('in_flight')} in flight + {total('lost')} lost",
+        f"{total('added'):,} added = {total('read'):,} read + {total('in_flight'):,} in flight"
+        f" + {total('lost'):,} lost",
         style="dim",
     )
     yield Text(
-        f"{total('read')} read = {total('applied')} applied + {total('duplicates')} duplicates"
-        f" + {total('dead_lettered')} dead letters",
+        f"{total('read'):,} read = {total('applied'):,} applied + {counted(total('duplicates'), 'duplicate')}"
+        f" + {counted(total('dead_lettered'), 'dead letter')}",
         style="dim",
     )
     yield Text(
@@ -113,7 +114,8 @@ def _last_verification(summary: VerificationSummary) -> str:
     if summary.finished_ms is None:
         return "not verified yet"
     skipped = f", {summary.skipped_tenants:,} skipped because they are too large" if summary.skipped_tenants else ""
-    return f"verified {summary.tenants:,} tenants at {format_time(summary.finished_ms // 1000 * 1_000_000)}{skipped}"
+    finished = format_time(summary.finished_ms // 1000 * 1_000_000)
+    return f"verified {counted(summary.tenants, 'tenant')} at {finished}{skipped}"
 
 
 def _rows(overview: Overview, numbers: NumberFormat) -> Iterator[list[Table]]:
@@ -195,7 +197,7 @@ def _processes(overview: Overview, numbers: NumberFormat) -> Table:
 
     workers = [row("worker", each) for each in overview.workers]
     dispatchers = [row("dispatcher", each) for each in overview.dispatchers]
-    return table("Processes", ("role", "name", "state", "last seen"), [*workers, *dispatchers], left=3)
+    return table("Workers and dispatchers", ("role", "name", "state", "last seen"), [*workers, *dispatchers], left=3)
 
 
 def _dead_letters(overview: Overview, numbers: NumberFormat) -> Table:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from cli.output import counted
 from cli.rendering.rebuild_report import RebuildReport, print_report
 from projections.folding.row_checksum import RowChecksum
 from workers.maintenance.verify_tenants import TenantVerification
@@ -18,7 +19,7 @@ def print_verification(verification: TenantVerification, report: RebuildReport) 
     if report.tenants_total:
         print_report(report)
     tenants, partitions = len(verification.differing_rows), len(verification.log_errors)
-    click.echo(f"compared the checksums of {tenants:,} tenants and {partitions} partitions")
+    click.echo(f"compared the checksums of {counted(tenants, 'tenant')} and {counted(partitions, 'partition')}")
     mismatches = list(chain.from_iterable(verification.checksum_mismatches.values()))
     for mismatch in mismatches[:MISMATCHES_SHOWN_MAX]:
         row = f"{mismatch.table.name} {' '.join(map(str, mismatch.key))}"

@@ -30,7 +30,8 @@ class Batch:
     """A run of entries, decoded and ready to be applied.
 
     `expected` is the checkpoint that the database must still hold. `start` is where the batch begins: at `expected`, or
-    at a new epoch. `owner_partitions` are the other partitions that the events in the dead letters belong to.
+    at a new epoch. `owner_partitions` are the partitions that own the events in `dead_letters`, where they differ
+    from the partition of the batch.
     """
 
     expected: Checkpoint
@@ -93,7 +94,8 @@ def _transaction(engine: Engine, batch: Batch) -> Iterator[Connection]:
 def _claim(connection: Connection, batch: Batch, identities: Sequence[Identity]) -> list[Sequence[Row]]:
     """Claim the checkpoint.
 
-    Returns the events that the log has already, the projection versions of the tenants, and one open dead letter.
+    Returns the events that the log has already, the projection versions of the tenants, and whether any dead letter is
+    open.
     """
     tenants = sorted({event.tenant_id for event in batch.events})
     queries = (

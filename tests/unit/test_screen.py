@@ -107,7 +107,7 @@ def test_nothing_is_clipped(width: int, tenant: str) -> None:
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_all_numbers_of_a_partition_are_on_one_line(width: int) -> None:
     table = at_terminal(overview(), width).partition("Partitions")[2]
-    for head in ("position", "lag", "flight", "per s", "applied", "duplicates", "letters", "lost"):
+    for head in ("position", "lag", "flight", "per s,", " 1 min", "10 min", "applied", "duplicates", "letters", "lost"):
         assert head in table.partition("1795459704364-2")[0], head
     (row,) = [" ".join(line.split()) for line in table.splitlines() if line.startswith("0 ")]
     assert row == "0 1795459704364-2 50 min 12.3M 1,234 1.0 12.3M 999,999 12,345 999"
@@ -137,6 +137,12 @@ def test_the_sums_of_the_counters_are_shown() -> None:
     shown = at_terminal(overview(), 120)
     assert "74,074,068 added = 49,382,712 read + 24,691,356 in flight + 1,998 lost" in shown
     assert "49,382,712 read = 24,691,356 applied + 1,999,998 duplicates + 24,690 dead letters" in shown
+
+
+def test_a_single_duplicate_is_not_a_plural() -> None:
+    partitions = [partition(0).model_copy(update={"duplicates": 1, "dead_lettered": 1})]
+    shown = at_terminal(overview().model_copy(update={"partitions": partitions, "rates": overview().rates[:1]}), 120)
+    assert "applied + 1 duplicate + 1 dead letter\n" in re.sub(r" *│\n", "\n", shown)
 
 
 def test_a_pipe_gets_no_frames_no_colours_and_full_numbers() -> None:
