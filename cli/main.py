@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from itertools import pairwise
 
 import click
 from redis.exceptions import RedisError
@@ -55,7 +56,21 @@ class LazyCommands(Mapping[str, click.Command]):
         return len(MODULES)
 
 
+class ProjectorGroup(click.Group):
+    """The group of all commands. It refuses empty arguments, which usually come from unset shell variables."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raise UsageError if an argument of any command, or the value in `--option=`, is empty."""
+        for before, argument in pairwise(["projector", *args]):
+            is_empty_option = argument.startswith("--") and argument.partition("=")[1:] == ("=", "")
+            if not argument or is_empty_option:
+                place = argument or f"the argument after {before!r}"
+                raise click.UsageError(f"{place} is empty; leave it out, or set the variable that it comes from.")
+        return super().parse_args(ctx, args)
+
+
 @click.group(
+    cls=ProjectorGroup,
     commands=LazyCommands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

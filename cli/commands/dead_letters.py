@@ -2,12 +2,14 @@
 
 import base64
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 import click
+from sqlalchemy import Connection
 
 from cli import environment
 from cli.connections import open_reader, open_writer
@@ -20,6 +22,7 @@ from workers.maintenance.replay import replay as replay_dead_letters
 from workers.runtime import Runtime
 
 ID_LENGTH_SHOWN = 12
+ID_PATTERN = re.compile(r"[0-9a-fA-F]{1,64}", re.ASCII)
 REASONS = click.Choice([reason.value for reason in Reason])
 
 
@@ -29,16 +32,50 @@ def _with_selection(command: Callable[..., None]) -> Callable[..., None]:
     @click.argument("ids", nargs=-1, metavar="[ID]...")
     @click.option("--reason", type=REASONS, help="Dead letters with this reason.")
     @click.option("--tenant", help="Dead letters of this tenant.")
-    @click.option("--all", "everything", is_flag=True, help="All open dead letters.")
+    @click.option("--all", "everything", is_flag=True, help="All open dead letters. Asks before it begins.")
+    @click.option("--yes", is_flag=True, help="With --all: do not ask.")
     @wraps(command)
     def with_selection(
-        ids: tuple[str, ...], reason: str | None, tenant: str | None, everything: bool, **options: Any
+        ids: tuple[str, ...], reason: str | None, tenant: str | None, everything: bool, yes: bool, **options: Any
     ) -> None:
         if everything == bool(ids or reason or tenant):
             raise click.UsageError("Select dead letters by ID, --reason or --tenant, or use --all.")
-        command(Selection(ids, reason, tenant), **options)
+        environment.load()
+        if everything and not yes:
+            _confirm_all(command.__name__)
+        command(Selection(_find_ids(ids), reason, tenant), **options)
 
     return with_selection
+
+
+def _confirm_all(action: str) -> None:
+    """Ask before a command changes all open dead letters. Without a terminal to ask on, the command is refused."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("--all needs --yes where there is no terminal to ask on.")
+    with open_reader().connect() as connection:
+        count = dead_letter_admin.count(connection, Selection())
+    click.confirm(f"{action} all {count:,} open dead letters?", abort=True, err=True)
+
+
+def _find_ids(beginnings: Sequence[str]) -> tuple[str, ...]:
+    """Return the dead letter ids that begin so. Each beginning must identify one dead letter, open or closed."""
+    if not beginnings:
+        return ()
+    with open_reader().connect() as connection:
+        return tuple(_find_id(connection, beginning) for beginning in beginnings)
+
+
+def _find_id(connection: Connection, beginning: str) -> str:
+    if not ID_PATTERN.fullmatch(beginning):
+        raise click.UsageError(f"{beginning!r} is not the id of a dead letter, which has 64 hexadecimal digits.")
+    found = dead_letter_admin.find_ids(connection, beginning.lower(), limit=2)
+    if len(found) > 1:
+        raise click.UsageError(f"More than one dead letter has an id that begins with {beginning!r}; add digits.")
+    if not found:
+        raise CliError(
+            f"no dead letter has an id that begins with {beginning!r}; see `projector dead-letters list --all`"
+        )
+    return found[0]
 
 
 @click.group("dead-letters")
@@ -86,11 +123,8 @@ def show(id_: str, as_json: bool, body: bool) -> None:
     """Show one dead letter. ID is its id or the beginning of it, if that is unique."""
     environment.load()
     with open_reader().connect() as connection:
-        found = dead_letter_admin.list_latest(connection, Selection((id_,), include_closed=True), limit=2)
-    if len(found) != 1:
-        problem = "no dead letter has" if not found else "more than one dead letter has"
-        raise CliError(f"{problem} an id that begins with {id_!r}; see `projector dead-letters list --all`")
-    dead_letter = found[0]
+        selection = Selection((_find_id(connection, id_),), include_closed=True)
+        (dead_letter,) = dead_letter_admin.list_latest(connection, selection, limit=1)
     if body:
         sys.stdout.buffer.write(dead_letter.body)
     elif as_json:
@@ -110,7 +144,6 @@ def replay(selection: Selection, as_json: bool) -> None:
     A dead letter closes when its event is applied. If the event still cannot be applied, its dead letter stays open and
     is counted as seen once more.
     """
-    environment.load()
     runtime = Runtime.from_environ(os.environ)
     runtime.check()
     with progress_bar() as progress:
@@ -136,7 +169,6 @@ def discard(selection: Selection, as_json: bool) -> None:
 
     `list --all` still shows them. A dead letter opens again if its entry is seen again.
     """
-    environment.load()
     with open_writer().begin() as connection:
         discarded = dead_letter_admin.discard(connection, selection)
     if as_json:

@@ -6,7 +6,7 @@ Storing and closing them belongs to the transaction (`projections/transaction/de
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, false, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, select, update
 
 from event_stream.streams.entries import Position
 from projections.database.columns import to_unsigned
@@ -37,7 +37,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selects dead letters by id prefix, reason and tenant; without any of them, all. Closed ones only on request."""
+    """Selects dead letters by id, reason and tenant; without any of them, all. Closed ones only on request."""
 
     ids: tuple[str, ...] = ()
     reason: str | None = None
@@ -50,12 +50,24 @@ class Selection:
         if not self.include_closed:
             conditions.append(is_open)
         if self.ids:
-            conditions.append(or_(false(), *(table.c.id.startswith(id_, autoescape=True) for id_ in self.ids)))
+            conditions.append(table.c.id.in_(self.ids))
         if self.reason is not None:
             conditions.append(table.c.reason == self.reason)
         if self.tenant_id is not None:
             conditions.append(table.c.tenant_id == self.tenant_id)
         return and_(True, *conditions)
+
+
+def find_ids(connection: Connection, beginning: str, limit: int) -> list[str]:
+    """Return at most `limit` ids, of open or closed dead letters, that begin with these hexadecimal digits."""
+    # "g" sorts after all digits. Unlike a pattern, a range is found with the primary key.
+    begins = (table.c.id >= beginning) & (table.c.id < beginning + "g")
+    return list(connection.scalars(select(table.c.id).where(begins).order_by(table.c.id).limit(limit)))
+
+
+def count(connection: Connection, selection: Selection) -> int:
+    """Return the number of dead letters."""
+    return connection.execute(select(func.count()).select_from(table).where(selection.condition())).scalar_one()
 
 
 def list_latest(connection: Connection, selection: Selection, limit: int) -> list[StoredDeadLetter]:

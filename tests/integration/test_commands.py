@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import text, update
 
 from api_stub.openapi import document
@@ -252,8 +254,6 @@ def test_dead_letters_are_listed_by_reason_and_tenant_and_shown(runtime: Runtime
     shown = json.loads(run("dead-letters", "show", mine["id"], "--json"))
     assert {name: shown[name] for name in mine} == mine
     assert "unknown.v1" in run("dead-letters", "show", mine["id"][:12])
-    assert "no dead letter has" in run("dead-letters", "show", "zzz", expect=1)
-    assert "more than one dead letter has" in run("dead-letters", "show", "", expect=1)
     run("dead-letters", "list", "--reason", "nonsense", expect=2)
 
 
@@ -264,7 +264,7 @@ def test_a_replayed_dead_letter_closes_in_the_transaction_that_applies_its_event
     append_raw(runtime, owner, b"nonsense", body(event(pad="x" * 70_000)))
     drain_all(runtime)
     position = str(checkpoints(runtime)[(owner + 1) % 4].position)
-    assert "cannot be replayed" in run("dead-letters", "replay", "--all", expect=1)
+    assert "cannot be replayed" in run("dead-letters", "replay", "--all", "--yes", expect=1)
     assert str(checkpoints(runtime)[(owner + 1) % 4].position) == position
     drain_all(runtime)
     found = {
@@ -285,9 +285,9 @@ def test_dead_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runt
     first = stored_dead_letters(runtime)[0]
     assert run("dead-letters", "discard", first.id[:16]) == "discarded 1\n"
     assert run("dead-letters", "discard", "--tenant", "ten_other") == "discarded 1\n"
-    assert run("dead-letters", "replay", "--all") == "appended 1,099 again\n"
+    assert run("dead-letters", "replay", "--all", "--yes") == "appended 1,099 again\n"
     drain_all(runtime)
-    assert json.loads(run("dead-letters", "discard", "--all", "--json")) == {"discarded": 1099}
+    assert json.loads(run("dead-letters", "discard", "--all", "--yes", "--json")) == {"discarded": 1099}
     assert json.loads(run("status", "--json"))["open_dead_letters"] == {}
     append_raw(runtime, first.partition, first.body)
     drain_all(runtime)
@@ -295,6 +295,79 @@ def test_dead_letters_are_replayed_and_discarded_by_id_reason_tenant_or_all(runt
     for wrong in ([], ["--all", "--tenant", "x"], ["--reason", "nonsense"]):
         run("dead-letters", "replay", *wrong, expect=2)
         run("dead-letters", "discard", *wrong, expect=2)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_empty_argument_is_wrong_usage_for_every_command(command: list[str]) -> None:
+    target: click.Command = projector
+    for name in command:
+        assert isinstance(target, click.Group)
+        target = target.commands[name]
+    options = [each for each in target.params if isinstance(each, click.Option) and not each.is_flag]
+    wrong = [[""], ["", "x"], ["x", ""]]
+    wrong += [words for each in options for words in ([each.opts[0], ""], [f"{each.opts[0]}="])]
+    for arguments in wrong:
+        # Without a server: the command line is refused before anything else happens.
+        done = CliRunner(env={"REDIS_URL": "", "DATABASE_URL": ""}).invoke(projector, [*command, *arguments])
+        assert done.exit_code == 2
+        assert "is empty" in done.output
+
+
+def test_an_unset_shell_variable_discards_and_replays_nothing(runtime: Runtime, run: Run) -> None:
+    append_raw(runtime, 0, b"first", b"second")
+    drain_all(runtime)
+    first, second = stored_dead_letters(runtime)
+    for action in ("discard", "replay", "show"):
+        assert "the argument after" in run("dead-letters", action, "", expect=2)
+    for action in ("discard", "replay"):
+        for arguments in ([first.id, ""], ["", first.id], ["--tenant", ""], ["--tenant="], ["--reason", ""]):
+            run("dead-letters", action, *arguments, expect=2)
+    assert [each.state for each in stored_dead_letters(runtime)] == ["open", "open"]
+    assert totals(runtime)["read"] == 2
+    assert run("dead-letters", "discard", first.id.upper(), second.id[:12]) == "discarded 2\n"
+
+
+def test_an_id_identifies_one_dead_letter_or_the_command_is_refused(runtime: Runtime, run: Run) -> None:
+    append_raw(runtime, 0, *(b"nonsense %d" % number for number in range(17)))
+    drain_all(runtime)
+    ids = sorted(dead_letter.id for dead_letter in stored_dead_letters(runtime))
+    shared = next(one[0] for one, other in pairwise(ids) if one[0] == other[0])  # 17 ids begin with 16 digits at most
+    unknown = "0" * 64
+    for action in ("discard", "replay", "show"):
+        assert "add digits" in run("dead-letters", action, shared, expect=2)
+        for no_id in ("nonsense", "%", "_", "0x1", " ", ids[0] + "0"):
+            assert "is not the id of a dead letter" in run("dead-letters", action, no_id, expect=2)
+        assert "no dead letter has" in run("dead-letters", action, unknown, expect=1)
+    for action in ("discard", "replay"):
+        run("dead-letters", action, ids[0], shared, expect=2)
+        run("dead-letters", action, ids[0], unknown, expect=1)
+    assert {each.state for each in stored_dead_letters(runtime)} == {"open"}
+    assert run("dead-letters", "discard", ids[0]) == "discarded 1\n"
+    assert run("dead-letters", "discard", ids[0]) == "discarded 0\n"  # so that the command can be repeated
+
+
+def test_all_dead_letters_are_discarded_or_replayed_only_after_a_confirmation(
+    runtime: Runtime, run: Run, environ: dict[str, str]
+) -> None:
+    append_raw(runtime, 0, b"first", b"second")
+    drain_all(runtime)
+
+    def answer(text: bytes, action: str) -> tuple[int, str]:
+        ours, terminal = os.openpty()
+        os.write(ours, text)
+        command = [sys.executable, "-m", "cli", "dead-letters", action, "--all"]
+        done = subprocess.run(command, env=environ, stdin=terminal, capture_output=True, text=True, check=False)
+        os.close(ours)
+        os.close(terminal)
+        assert f"{action} all 2 open dead letters?" in done.stderr
+        return done.returncode, done.stdout
+
+    for action in ("discard", "replay"):
+        assert "--all needs --yes" in run("dead-letters", action, "--all", expect=2)
+        assert answer(b"n\n", action) == (130, "")
+    assert {each.state for each in stored_dead_letters(runtime)} == {"open"}
+    assert answer(b"y\n", "replay") == (0, "appended 2 again\n")
+    assert answer(b"y\n", "discard") == (0, "discarded 2\n")
 
 
 def test_the_documents_are_printed(run: Run) -> None:

@@ -645,6 +645,33 @@ RECOVERY = (
         (f"{_DRAIN}a_misrouted_event_applied_concurrently_in_its_owner_partition_leaves_no_open_dead_letter",),
     ),
     Mutant(
+        "an empty argument is accepted",
+        "dead_letters",
+        "cli/main.py",
+        "            if not argument or is_empty_option:\n",
+        "            if is_empty_option:\n",
+        (
+            f"{_COMMANDS}an_empty_argument_is_wrong_usage_for_every_command",
+            f"{_COMMANDS}an_unset_shell_variable_discards_and_replays_nothing",
+        ),
+    ),
+    Mutant(
+        "an ambiguous id selects the first dead letter",
+        "dead_letters",
+        "cli/commands/dead_letters.py",
+        "    if len(found) > 1:\n",
+        "    if len(found) > 2:\n",
+        (f"{_COMMANDS}an_id_identifies_one_dead_letter_or_the_command_is_refused",),
+    ),
+    Mutant(
+        "all dead letters are discarded without a confirmation",
+        "dead_letters",
+        "cli/commands/dead_letters.py",
+        "        if everything and not yes:\n",
+        "        if everything and not yes and sys.stdin.isatty():\n",
+        (f"{_COMMANDS}all_dead_letters_are_discarded_or_replayed_only_after_a_confirmation",),
+    ),
+    Mutant(
         "a dead letter is replayed to the partition it came from",
         "dead_letters",
         "workers/maintenance/replay.py",
