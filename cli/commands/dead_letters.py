@@ -141,8 +141,9 @@ def show(id_: str, as_json: bool, body: bool) -> None:
 def replay(selection: Selection, as_json: bool) -> None:
     """Append the entries of open dead letters again, to the owner partitions of their tenants.
 
-    A dead letter closes when its event is applied. If the event still cannot be applied, its dead letter stays open and
-    is counted as seen once more.
+    They are appended in the order in which they first came, so of several with one identity the first is applied. A
+    dead letter closes when its event is applied. If the event still cannot be applied, its dead letter stays open and
+    is counted as seen once more; if the reason is another one, a dead letter with that reason replaces it.
     """
     runtime = Runtime.from_environ(os.environ)
     runtime.check()

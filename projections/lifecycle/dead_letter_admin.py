@@ -77,15 +77,19 @@ def list_latest(connection: Connection, selection: Selection, limit: int) -> lis
 
 
 def iter_pages(connection: Connection, selection: Selection) -> Iterator[list[StoredDeadLetter]]:
-    """Yield all dead letters in pages, in the order of their ids; concurrent changes may or may not be included."""
-    after = ""
-    while True:
-        statement = select(table).where(selection.condition(), table.c.id > after).order_by(table.c.id).limit(PAGE_SIZE)
-        page = [_stored(row) for row in connection.execute(statement).mappings()]
-        if not page:
-            return
-        yield page
-        after = page[-1].id
+    """Yield the dead letters that are selected now, in pages, in the order of their positions.
+
+    One that is no longer selected when its page is read is left out. Across partitions, the order is that of time.
+    """
+    columns = (table.c.position_ms, table.c.position_seq, table.c.partition, table.c.id)
+    # Sorted here, since the database cannot sort unsigned numbers.
+    ids = [row[-1] for row in sorted(map(tuple, connection.execute(select(*columns).where(selection.condition()))))]
+    for first in range(0, len(ids), PAGE_SIZE):
+        page_ids = ids[first : first + PAGE_SIZE]
+        statement = select(table).where(selection.condition(), table.c.id.in_(page_ids))
+        found = {row["id"]: _stored(row) for row in connection.execute(statement).mappings()}
+        if page := [found[id_] for id_ in page_ids if id_ in found]:
+            yield page
 
 
 def discard(connection: Connection, selection: Selection) -> int:

@@ -130,6 +130,8 @@ def _park(connection: Connection, batch: Batch, classified: Classified, *, has_o
     """Store and return the dead letters of a batch; close open dead letters whose event is in the log now."""
     parked = batch.dead_letters + _conflicts(batch, classified)
     dead_letters.park(connection, parked)
+    if parked:
+        dead_letters.close_replaced(connection, parked)
     if has_open or parked:
         dead_letters.close_applied(connection, _logged_bodies(connection, classified, batch.dead_letters))
     return parked

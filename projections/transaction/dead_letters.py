@@ -1,6 +1,6 @@
 """The table `dead_letter`: entries that can never be applied, each with its reason.
 
-A dead letter is open until its event is applied or an operator discards it.
+A dead letter is open until its event is applied, an operator discards it, or its bytes fail for another reason.
 """
 
 from collections import Counter
@@ -33,12 +33,15 @@ from event_stream.events.json_equality import equal_json
 from event_stream.streams.entries import Position
 from projections.database.bulk import dialect_insert
 from projections.database.columns import KeyText, metadata, to_signed
-from projections.database.key_queries import bind_keys, key_rows
+from projections.database.key_queries import bind_keys, find_rows, key_rows
 from projections.database.pipeline import Query, fetch
 
 OPEN = "open"
 APPLIED = "applied"
 DISCARDED = "discarded"
+REPLACED = "replaced"
+# No other reason applies to a body that is too large.
+_REPLACE_NOTHING = (Reason.WRONG_PARTITION, Reason.TOO_LARGE)
 TIME_US_MAX = 2**63 - 1  # a producer may choose an entry id with a larger time
 
 table = Table(
@@ -87,13 +90,11 @@ class DeadLetter:
     @property
     def id(self) -> str:
         """The hash of its reason and bytes: docs/reference/events.md#dead-letters."""
-        hashed = sha256(self.reason.encode() + b"\0")
-        hashed.update(self.body)  # separately, to save a copy of a large body
-        return hashed.hexdigest()
+        return _hash(self.reason, self.body)
 
 
 def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
-    """Store dead letters. One that is stored already is counted as seen once more, and opens again."""
+    """Store dead letters. A known one counts as seen once more, and is open again; it keeps its first position."""
     if not parked:
         return
     by_id = [(each.id, each) for each in parked]
@@ -106,10 +107,8 @@ def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
         set_={
             "state": OPEN,
             "times_seen": table.c.times_seen + statement.excluded.times_seen,
-            **{
-                name: statement.excluded[name]
-                for name in ("detail", "partition", "position_ms", "position_seq", "last_seen_us")
-            },
+            # Replay follows the first positions, so that the event that came first wins.
+            **{name: statement.excluded[name] for name in ("detail", "last_seen_us")},
         },
     )
     connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
@@ -127,12 +126,31 @@ def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> 
     connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
 
 
+def close_replaced(connection: Connection, parked: Sequence[DeadLetter]) -> None:
+    """Close the open dead letters with the bytes of `parked`, but another reason: the newest reason is the valid one.
+
+    So an event that loses its identity on replay is open once, as a conflict. A dead letter in a wrong partition closes
+    no other, since its reason says nothing about the event.
+    """
+    reasons = {each.body: each.reason for each in parked if each.reason not in _REPLACE_NOTHING}
+    others = [(_hash(other, body),) for body, reason in reasons.items() for other in Reason if other != reason]
+    known = find_rows(connection, table, [table.c.id, table.c.state], others)
+    if replaced := [letter_id for letter_id, state in known if state == OPEN]:
+        connection.execute(update(table).where(table.c.id.in_(replaced)).values(state=REPLACED))
+
+
 def count_open_by_reason(connection: Connection) -> dict[str, int]:
     """Return the number of open dead letters by reason, without the reasons that have none."""
     rows = connection.execute(
         select(table.c.reason, func.count()).where(is_open).group_by(table.c.reason).order_by(table.c.reason)
     )
     return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
+
+
+def _hash(reason: Reason, body: bytes) -> str:
+    hashed = sha256(reason.encode() + b"\0")
+    hashed.update(body)  # separately, to save a copy of a large body
+    return hashed.hexdigest()
 
 
 @cache
@@ -150,9 +168,9 @@ def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, 
         "state": OPEN,
         "reason": last.reason.value,
         "detail": last.detail,
-        "partition": last.partition,
-        "position_ms": to_signed(last.position.ms),
-        "position_seq": to_signed(last.position.seq),
+        "partition": first.partition,
+        "position_ms": to_signed(first.position.ms),
+        "position_seq": to_signed(first.position.seq),
         "tenant_id": tenant_id,
         "event_id": event_id,
         "times_seen": times_seen,

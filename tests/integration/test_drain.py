@@ -2,10 +2,12 @@
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -24,6 +26,7 @@ from event_stream.streams.entries import START, Entry, Position, StreamEnd, Stre
 from event_stream.streams.stream import Stream
 from projections.database.engines import writer_engine
 from projections.folding.projection import FoldError, project_key
+from projections.lifecycle.dead_letter_admin import Selection
 from projections.read_models import project
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import checkpoint_table, dead_letters, event_log
@@ -51,6 +54,7 @@ from workers.drain.circuit_breaker import CircuitBreaker
 from workers.drain.drainer import Drainer, run
 from workers.drain.poison import PoisonSuspect
 from workers.jobs.lease import Lease
+from workers.maintenance.replay import replay
 from workers.reporting import problems
 from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
@@ -118,6 +122,58 @@ def test_the_same_identity_with_other_content_is_parked_and_the_first_wins(runti
     assert open_reasons(runtime) == ["id_conflict", "id_conflict"]
     assert dump(runtime.reader)["project"][0][8] == "first"
     assert first["id"] in stored_dead_letters(runtime)[0].detail
+
+
+@pytest.mark.parametrize("seen_again", [False, True])
+def test_replay_appends_in_the_order_of_positions_so_that_the_first_of_an_identity_wins(
+    runtime: Runtime, seen_again: bool
+) -> None:
+    firsts = [event("project.created.v1", {"name": "first"}, projectid=str(uuid4())) for _ in range(300)]
+    seconds = [first | {"data": first["data"] | {"name": "second"}} for first in firsts]
+    wrong = (TENANT_PARTITION + 1) % 4
+    append_raw(runtime, wrong, *map(body, firsts + seconds))  # 600 are more than one page
+    if seen_again:
+        append_raw(runtime, wrong, *map(body, reversed(firsts)))
+    drain_all(runtime)
+    assert replay(runtime, Selection()).appended == 600
+    drain_all(runtime)
+    assert {row[8] for row in dump(runtime.reader)["project"]} == {"first"}
+    assert Counter((each.reason, each.state) for each in stored_dead_letters(runtime)) == {
+        ("wrong_partition", "applied"): 300,
+        ("wrong_partition", "replaced"): 300,
+        ("id_conflict", "open"): 300,
+    }
+
+
+def test_replay_ends_although_its_entries_fail_again_meanwhile(runtime: Runtime) -> None:
+    append(runtime, *(event() | {"type": f"unknown.v{number}"} for number in range(1_100)))
+    append_raw(runtime, 3, b"nonsense")
+    runtime.stream.redis.xadd("events:{3}", {"event": b"far ahead"}, id=f"{2**64 - 2}-7")
+    drain_all(runtime)
+    assert replay(runtime, Selection(), lambda _: drain_all(runtime)).appended == 1_102
+    assert {each.times_seen for each in stored_dead_letters(runtime) if each.event_id} == {2}
+
+
+def test_bytes_that_fail_for_another_reason_are_one_open_dead_letter(runtime: Runtime) -> None:
+    accepted = event()
+    other = accepted | {"source": "/other"}
+    invalid = event("watchdog.toggled.v1", {"enabled": 1})
+    wrong = (TENANT_PARTITION + 1) % 4
+    append_raw(runtime, wrong, body(other), body(invalid))
+    append(runtime, accepted)
+    drain_all(runtime)
+    assert replay(runtime, Selection()).appended == 2
+    drain_all(runtime)
+    expected = [
+        ("id_conflict", "open"),
+        ("invalid_data", "open"),
+        ("wrong_partition", "replaced"),
+        ("wrong_partition", "replaced"),
+    ]
+    assert sorted((each.reason, each.state) for each in stored_dead_letters(runtime)) == expected
+    append_raw(runtime, wrong, body(other))  # opens its dead letter again, and says nothing about the conflict
+    drain_all(runtime)
+    assert sorted(open_reasons(runtime)) == ["id_conflict", "invalid_data", "wrong_partition"]
 
 
 @pytest.mark.parametrize(("bad", "repeats"), [({}, 1), ({"type": "analysis.created.v2"}, 0)])
@@ -521,7 +577,7 @@ def test_an_entry_id_beyond_63_bits_does_not_stop_other_entries(runtime: Runtime
     for id_, raw in (
         ("9223372036854776-5", b"bad"),
         (f"{2**63}-{2**64 - 1}", body(event())),
-        (f"{2**64 - 2}-7", b"bad"),
+        (f"{2**64 - 2}-7", b"worse"),
     ):
         runtime.stream.redis.xadd(key, {"event": raw}, id=id_)
     drain_all(runtime)

@@ -125,8 +125,14 @@ class ReferenceModel:
             dead_letter = self.dead_letters.setdefault(key, ExpectedDeadLetter(value))
             dead_letter.times_seen += 1
             dead_letter.state = "open"
+            self._close_replaced(*key)
             self.counts[partition]["dead_lettered"] += 1
         self._close_applied(value)
+
+    def _close_replaced(self, reason: str, body_sha256: str) -> None:
+        for (other, sha), dead_letter in self.dead_letters.items():
+            if sha == body_sha256 and other != reason != "wrong_partition" and dead_letter.state == "open":
+                dead_letter.state = "replaced"
 
     def _close_applied(self, value: Any) -> None:
         if isinstance(value, dict) and value == self.accepted.get((value.get("tenantid", ""), value.get("id", ""))):

@@ -22,8 +22,8 @@ def replay(runtime: Runtime, selection: Selection, on_progress: Callable[[int], 
     """Append the bytes of open dead letters to the partitions of their tenants.
 
     A dead letter closes in the transaction that applies its event. If the event still cannot be applied, its dead
-    letter stays open and is counted as seen once more. An interrupted replay can be repeated: applied events are
-    duplicates.
+    letter stays open and is counted as seen once more, or is replaced by one with the new reason. An interrupted replay
+    can be repeated: applied events are duplicates.
     """
     result = ReplayResult()
     with runtime.reader.connect() as connection:
