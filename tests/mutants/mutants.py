@@ -55,6 +55,7 @@ _METRICS = "tests/integration/test_metrics.py::test_"
 _STATUS_OVERVIEW = "tests/integration/test_status_overview.py::test_"
 _REBUILD = "tests/integration/test_rebuild.py::test_"
 _VERIFY = "tests/integration/test_verify.py::test_"
+_KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
 
 NOTHING_LOST = (
@@ -643,6 +644,22 @@ RECOVERY = (
         "checkpoint_table.claim(connection, batch.expected, batch.owner_partitions, queries)",
         "checkpoint_table.claim(connection, batch.expected, (), queries)",
         (f"{_DRAIN}a_misrouted_event_applied_concurrently_in_its_owner_partition_leaves_no_open_dead_letter",),
+    ),
+    Mutant(
+        "a key that holds the separator is split",
+        "lookups",
+        "projections/database/key_queries.py",
+        "        if joined.count(separator) == len(values):\n            break\n",
+        "        break\n",
+        (f"{_KEY_QUERIES}an_empty_key_and_a_key_with_a_separator_find_their_rows[postgresql-a\\x1fb]",),
+    ),
+    Mutant(
+        "an empty key finds no row",
+        "lookups",
+        "projections/database/key_queries.py",
+        '    return func.trim_array(parts, literal_column("1"))',
+        "    return func.array_remove(parts, literal_column(\"''\"))",
+        (f"{_KEY_QUERIES}an_empty_key_and_a_key_with_a_separator_find_their_rows[postgresql-]",),
     ),
     Mutant(
         "an empty argument is accepted",
