@@ -54,9 +54,9 @@ class Entry(NamedTuple):
         return parts[1] if len(parts) == 2 and parts[0] == EVENT_FIELD else self.fields.get(EVENT_FIELD)
 
     def digest(self) -> bytes:
-        """Return a hash of the fields, which differs from that of any other entry with the same position."""
+        """Return a hash of all parts, which differs from that of any other entry with the same position."""
         hashed = sha256()
-        for part in (item for pair in self.fields.items() for item in pair):
+        for part in self.parts:
             hashed.update(len(part).to_bytes(8, "big"))
             hashed.update(part)
         return hashed.digest()

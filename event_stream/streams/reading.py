@@ -1,6 +1,5 @@
 """Read entries and ends of streams."""
 
-from itertools import chain
 from typing import Any
 
 from redis import Redis
@@ -21,14 +20,20 @@ class RedisTooOldError(EventStreamError):
 
 def read_slice(redis: Redis, partition: int, position: Position, count: int, extra_position: Position) -> StreamSlice:
     """Return a snapshot: up to `count` entries from `position` on, the entry at `extra_position`, and the end."""
-    callbacks = {**redis.response_callbacks, "XRANGE": _parse_entries}
     try:
-        pipe = Pipeline(redis.connection_pool, callbacks, transaction=True, shard_hint=None)
-        return _execute(pipe, partition, position, count, extra_position)
+        return _execute(reading_pipeline(redis, transaction=True), partition, position, count, extra_position)
     except OutOfMemoryError:
         # A full Redis 7 refuses any MULTI, even one that only reads. But then it accepts no new entries either.
-        pipe = Pipeline(redis.connection_pool, callbacks, transaction=False, shard_hint=None)
-        return _execute(pipe, partition, position, count, extra_position)
+        return _execute(reading_pipeline(redis, transaction=False), partition, position, count, extra_position)
+
+
+def reading_pipeline(redis: Redis, *, transaction: bool) -> Pipeline:
+    """Return a pipeline whose replies hold entries as they are in the stream, also if a field's name is repeated.
+
+    redis-py would build a dict for each entry, which also takes longer than reading it.
+    """
+    callbacks = {**redis.response_callbacks, "XRANGE": _parse_entries, "XINFO STREAM": _parse_info}
+    return Pipeline(redis.connection_pool, callbacks, transaction=transaction, shard_hint=None)
 
 
 def parse_end(info: Any) -> StreamEnd:
@@ -41,7 +46,7 @@ def parse_end(info: Any) -> StreamEnd:
         raise RedisTooOldError
     # Use the last existing entry: with `last-generated-id`, a deleted tail would count as entries to drain.
     last = info["last-entry"]
-    return StreamEnd(_last_entry(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
+    return StreamEnd(Entry(*last) if last else None, length=int(info["length"]), added=int(info["entries-added"]))
 
 
 def raise_if_error(reply: Any) -> Any:
@@ -63,10 +68,11 @@ def _execute(pipe: Pipeline, partition: int, position: Position, count: int, ext
     return StreamSlice(raise_if_error(entries), end, extra_entry=next(iter(raise_if_error(extra_entries)), None))
 
 
-def _last_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
-    return Entry(entry_id, list(chain.from_iterable(fields.items())))
+def _parse_info(reply: Any, **_options: object) -> dict[str, Any]:
+    """Parse the reply to XINFO STREAM: a list of names and values, or a map in version 3 of Redis's protocol."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(): value for name, value in pairs}
 
 
 def _parse_entries(reply: list[tuple[bytes, list[bytes]]], **_options: object) -> list[Entry]:
-    """Parse the reply to XRANGE. redis-py would build a dict for each entry, which takes longer than reading it."""
     return [Entry(entry_id, parts) for entry_id, parts in reply]

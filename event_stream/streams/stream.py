@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError
 from event_stream.errors import EventStreamError
 from event_stream.streams.appending import Appended, append_bodies
 from event_stream.streams.entries import START, Entry, Position, StreamEnd, StreamSlice
-from event_stream.streams.reading import parse_end, read_slice
+from event_stream.streams.reading import parse_end, read_slice, reading_pipeline
 from event_stream.streams.stream_keys import PARTITIONS_KEY, projected_count_key, projected_key, stream_key
 
 # One script, because the stream could be replaced between the comparison and the trim.
@@ -108,8 +108,8 @@ class Stream:
 
         Nothing is removed unless the stream holds exactly `known_entry`, which proves that it was not replaced.
         """
-        parts = [part for pair in known_entry.fields.items() for part in pair]
-        trim = partial(self._trim, [stream_key(partition)], [str(before), str(known_entry.position), *parts])
+        entry_id, parts = known_entry
+        trim = partial(self._trim, [stream_key(partition)], [str(before), entry_id, *parts])
         # One XTRIM removes at most 100 nodes, about 10,000 entries, but a busy stream grows faster than that.
         return sum(int(removed) for removed in iter(trim, 0))
 
@@ -133,7 +133,7 @@ class Stream:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     def _ends(self, partitions: Iterable[int]) -> list[StreamEnd]:
-        pipe = self.redis.pipeline(transaction=False)
+        pipe = reading_pipeline(self.redis, transaction=False)
         for partition in partitions:
             pipe.xinfo_stream(stream_key(partition))
         return [parse_end(info) for info in pipe.execute(raise_on_error=False)]

@@ -48,6 +48,7 @@ from tests.support.harness import (
     with_projections,
 )
 from tests.support.servers import wait_until
+from workers.dispatch.trimmer import TRIM_AFTER_S, Trimmer
 from workers.drain import batch_size, circuit_breaker, drainer, entry_decoding
 from workers.drain.batch_size import BatchSize
 from workers.drain.circuit_breaker import CircuitBreaker
@@ -293,6 +294,36 @@ def test_a_dead_letter_has_the_tenant_and_event_id_that_its_entry_names(runtime:
         (TENANT, made["id"]),
         (None, None),
     ]
+
+
+def test_no_value_of_an_entry_that_repeats_a_field_is_dropped(runtime: Runtime) -> None:
+    client: Any = runtime.stream.redis
+    for values in (["1", "2"], ["0", "2"]):
+        fields = [word for value in values for word in ("a", value)]
+        client.execute_command("XADD", "events:{0}", "*", *fields, "b", "3")
+    drain_all(runtime)
+    assert [each.body for each in stored_dead_letters(runtime)] == [
+        b'{"a": ["1", "2"], "b": "3"}',
+        b'{"a": ["0", "2"], "b": "3"}',
+    ]
+
+
+def test_a_stream_that_ends_with_a_repeated_field_is_recognised_and_trimmed(runtime: Runtime) -> None:
+    key = f"events:{{{TENANT_PARTITION}}}"
+    client: Any = runtime.stream.redis
+    now = [0.0]
+    trimmer = Trimmer(runtime, clock=lambda: now[0])
+    append(runtime, *(event() for _ in range(400)))
+    client.execute_command("XADD", key, "*", "event", "ignored", "event", body(event()))
+    drain_all(runtime)
+    for _ in range(2):
+        trimmer.update(checkpoints(runtime))
+        now[0] += TRIM_AFTER_S
+    assert runtime.stream.redis.xlen(key) < 200
+    append(runtime, event())
+    drain_all(runtime)
+    assert checkpoints(runtime)[TENANT_PARTITION].epoch == 0
+    assert totals(runtime) == {"read": 402, "applied": 402, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
 
 def test_an_entry_without_the_field_event_is_stored_readably(runtime: Runtime) -> None:

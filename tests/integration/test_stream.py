@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import fakeredis
@@ -26,7 +27,7 @@ from event_stream import (
 from event_stream.events.event import partition_of
 from event_stream.events.rfc3339 import format_time
 from event_stream.settings import StreamSettings
-from event_stream.streams.entries import START, StreamEnd
+from event_stream.streams.entries import START, Entry, StreamEnd
 from event_stream.streams.reading import RedisTooOldError, parse_end
 from event_stream.streams.stream import ProjectedPosition, Stream
 from tests.support.events import NOW_US, TENANT, body, event
@@ -183,10 +184,39 @@ def test_a_deleted_tail_is_not_the_end(stream: Stream, redis: Any) -> None:
 
 
 def test_digests_distinguish_entries(stream: Stream, redis: Any) -> None:
-    for fields in ({"event": "a"}, {"event": "b"}, {"even": "ta"}, {"event": "a", "x": ""}):
-        redis.xadd(KEY, fields)
-    digests = [entry.digest() for entry in stream.read_from(TENANT_PARTITION, START, 10).entries]
-    assert len(set(digests)) == 4
+    for fields in (
+        "event a",
+        "event b",
+        "even ta",
+        "event a x y",
+        "event a event a",
+        "event b event a",
+        "event a x y x y",
+    ):
+        redis.execute_command("XADD", KEY, "*", *fields.split())
+    entries = stream.read_from(TENANT_PARTITION, START, 10).entries
+    assert len({entry.digest() for entry in entries}) == 7
+    assert Entry(b"1-0", [b"event", b"a"]).digest() == sha256(b"\0" * 7 + b"\5event" + b"\0" * 7 + b"\1a").digest()
+
+
+def test_the_end_of_a_stream_is_its_last_entry_also_if_a_field_is_repeated(stream: Stream, redis: Any) -> None:
+    redis.execute_command("XADD", KEY, "*", "event", "a", "event", "b")
+    read = stream.read_from(TENANT_PARTITION, START, 10)
+    assert read.entries[0].parts == [b"event", b"a", b"event", b"b"]
+    assert read.entries[0].body == b"b"
+    assert stream.end(TENANT_PARTITION).last == read.end.last == read.entries[0]
+
+
+@pytest.mark.parametrize("redis", ["real"], indirect=True)
+@pytest.mark.parametrize("fields", [["event", "a", "event", "b"], ["x", "1", "event", "a", "x", "1"]])
+def test_a_stream_whose_known_entry_repeats_a_field_is_trimmed(stream: Stream, redis: Any, fields: list[str]) -> None:
+    stream.append([(TENANT_PARTITION, b"x")] * 1000)
+    redis.execute_command("XADD", KEY, "*", *fields)
+    last = stream.end(TENANT_PARTITION).last
+    assert last is not None
+    assert stream.trim(TENANT_PARTITION, last.position, last) > 900
+    (shorter,) = stream.read_from(TENANT_PARTITION, last.position, 1).entries
+    assert stream.trim(TENANT_PARTITION, last.position, shorter._replace(parts=shorter.parts[2:])) == 0
 
 
 @pytest.mark.parametrize("redis", ["real"], indirect=True)

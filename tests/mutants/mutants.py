@@ -609,8 +609,8 @@ RECOVERY = (
         "a deleted tail is taken for the stream's end",
         "G7",
         "event_stream/streams/reading.py",
-        "return StreamEnd(_last_entry(*last) if last else None,",
-        'return StreamEnd(_last_entry(info["last-generated-id"], {}) if last else None,',
+        "return StreamEnd(Entry(*last) if last else None,",
+        'return StreamEnd(Entry(info["last-generated-id"], []) if last else None,',
         (f"{_STREAM}a_deleted_tail_is_not_the_end",),
     ),
     Mutant(
@@ -660,6 +660,22 @@ RECOVERY = (
         '    return func.trim_array(parts, literal_column("1"))',
         "    return func.array_remove(parts, literal_column(\"''\"))",
         (f"{_KEY_QUERIES}an_empty_key_and_a_key_with_a_separator_find_their_rows[postgresql-]",),
+    ),
+    Mutant(
+        "a repeated field of an entry is not compared",
+        "G8",
+        "event_stream/streams/stream.py",
+        "        entry_id, parts = known_entry\n",
+        "        entry_id, parts = known_entry.entry_id, [x for pair in known_entry.fields.items() for x in pair]\n",
+        (f"{_STREAM}a_stream_whose_known_entry_repeats_a_field_is_trimmed",),
+    ),
+    Mutant(
+        "a repeated field of an entry is not in its digest",
+        "G1",
+        "event_stream/streams/entries.py",
+        "        for part in self.parts:\n",
+        "        for part in (x for pair in self.fields.items() for x in pair):\n",
+        (f"{_STREAM}digests_distinguish_entries",),
     ),
     Mutant(
         "an empty argument is accepted",

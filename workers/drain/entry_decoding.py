@@ -28,8 +28,14 @@ def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
 
 
 def fields_as_json(entry: Entry) -> bytes:
-    """Return the fields of an entry without the field `event`, readable for an operator."""
-    fields = {_text(name): _text(value) for name, value in entry.fields.items()}
+    """Return the fields of an entry without the field `event`, readable for an operator.
+
+    A name that is repeated has a list of values.
+    """
+    values: dict[str, list[str]] = {}
+    for name, value in zip(entry.parts[::2], entry.parts[1::2], strict=True):
+        values.setdefault(_text(name), []).append(_text(value))
+    fields = {name: each if len(each) > 1 else each[0] for name, each in values.items()}
     return dumps(fields, sort_keys=True).encode()
 
 
