@@ -13,9 +13,10 @@ from tests.support.events import TENANT, event, mixed
 from tests.support.harness import append, append_raw, checkpoints, stored_dead_letters, totals
 from tests.support.invariants import assert_fully_projected
 from tests.support.processes import Start
-from tests.support.servers import wait_until
+from tests.support.servers import RedisServer, wait_until
+from workers.dispatch.dispatcher import HEARTBEATS_KEY
 from workers.reporting.heartbeats import read_workers
-from workers.runtime import Runtime
+from workers.runtime import Runtime, redis_client
 
 TENANT_PARTITION = partition_of(TENANT, 4)
 LARGE = b"x" * (6 * 1024 * 1024)
@@ -166,3 +167,41 @@ def test_everything_that_killed_workers_leave_in_redis_expires(runtime: Runtime,
     start("cli", "dispatcher")
     wait_until(lambda: is_drained(runtime), "the next drain continues", 120)
     assert_fully_projected(runtime, made)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_that_ends_after_an_error_of_redis_does_not_end_with_0(
+    runtime: Runtime, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # RQ ends after any error while it waits for jobs, such as those of a failover. This one lasts.
+    runtime.queue.connection.set(runtime.queue.key, "not a list")
+    assert start("cli", "worker").wait(60) == 1
+    shown = capfd.readouterr().err
+    assert "WRONGTYPE" in shown
+    assert shown.strip().splitlines()[-1].startswith("projector: the worker ended after an error")
+    assert read_workers(runtime) == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("command", ["worker", "dispatcher"])
+def test_a_process_that_is_asked_to_stop_while_redis_is_away_ends_with_0(
+    runtime: Runtime, start: Start, command: str
+) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        process = start("cli", command, REDIS_URL=server.url)
+        with redis_client(server.url) as client:
+            wait_until(lambda: client.exists(HEARTBEATS_KEY) or _is_a_worker_idle(client), "the process works")
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)  # from now on the process cannot sign off
+        process.terminate()
+        server.kill()
+        assert process.wait(60) == 0
+    finally:
+        server.remove()
+
+
+def _is_a_worker_idle(client: Any) -> bool:
+    """Return whether a worker waits for jobs; before that, it does not handle signals."""
+    return any(client.hget(key, "state") == b"idle" for key in client.scan_iter("rq:worker:*"))

@@ -678,6 +678,14 @@ RECOVERY = (
         (f"{_STREAM}digests_distinguish_entries",),
     ),
     Mutant(
+        "a worker that ends after an error exits with 0",
+        "G7",
+        "cli/commands/worker.py",
+        "    if not running.was_asked_to_stop:\n        raise CliError",
+        "    if False:\n        raise CliError",
+        ("tests/faults/test_workers.py::test_a_worker_that_ends_after_an_error_of_redis_does_not_end_with_0",),
+    ),
+    Mutant(
         "an empty argument is accepted",
         "dead_letters",
         "cli/main.py",

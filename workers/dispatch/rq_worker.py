@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from importlib import import_module
-from types import TracebackType
+from types import FrameType, TracebackType
 from uuid import uuid4
 
 from redis.client import Pipeline
@@ -44,6 +44,7 @@ class DrainWorker(SimpleWorker):
     """
 
     outdated: OutdatedReleaseError | None = None
+    was_asked_to_stop = False
     _heartbeat_s = float("-inf")
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
@@ -61,6 +62,11 @@ class DrainWorker(SimpleWorker):
             worker_registration.register(self, pipe)
             own_pipe.execute()
         self._heartbeat_s = time.monotonic()
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Stop after the running job, and remember it, since RQ returns in the same way after an error."""
+        self.was_asked_to_stop = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
         """Write the state only if it changes; heartbeats repeat it."""
@@ -97,7 +103,7 @@ class DrainWorker(SimpleWorker):
         super().handle_exception(job, *exc_info)
         if isinstance(exc_info[1], OutdatedReleaseError):
             self.outdated = exc_info[1]
-            self.request_stop(signal.SIGTERM, None)  # type: ignore[no-untyped-call]
+            self.request_stop(signal.SIGTERM, None)
 
 
 def create_worker(runtime: Runtime) -> DrainWorker:
