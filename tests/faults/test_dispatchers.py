@@ -18,7 +18,10 @@ from tests.support.servers import wait_until
 from workers.dispatch.dispatcher import HEARTBEATS_KEY, QUEUED_PER_PARTITION, Dispatcher
 from workers.dispatch.rq_worker import create_worker
 from workers.jobs import lease
-from workers.reporting.heartbeats import read_dispatchers
+from workers.reporting import problems
+from workers.reporting.heartbeats import read_dispatchers, read_workers
+from workers.reporting.status import ProcessStatus
+from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
 # What a dispatcher does to Redis hangs on no database.
@@ -171,3 +174,38 @@ def test_after_hours_without_a_worker_the_queue_is_bounded_and_one_worker_catche
     create_worker(as_process).work(burst=True, logging_level="WARNING")
     assert_fully_projected(as_process, made)
     assert connection.keys("rq:job:*") == []
+
+
+@pytest.mark.parametrize("role", ["dispatcher", "worker"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_process_that_ends_cleanly_is_forgotten_at_once(
+    runtime: Runtime, start: Start, role: str, number: signal.Signals
+) -> None:
+    def read() -> list[ProcessStatus]:
+        return {"dispatcher": read_dispatchers, "worker": read_workers}[role](runtime)
+
+    first = start("cli", role)
+    wait_until(lambda: any(each.state in ("sweeping", "idle") for each in read()), "the first process works", 120)
+    names = {each.name for each in read()}
+    first.send_signal(number)
+    assert first.wait(30) == 0
+    assert read() == []
+    start("cli", role)
+    wait_until(read, "the second process works", 120)
+    assert not names & {each.name for each in read()}
+    assert problems.silent_processes(read_status(runtime)) == []
+
+
+def test_a_dispatcher_does_not_revive_the_heartbeat_of_a_dead_one_with_its_host_and_pid(runtime: Runtime) -> None:
+    killed, new = Dispatcher(runtime), Dispatcher(runtime)  # in one process, so host and pid are the same
+    killed.sweep()
+    long_ago_ms = runtime.stream.now_ms() - 60_000
+    runtime.queue.connection.zadd(HEARTBEATS_KEY, {killed.name: long_ago_ms})
+    new.sweep()
+    assert len(read_dispatchers(runtime)) == 2
+    assert problems.silent_processes(read_status(runtime)) == [
+        "1 of 2 dispatchers sent no heartbeat for more than 30 s"
+    ]
+    new.run(lambda: True)
+    (left,) = read_dispatchers(runtime)
+    assert left.name == killed.name

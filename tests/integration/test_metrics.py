@@ -144,7 +144,7 @@ def test_failures_and_silent_processes_are_reported(runtime: Runtime) -> None:
     record_failure(redis, TENANT_PARTITION, failure)
     circuit_breaker.publish(redis, "KeyError")
     long_ago_ms = runtime.stream.now_ms() - 60_000
-    redis.zadd("projector:dispatcher-heartbeats", {"host.1": long_ago_ms, "host.2": long_ago_ms + 59_000})
+    redis.zadd("projector:dispatcher-heartbeats", {"host.1.a": long_ago_ms, "host.2.b": long_ago_ms + 59_000})
     runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"event": body(event())}, id=f"{long_ago_ms}-0")
     scraped = scrape(runtime)
     assert scraped("projector_partition_consecutive_failures", partition=str(TENANT_PARTITION)) == 4

@@ -41,6 +41,7 @@ _PROJECTION_VERSIONS = "tests/integration/test_projection_versions.py::test_"
 _RESTORED_DATABASE = "tests/faults/test_restored_database.py::test_"
 _DRAIN = "tests/integration/test_drain.py::test_"
 _DISPATCHING = "tests/integration/test_dispatching.py::test_"
+_DISPATCHERS = "tests/faults/test_dispatchers.py::test_"
 _STREAM = "tests/integration/test_stream.py::test_"
 _READS = "tests/integration/test_reads.py::test_"
 _PROJECTIONS_CONTRACT = "tests/integration/test_projections_contract.py::test_"
@@ -684,6 +685,22 @@ RECOVERY = (
         "    if not running.was_asked_to_stop:\n        raise CliError",
         "    if False:\n        raise CliError",
         ("tests/faults/test_workers.py::test_a_worker_that_ends_after_an_error_of_redis_does_not_end_with_0",),
+    ),
+    Mutant(
+        "a dispatcher that ends leaves its heartbeat",
+        "health",
+        "workers/dispatch/dispatcher.py",
+        "            self._sign_off()\n",
+        "            pass\n",
+        (f"{_DISPATCHERS}a_process_that_ends_cleanly_is_forgotten_at_once",),
+    ),
+    Mutant(
+        "dispatchers with the same host and pid share a heartbeat",
+        "health",
+        "workers/dispatch/dispatcher.py",
+        "{os.getpid()}.{uuid4().hex[:8]}",
+        "{os.getpid()}.0",
+        (f"{_DISPATCHERS}a_dispatcher_does_not_revive_the_heartbeat_of_a_dead_one_with_its_host_and_pid",),
     ),
     Mutant(
         "an empty argument is accepted",

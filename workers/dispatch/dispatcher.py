@@ -2,7 +2,7 @@
 
 Keys:
 
-    projector:dispatcher-heartbeats  sorted set  `<host>.<pid>` of every dispatcher, scored by its last sweep, in ms
+    projector:dispatcher-heartbeats  sorted set  the name of every dispatcher, scored by its last sweep, in ms
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import structlog
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -47,17 +48,23 @@ class Dispatcher:
     """
 
     runtime: Runtime
+    # In a container, host and pid repeat: without the random part, a new process would revive the record of a dead one.
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
     trimmer: Trimmer = field(init=False)
     queue_room: int = field(init=False)
     verify_checked_s: float = float("-inf")
     caught_up_s: float = field(default_factory=time.monotonic)
+    has_heartbeat: bool = False
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
         self.queue_room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Sweep until `stopped`, and listen to idle streams between sweeps. An outage is logged and retried."""
+        """Sweep until `stopped`, and listen to idle streams between sweeps; then sign off.
+
+        An outage is logged and retried.
+        """
         while not stopped():
             try:
                 ends, lagging = self.sweep()
@@ -66,7 +73,10 @@ class Dispatcher:
                 self._listen(idle, BUSY_SWEEP_S if lagging else IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:
                 log.warning("dispatcher.outage", error=describe(error))
+                self.has_heartbeat = False
                 time.sleep(OUTAGE_PAUSE_S)
+        if self.has_heartbeat:  # after an outage, it would only delay the end
+            self._sign_off()
 
     def sweep(self) -> tuple[list[StreamEnd], list[int]]:
         """Enqueue drains for all partitions that need one; returns the streams' ends and these partitions.
@@ -150,8 +160,16 @@ class Dispatcher:
     def _send_heartbeat(self) -> None:
         now_ms = self.runtime.stream.now_ms()
         with self.runtime.queue.connection.pipeline() as pipe:
-            pipe.zadd(HEARTBEATS_KEY, {f"{socket.gethostname()}.{os.getpid()}": now_ms})
+            pipe.zadd(HEARTBEATS_KEY, {self.name: now_ms})
             pipe.zremrangebyscore(HEARTBEATS_KEY, "-inf", now_ms - HEARTBEAT_TTL_S * 1000)
             pipe.expire(HEARTBEATS_KEY, HEARTBEAT_TTL_S)
             pipe.execute()
+        self.has_heartbeat = True
         self.runtime.stream.announce_partitions()  # in case Redis has lost the key
+
+    def _sign_off(self) -> None:
+        """Remove the heartbeat, so that a clean end is not reported as a silent process."""
+        try:
+            self.runtime.queue.connection.zrem(HEARTBEATS_KEY, self.name)
+        except RedisError as error:  # the heartbeat expires by itself
+            log.warning("dispatcher.sign_off_failed", error=describe(error))

@@ -40,10 +40,11 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
     heartbeats: Any = runtime.queue.connection.zrangebyscore(HEARTBEATS_KEY, oldest_ms, "inf", withscores=True)
     dispatchers = []
     for member, at_ms in sorted(heartbeats):
-        host, _, pid = member.decode().rpartition(".")
+        name = member.decode()
+        host, pid, _ = name.rsplit(".", 2)
         dispatchers.append(
             ProcessStatus(
-                name=f"{host}.{pid}",
+                name=name,
                 host=host,
                 pid=int(pid),
                 state="sweeping",
