@@ -364,7 +364,7 @@ def test_only_one_verification_job_is_enqueued_at_a_time(filled: Runtime, monkey
 def test_an_outage_in_the_middle_of_a_pass_leaves_the_rest_to_another_job(
     filled: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
 
     with monkeypatch.context() as patch:
