@@ -68,4 +68,4 @@ def test_two_releases_side_by_side_and_a_rebuild_that_is_killed(
     assert {row[2] % THOUSAND for row in dump(runtime.reader, [analysis_trend.table])["analysis_trend"]} == {0}
     again = run_to_its_end(environ, "cli", "worker")
     assert again.returncode == 1
-    assert "analysis_trend is at version 2, and this release has version 1: run the newer release" in again.stderr
+    assert "analysis_trend is at version 2, and this release has version 1; run the newer release" in again.stderr

@@ -767,7 +767,7 @@ def test_secrets_are_not_shown(run: Run, redis_server: RedisServer) -> None:
 
 @pytest.mark.full
 @only_sqlite
-def test_a_terminal_gets_a_table_in_colours(environ: Environ) -> None:
+def test_a_terminal_gets_the_findings_in_colours(environ: Environ) -> None:
     ours, theirs = pty.openpty()
     variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
     process = subprocess.Popen(
@@ -780,7 +780,6 @@ def test_a_terminal_gets_a_table_in_colours(environ: Environ) -> None:
     assert process.wait(60) == 1
     assert "\x1b[" in shown
     assert "worker-missing" in shown
-    assert "┃" in shown
 
 
 def _read_all(terminal: int) -> str:

@@ -381,7 +381,7 @@ def test_a_job_that_is_out_of_time_releases_its_connection(filled: Runtime, monk
     if filled.reader.dialect.name == "sqlite":
         pytest.skip("a thread that waits for SQLite hears of it when SQLite answers")
 
-    def slow(connection: Connection, *_: object) -> list[Any]:
+    def slow(connection: Connection, **_: object) -> list[Any]:
         connection.execute(text("SELECT pg_sleep(60)"))
         return []
 
@@ -419,7 +419,7 @@ def test_a_pass_reports_damage_to_a_log(filled: Runtime) -> None:
 def test_a_tenant_that_takes_too_long_is_skipped_and_counted(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
-    def slow(connection: Connection, _projection: Any, tenant_id: str) -> list[Any]:
+    def slow(connection: Connection, *, projection: Any, tenant_id: str) -> list[Any]:
         if tenant_id == "ten_1":
             connection.execute(text(endless))
         return []
