@@ -82,8 +82,14 @@ def iter_pages(connection: Connection, selection: Selection) -> Iterator[list[St
     One that is no longer selected when its page is read is left out. Across partitions, the order is that of time.
     """
     columns = (table.c.position_ms, table.c.position_seq, table.c.partition, table.c.id)
-    # Sorted here, since the database cannot sort unsigned numbers.
-    ids = [row[-1] for row in sorted(map(tuple, connection.execute(select(*columns).where(selection.condition()))))]
+    # Sorted here, since the database stores the unsigned numbers as signed ones.
+    ids = [
+        id_
+        for *_, id_ in sorted(
+            (to_unsigned(ms), to_unsigned(seq), partition, id_)
+            for ms, seq, partition, id_ in connection.execute(select(*columns).where(selection.condition()))
+        )
+    ]
     for first in range(0, len(ids), PAGE_SIZE):
         page_ids = ids[first : first + PAGE_SIZE]
         statement = select(table).where(selection.condition(), table.c.id.in_(page_ids))

@@ -135,7 +135,7 @@ def close_replaced(connection: Connection, parked: Sequence[DeadLetter]) -> None
     reasons = {each.body: each.reason for each in parked if each.reason not in _REPLACE_NOTHING}
     others = [(_hash(other, body),) for body, reason in reasons.items() for other in Reason if other != reason]
     known = find_rows(connection, table, [table.c.id, table.c.state], others)
-    if replaced := [letter_id for letter_id, state in known if state == OPEN]:
+    if replaced := [dead_letter_id for dead_letter_id, state in known if state == OPEN]:
         connection.execute(update(table).where(table.c.id.in_(replaced)).values(state=REPLACED))
 
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, select, text
+from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from event_stream.errors import Reason
@@ -26,7 +26,7 @@ from event_stream.streams.entries import START, Entry, Position, StreamEnd, Stre
 from event_stream.streams.stream import Stream
 from projections.database.engines import writer_engine
 from projections.folding.projection import FoldError, project_key
-from projections.lifecycle.dead_letter_admin import Selection
+from projections.lifecycle.dead_letter_admin import Selection, iter_pages
 from projections.read_models import project
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import checkpoint_table, dead_letters, event_log
@@ -1165,3 +1165,12 @@ def test_a_writer_holds_sqlites_lock_from_the_start_of_its_transaction(sqlite_ur
             other.exec_driver_sql("DELETE FROM activity")
     patient.dispose()
     hasty.dispose()
+
+
+def test_dead_letters_with_the_largest_entry_ids_are_replayed_last(writer: Engine) -> None:
+    positions = [Position(2**63 + 1, 0), Position(5, 2**63), Position(5, 1), Position(2**63 - 1, 0)]
+    parked = [dead_letters.DeadLetter(0, at, str(at).encode(), Reason.NOT_JSON, "no JSON") for at in positions]
+    with writer.begin() as connection:
+        dead_letters.park(connection, parked)
+        (page,) = iter_pages(connection, Selection())
+    assert [each.position for each in page] == sorted(positions)
