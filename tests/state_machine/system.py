@@ -121,12 +121,14 @@ class System:
         zombie = self.zombies.pop(partition)
         self.happened["overtaken zombie"] += self.at(partition) != zombie.at
         zombie.resume()
+        self.advance()
 
     def run(self, worker: int, partition: int) -> None:
         """Let a worker drain a partition; an existing lease has expired."""
         self.expire_lease(partition)
         drainer = self.workers[worker].drainer(self.runtime, partition)
         run(drainer, Lease(self.runtime.queue.connection, partition), BUDGET_S)
+        self.advance()
 
     def expire_lease(self, partition: int) -> None:
         """Let the partition's lease expire."""
@@ -154,15 +156,21 @@ class System:
             job.delete()
             drainer = self.workers[0].drainer(self.runtime, partition)
             run(drainer, Lease(self.runtime.queue.connection, partition, token), BUDGET_S)
+            self.advance()
         return lagging
+
+    def advance(self) -> None:
+        """Let the model apply what was drained; after each drain, since the newest reason of a dead letter counts."""
+        for at in checkpoints(self.runtime):
+            self.model.advance(at.partition, at.epoch, at.position)
 
     def counters_match(self) -> None:
         """Checkpoints move forward, and counters equal those of the model and of Redis (G1)."""
+        self.advance()
         now = checkpoints(self.runtime)
         for before, at, end in zip(self.seen, now, self.runtime.stream.ends(), strict=True):
             assert (before.epoch, before.position) <= (at.epoch, at.position)
             model, partition = self.model, at.partition
-            model.advance(partition, at.epoch, at.position)
             counts = model.counts[partition]
             expected = (counts["applied"], counts["duplicates"], counts["dead_lettered"])
             assert (at.applied, at.duplicates, at.dead_lettered) == expected
