@@ -17,6 +17,7 @@ from api_stub.settings import ApiSettings
 from cli.main import projector
 from event_stream.documents.json_schema import event_schema, example_event
 from event_stream.events.event_types import TENANT_LEVEL, TYPES
+from event_stream.events.patterns import NO_CONTROL_PATTERN, SLUG_PATTERN
 from event_stream.settings import Settings, StreamSettings
 from monitoring.catalogue import METRICS
 from projections.settings import DatabaseSettings
@@ -26,7 +27,7 @@ REFERENCE = Path(__file__).parent / "reference"
 PAGES = [REFERENCE / name for name in ("commands.md", "events.md", "metrics.md", "settings.md")]
 _PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HELP_WIDTH = 100
-_PATTERN_WORDS = {"^[a-z0-9-]{1,100}$": "1 to 100 of `a`–`z`, `0`–`9` and `-`"}
+_PATTERN_WORDS = {SLUG_PATTERN: "1 to 100 of `a`–`z`, `0`–`9` and `-`"}
 
 
 def generated(page: str) -> str:
@@ -87,10 +88,11 @@ def _value(member: dict[str, Any]) -> str:
 def _one_value(rules: dict[str, Any]) -> str:
     if "enum" in rules:
         return ", ".join(f"`{value}`" for value in rules["enum"])
-    if "pattern" in rules:
+    if rules.get("pattern") in _PATTERN_WORDS:
         return _PATTERN_WORDS[rules["pattern"]]
     if "maxLength" in rules:
-        return f"string of {rules.get('minLength', 0)} to {rules['maxLength']:,} characters"
+        without = ", no control characters" if rules.get("pattern") == NO_CONTROL_PATTERN else ""
+        return f"string of {rules.get('minLength', 0)} to {rules['maxLength']:,} characters{without}"
     return str(rules["type"])
 
 

@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-from pydantic import ValidationError
-
 DETAIL_LENGTH_MAX = 300
 
 
@@ -32,19 +30,6 @@ class InvalidEventError(EventStreamError):
         self.reason = reason
         self.detail = _printable(detail)
         super().__init__(f"{reason}: {self.detail}")
-
-
-def first_problem(error: ValidationError, inside: str = "") -> str:
-    """Return the first problem of a pydantic error on one line: the path, what is allowed, and the value.
-
-    `inside` is the first part of the path, which is left out.
-    """
-    first = error.errors(include_url=False, include_context=False)[0]
-    path = ".".join(map(str, first["loc"])).removeprefix(f"{inside}.")
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing" or isinstance(first["input"], dict):
-        return f"{path}: {message}"
-    return f"{path}: {message}, not {first['input']!r:.80}"
 
 
 def _printable(text: str) -> str:

@@ -41,7 +41,7 @@ def given(*events: Mapping[str, Any] | Event) -> "Given":
     for each in events:
         event = each if isinstance(each, Event) else decode(json.dumps(each).encode())
         if distinct.setdefault(event.identity, event) != event:
-            raise ValueError(f"two different events have the id {event.id}; give each its own")
+            raise ValueError(f"two different events have the event key {event.id}; give each its own")
     return Given(tuple(upcast_all(distinct.values())))
 
 

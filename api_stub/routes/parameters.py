@@ -3,7 +3,7 @@
 from starlette.requests import Request
 
 from api_stub import errors
-from event_stream.events.envelope import UUID_PATTERN, matches
+from event_stream.events.patterns import ALLOWED, UUID_PATTERN, matches
 
 PROJECT_HEADER = {
     "name": "X-Project-Id",
@@ -17,13 +17,13 @@ PROJECT_HEADER = {
 
 
 def project_header(request: Request) -> str | None:
-    """Return the project that the header X-Project-Id names, or None without the header."""
+    """Return the project that the header X-Project-Id names, in lower case, or None without the header."""
     values = request.headers.getlist("X-Project-Id")
     if not values:
         return None
     if len(values) == 1 and matches(UUID_PATTERN, values[0]):
-        return values[0]
-    raise errors.invalid("X-Project-Id", "must be one lower-case canonical UUID")
+        return values[0].lower()
+    raise errors.invalid("X-Project-Id", f"must be {ALLOWED[UUID_PATTERN]}, given once")
 
 
 def reject_min_position(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""`projector append`: append events from a file or a pipe, one JSON object per line."""
+"""`projector append`: append events from a file or a pipe."""
 
 import os
 import sys
@@ -7,24 +7,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import click
 from rich.progress import Progress
 
 from cli import environment
 from cli.connections import make_producer
+from cli.event_file import InputEvent, iter_events
 from cli.output import CliError, print_json, progress_bar
 from event_stream import Appended, BacklogFullError, InvalidEventError, Producer
 from event_stream.producer import Prepared
 
-LINES_PER_CHUNK = 1_000
+EVENTS_PER_CHUNK = 1_000
 BACKLOG_PAUSE_S = 0.2
 WAIT_STEP_S = 0.02
 
 
 @dataclass
 class AppendResult:
-    """What happened to the lines so far. `last` holds the last appended entry of each partition."""
+    """What happened to the events so far. `last` holds the last appended entry of each partition."""
 
     appended: int = 0
     rejected: list[tuple[int, InvalidEventError]] = field(default_factory=list)
@@ -39,9 +41,9 @@ class AppendResult:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
-    """Append events from FILE (- for stdin), one JSON object per line.
+    """Append events from FILE (- for stdin): UTF-8 with one JSON object or array per line, or one array in all.
 
-    Invalid lines are reported with their number and the reason, and the others are appended. It is safe to append a
+    Invalid events are reported with their line and the reason, and the others are appended. It is safe to append a
     file again: an event that was accepted before has no effect.
     """
     environment.load()
@@ -49,7 +51,7 @@ def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
     result = AppendResult()
     try:
         with progress_bar() as progress, click.open_file(file, "rb") as lines:
-            _append_lines(producer, progress, lines, _size(file), timeout, result)
+            _append_events(producer, progress, lines, _size(file), timeout, result)
             if wait:
                 _wait(producer, progress, result, timeout)
     finally:
@@ -58,39 +60,36 @@ def append(file: str, wait: bool, timeout: float, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _append_lines(
+def _append_events(
     producer: Producer,
     progress: Progress,
-    lines: Iterable[bytes],
+    lines: IO[bytes],
     total_bytes: int | None,
     timeout_s: float,
     result: AppendResult,
 ) -> None:
-    """Append lines in chunks. Raises BacklogFullError if the backlog stays full for `timeout_s`."""
+    """Append events in chunks. Raises BacklogFullError if the backlog stays full for `timeout_s`."""
     task = progress.add_task("appending", total=total_bytes)
-    numbered = enumerate(lines, start=1)
-    while chunk := list(islice(numbered, min(LINES_PER_CHUNK, producer.backlog_limit))):
+    events = iter_events(lines)
+    while chunk := list(islice(events, min(EVENTS_PER_CHUNK, producer.backlog_limit))):
         prepared = list(_prepare(producer, chunk, result))
         for appended in _send(producer, prepared, timeout_s):
             result.last[appended.partition] = appended
         result.appended += len(prepared)
         progress.update(
             task,
-            advance=sum(len(line) for _, line in chunk),
+            completed=lines.tell() if total_bytes else 0,
             description=f"appending: {result.appended:,} appended, {len(result.rejected):,} rejected",
         )
 
 
-def _prepare(producer: Producer, chunk: Iterable[tuple[int, bytes]], result: AppendResult) -> Iterator[Prepared]:
-    """Yield the valid events of numbered lines, and add the invalid lines to the result. Empty lines are skipped."""
-    for number, line in chunk:
-        body = line.strip()
-        if not body:
-            continue
+def _prepare(producer: Producer, chunk: Iterable[InputEvent], result: AppendResult) -> Iterator[Prepared]:
+    """Yield the valid events, and add the invalid ones to the result."""
+    for event in chunk:
         try:
-            yield producer.prepare(body)
+            yield producer.prepare(event.body)
         except InvalidEventError as error:
-            result.rejected.append((number, error))
+            result.rejected.append((event.line, error))
 
 
 def _send(producer: Producer, prepared: list[Prepared], timeout_s: float) -> list[Appended]:

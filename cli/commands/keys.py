@@ -10,7 +10,7 @@ from api_stub.auth.keys import PERMISSIONS, ApiKey, KeyKind
 from cli import environment
 from cli.connections import open_reader, open_writer
 from cli.output import CliError, print_json, stdout, table
-from event_stream.events.envelope import TENANT_PATTERN, UUID_PATTERN, matches
+from event_stream.events.patterns import ALLOWED, TENANT_PATTERN, UUID_PATTERN, matches
 from event_stream.events.rfc3339 import format_time, parse_time
 
 
@@ -41,9 +41,10 @@ def create(
 
     The tenant and the project need not exist yet.
     """
-    _check("--tenant", TENANT_PATTERN, tenant, "1 to 64 of A-Z, a-z, 0-9, _ and -")
+    _check("--tenant", TENANT_PATTERN, tenant)
     if project is not None:
-        _check("--project", UUID_PATTERN, project, "a lower-case canonical UUID")
+        _check("--project", UUID_PATTERN, project)
+        project = project.lower()
     expires_us = None if expires is None else _parse_expiry(expires)
     kind = KeyKind.PUB if public else KeyKind.SECRET if project else KeyKind.ORG
     environment.load()
@@ -89,9 +90,9 @@ def revoke(key_id: str) -> None:
     click.echo(f"revoked {key_id}")
 
 
-def _check(option: str, pattern: str, value: str, allowed: str) -> None:
+def _check(option: str, pattern: str, value: str) -> None:
     if not matches(pattern, value):
-        raise click.BadParameter(f"{value!r} must be {allowed}", param_hint=option)
+        raise click.BadParameter(f"{value!r} must be {ALLOWED[pattern]}", param_hint=option)
 
 
 def _parse_expiry(text: str) -> int:

@@ -14,7 +14,7 @@ _EXAMPLE_PROJECT = "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11"
 _DESCRIPTION = (
     "An event as CloudEvents 1.0 in structured JSON: the value of the field `event` of an entry in a Redis stream."
     " JSON Schema cannot express some rules: at most 65,536 bytes; at most 64 levels of nesting; a `time` that exists,"
-    " is not before 1970 and not ahead of the clock; the partition of the tenant; one content for each event id."
+    " is not before 1970 and not ahead of the clock; the partition of the tenant; one content for each identity."
 )
 _MEMBERS = {
     "specversion": "The version of CloudEvents.",
@@ -24,6 +24,7 @@ _MEMBERS = {
     "time": "",
     "tenantid": "",
     "projectid": "Ignored, because the type is about the whole tenant.",
+    "data_base64": "Not supported.",
     "data": "What happened.",
 }
 """The members in the order of the documents, with descriptions of those that have none in their types."""

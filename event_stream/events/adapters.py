@@ -1,11 +1,11 @@
 """Pydantic types for the JSON of an event, from which validators and JSON Schemas are built."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from event_stream.events.envelope import EventId, ProjectId, Source, TenantId
+from event_stream.events.envelope import EventKey, ProjectId, Source, TenantId
 from event_stream.events.event_types import TENANT_LEVEL, Data
 from event_stream.events.rfc3339 import TimeText
 
@@ -14,11 +14,12 @@ def event_object_type(type_: str, data: type[Data]) -> Any:
     """Return the type of a whole event of one event type: the envelope with its data."""
     members: dict[str, Any] = {
         "specversion": Literal["1.0"],
-        "id": EventId,
         "source": Source,
+        "id": EventKey,
         "type": Literal[type_],
         "time": TimeText,
         "tenantid": TenantId,
+        "data_base64": NotRequired[None],
         "data": data,
     }
     if type_ not in TENANT_LEVEL:

@@ -9,12 +9,14 @@ from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from event_stream.errors import InvalidEventError, Reason, first_problem
+from event_stream.errors import InvalidEventError, Reason
 from event_stream.events.adapters import event_object_type
-from event_stream.events.envelope import UUID_PATTERN, matches, parse_envelope
+from event_stream.events.envelope import parse_envelope
 from event_stream.events.event import Event, build_event, partition_of
 from event_stream.events.event_types import TENANT_LEVEL, TYPES, version_of
 from event_stream.events.json_body import passes_quick_check
+from event_stream.events.patterns import ALLOWED, UUID_PATTERN, matches
+from event_stream.events.problems import first_problem
 from event_stream.events.rfc3339 import format_time
 
 _CHUNK = 20  # larger chunks are not faster, and one invalid event makes its whole chunk be validated twice
@@ -118,9 +120,7 @@ def _decode_with_reason(body: bytes, arrival: Arrival | None) -> Event:
 
 def _check_project_id(value: object) -> None:
     if not matches(UUID_PATTERN, value):
-        raise InvalidEventError(
-            Reason.NOT_AN_EVENT, f"projectid: this type needs a lower-case canonical UUID, not {value!r:.80}"
-        )
+        raise InvalidEventError(Reason.NOT_AN_EVENT, f"projectid: must be {ALLOWED[UUID_PATTERN]}, not {value!r:.80}")
 
 
 def _check_partition(tenant_id: str, arrival: Arrival) -> None:

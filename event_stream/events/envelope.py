@@ -1,43 +1,79 @@
 """The CloudEvents 1.0 envelope: its attributes and their validation (docs/reference/events.md#envelope)."""
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import from_json
 
-from event_stream.errors import InvalidEventError, Reason, first_problem
+from event_stream.errors import InvalidEventError, Reason
+from event_stream.events.event_key import event_key
 from event_stream.events.json_body import BODY_BYTES_MAX, json_kind, parse_json
+from event_stream.events.patterns import (
+    LOWER_UUID_PATTERN,
+    TENANT_PATTERN,
+    URI_REFERENCE_PATTERN,
+    UUID_PATTERN,
+    matches,
+)
+from event_stream.events.problems import first_problem
 from event_stream.events.rfc3339 import parse_time
 
-UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-TENANT_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-# RFC 3986: unreserved, reserved and percent-encoded characters, at most one fragment.
-_URI_REFERENCE = (
-    r"^([A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*(#([A-Za-z0-9\-._~:/?@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)?$"
-)
-_COMPILED = {pattern: re.compile(pattern.strip("^$")) for pattern in (UUID_PATTERN, TENANT_PATTERN)}
+_ID_LENGTH_MAX = 128
+_SOURCE_LENGTH_MAX = 255
 
 EventId = Annotated[
     str,
     Field(
-        pattern=UUID_PATTERN,
-        description="Identifies the event within its tenant: a UUID in lower case, preferably a UUIDv7.",
+        min_length=1,
+        max_length=_ID_LENGTH_MAX,
+        description="Identifies the event within its tenant and source. A UUIDv7 is recommended; a UUID identifies the"
+        " event whatever its source and letter case.",
     ),
 ]
 ProjectId = Annotated[
-    str, Field(pattern=UUID_PATTERN, description="The project that the event is about: a UUID in lower case.")
+    str,
+    Field(pattern=UUID_PATTERN, description="The project that the event is about: a UUID in any letter case."),
+    StringConstraints(to_lower=True),
 ]
 TenantId = Annotated[str, Field(pattern=TENANT_PATTERN, description="The tenant that the event belongs to.")]
 Source = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=255,
-        pattern=_URI_REFERENCE,
+        max_length=_SOURCE_LENGTH_MAX,
+        pattern=URI_REFERENCE_PATTERN,
         description="Where the event happened: a URI reference (RFC 3986), such as `/watchdog`.",
     ),
 ]
+
+
+def _as_event_key(id_: str, info: ValidationInfo) -> str:
+    return event_key(id_, info.data.get("source", ""))
+
+
+# Nearly every id is its own key. Python code runs only for the others: docs/decisions/0022-validate-in-one-pass.md
+EventKey = Annotated[
+    Annotated[str, Field(pattern=LOWER_UUID_PATTERN)] | Annotated[EventId, AfterValidator(_as_event_key)],
+    Field(union_mode="left_to_right"),
+    WithJsonSchema(TypeAdapter(EventId).json_schema()),
+]
+"""An `id` that becomes the event key; `source` must be validated before it."""
+
+
+def _refuse_base64(value: object) -> None:
+    if value is not None:
+        raise ValueError("is not supported; send the JSON object itself in `data`")
 
 
 class Envelope(BaseModel):
@@ -52,6 +88,7 @@ class Envelope(BaseModel):
     time_us: Annotated[int, BeforeValidator(parse_time), Field(alias="time")]
     tenantid: TenantId
     projectid: Any = None
+    data_base64: Annotated[None, BeforeValidator(_refuse_base64)] = None
     data: dict[str, Any]
 
 
@@ -59,7 +96,7 @@ def parse_envelope(body: bytes) -> Envelope:
     """Return the validated envelope of a body; raises InvalidEventError with TOO_LARGE, NOT_JSON or NOT_AN_EVENT."""
     value = parse_json(body)
     if not isinstance(value, dict):
-        raise InvalidEventError(Reason.NOT_AN_EVENT, f"an event must be a JSON object, not a JSON {json_kind(value)}")
+        raise InvalidEventError(Reason.NOT_AN_EVENT, f"an event must be one JSON object, not a JSON {json_kind(value)}")
     try:
         return Envelope.model_validate(value)
     except ValidationError as error:
@@ -67,7 +104,7 @@ def parse_envelope(body: bytes) -> Envelope:
 
 
 def claimed_identity(body: bytes) -> tuple[str | None, str | None]:
-    """Return the tenant id and event id in a body, valid or not; None for an id that is missing or malformed."""
+    """Return the tenant id and event key of a body, valid or not; None for one that is missing or malformed."""
     if len(body) > BODY_BYTES_MAX:
         return (None, None)
     try:
@@ -76,13 +113,14 @@ def claimed_identity(body: bytes) -> tuple[str | None, str | None]:
         return (None, None)
     if not isinstance(value, dict):
         return (None, None)
-    tenant_id, event_id = value.get("tenantid"), value.get("id")
-    return (
-        tenant_id if matches(TENANT_PATTERN, tenant_id) else None,
-        event_id if matches(UUID_PATTERN, event_id) else None,
-    )
+    tenant_id = value.get("tenantid")
+    return (tenant_id if matches(TENANT_PATTERN, tenant_id) else None, _claimed_key(value))
 
 
-def matches(pattern: str, value: object) -> bool:
-    """Return whether a value is text that matches UUID_PATTERN or TENANT_PATTERN."""
-    return isinstance(value, str) and _COMPILED[pattern].fullmatch(value) is not None
+def _claimed_key(value: dict[str, Any]) -> str | None:
+    id_, source = value.get("id"), value.get("source")
+    if not isinstance(id_, str) or not 0 < len(id_) <= _ID_LENGTH_MAX:
+        return None
+    if isinstance(source, str) and matches(URI_REFERENCE_PATTERN, source):
+        return event_key(id_, source)
+    return event_key(id_, "") if matches(UUID_PATTERN, id_) else None

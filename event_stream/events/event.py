@@ -11,9 +11,10 @@ Identity: TypeAlias = tuple[str, str]
 
 
 class Event(NamedTuple):
-    """A validated event. `project_id` is None for tenant-level types; `time_us` is in microseconds since 1970 UTC.
+    """A validated event.
 
-    `type`, `time` and `body` stay as received, also when `data` was upcast to a newer version.
+    `id` is the event key. `project_id` is in lower case, and None for tenant-level types. `time_us` is in microseconds
+    since 1970 UTC. `type`, `time` and `body` stay as received, also when `data` was upcast to a newer version.
     """
 
     tenant_id: str
@@ -27,12 +28,12 @@ class Event(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """(tenant id, event id), the same for every copy of the event (docs/reference/events.md#identity)."""
+        """(tenant id, event key), the same for every copy of the event (docs/reference/events.md#identity)."""
         return (self.tenant_id, self.id)
 
     @property
     def stamp(self) -> tuple[int, str]:
-        """(time, event id): the order in which last-writer-wins values are decided (docs/reference/events.md#order)."""
+        """(time, event key): the order that decides last-writer-wins values (docs/reference/events.md#order)."""
         return (self.time_us, self.id)
 
 

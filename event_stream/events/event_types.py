@@ -2,17 +2,28 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
 
-Id = Annotated[str, Field(min_length=1, max_length=64)]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,100}$")]
+from event_stream.events.patterns import NO_CONTROL_PATTERN, SLUG_PATTERN
+
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL_PATTERN)]
+Slug = Annotated[str, Field(pattern=SLUG_PATTERN)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 FreeText = Annotated[str, Field(max_length=1000)]
+LlmContext = Annotated[str, Field(max_length=2000)]
 Severity = Literal["critical", "high", "medium", "low", "info"]
 SuppressedReason = Literal["cooldown", "daily_cap", "dedup"]
+
+
+class OrNull:
+    """Lets a member with a default be null. `__post_init__` of its class replaces null by the default."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.nullable_schema(handler(source))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +43,35 @@ class ProjectCreated(Data):
         FreeText | None,
         Field(description="What the project is about.", examples=["Payments and orders"]),
     ] = None
-    is_default: Annotated[bool, Field(description="Whether this is the tenant's default project.", examples=[False])]
+    is_default: Annotated[
+        bool,
+        OrNull(),
+        Field(description="Whether this is the tenant's default project; false by default.", examples=[False]),
+    ] = False
+    llm_context: Annotated[
+        LlmContext | None,
+        Field(description="What a language model should know about the project.", examples=["Payments use Stripe."]),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Replace null by the default."""
+        if not self.is_default:
+            object.__setattr__(self, "is_default", False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectUpdated(Data):
-    """A project's slug, name or description changed. A member that is missing or null changes nothing."""
+    """A project's slug, name or texts changed. A member that is missing or null changes nothing."""
 
     slug: Annotated[Slug | None, Field(description="The new slug.", examples=["checkout-v2"])] = None
     name: Annotated[Name | None, Field(description="The new name.", examples=["Checkout API v2"])] = None
     description: Annotated[
         FreeText | None,
         Field(description="The new description.", examples=["Payments, orders and refunds"]),
+    ] = None
+    llm_context: Annotated[
+        LlmContext | None,
+        Field(description="What a language model should know from now on.", examples=["Payments use Adyen."]),
     ] = None
 
 
@@ -142,7 +170,7 @@ class WatchdogEvaluated(Data):
                         "properties": {
                             "alertFired": {"const": False},
                             "suppressedReason": {"const": None},
-                            "summary": {"const": ""},
+                            "summary": {"enum": ["", None]},
                         }
                     },
                 },
@@ -162,18 +190,21 @@ class WatchdogEvaluated(Data):
     suppressed_reason: Annotated[
         SuppressedReason | None,
         Field(description="Why no alert was sent although the rule failed; null otherwise.", examples=[None]),
-    ]
+    ] = None
     severity: Annotated[Severity, Field(description="How severe the rule is.", examples=["high"])]
     summary: Annotated[
         FreeText,
+        OrNull(),
         Field(
-            description="One sentence for people; empty if the rule passed.",
+            description="One sentence for people; empty by default, and if the rule passed.",
             examples=["Error count is 4.1× the recent baseline"],
         ),
-    ]
+    ] = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the members contradict each other."""
+        """Replace null by the default; raise ValueError if the members contradict each other."""
+        if not self.summary:
+            object.__setattr__(self, "summary", "")
         if self.passed and (self.alert_fired or self.suppressed_reason or self.summary):
             raise ValueError("a passed evaluation has alertFired false, suppressedReason null and an empty summary")
         if self.alert_fired and self.suppressed_reason:

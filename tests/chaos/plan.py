@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from event_stream.events.event import partition_of
 from event_stream.events.rfc3339 import format_time
-from tests.support.events import DAY_US, NOW_US, body, event, mixed
+from tests.support.events import DAY_US, NOW_US, body, event, mixed, spelled_freely
 
 PARTITIONS = 4
 WORKERS = 3
@@ -100,7 +100,7 @@ def traffic(seed: int) -> list[Sent]:
     """Return the entries of the producer in order: events, duplicates, and bad entries of every kind."""
     chance = random.Random(seed)
     sent: list[Sent] = []
-    for made in mixed(EVENTS, tenants=TENANTS, projects=PROJECTS, seed=seed):
+    for made in spelled_freely(mixed(EVENTS, tenants=TENANTS, projects=PROJECTS, seed=seed), seed):
         owner = partition_of(made["tenantid"], PARTITIONS)
         sent.append(Sent(owner, body(made), None, made))
         if chance.random() < 0.06:
@@ -123,4 +123,4 @@ def bad(good: dict[str, Any], owner: int, number: int) -> Iterator[Sent]:
     yield Sent(owner, body(fresh | {"type": "analysis.created.v2"}), "unknown_type", None)
     yield Sent(owner, body(fresh | {"data": {"analysisId": number}}), "invalid_data", None)
     yield Sent(owner, body(fresh | {"time": format_time(NOW_US + 30 * DAY_US)}), "time_in_future", None)
-    yield Sent(owner, body(good | {"source": f"/other/{number}"}), "id_conflict", None)
+    yield Sent(owner, body(good | {"subject": f"/other/{number}"}), "id_conflict", None)

@@ -15,7 +15,7 @@ from projections.transaction.checkpoint import Checkpoint
 from tests.chaos.plan import PARTITIONS, Sent
 from tests.support.api_client import count_equal_answers
 from tests.support.harness import checkpoints, dump, stored_dead_letters
-from tests.support.oracle import Oracle
+from tests.support.oracle import Oracle, identity
 from workers.drain.batch_size import ENTRIES_MAX, BatchSize
 from workers.drain.drainer import Drainer
 from workers.runtime import Runtime
@@ -65,7 +65,7 @@ class Evidence:
     def accepted(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The distinct valid events, each as it was sent first."""
         events = [entry.event for entry in self.sent if entry.event is not None]
-        return {(event["tenantid"], event["id"]): event for event in reversed(events)}
+        return {identity(event): event for event in reversed(events)}
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:

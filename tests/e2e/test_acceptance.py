@@ -134,7 +134,7 @@ async def test_bad_lines_of_a_file_are_reported_by_line_and_the_rest_is_appended
         b"nonsense",
         b"",
         body(good[1]),
-        body(event(id="X")),
+        body(event(id="")),
         body(event("watchdog.toggled.v1", {"enabled": 1})),
         body(event() | {"type": "x.v1"}),
         body(event(pad="x" * 66_000)),

@@ -29,6 +29,7 @@ from projections.transaction import projection_version
 from tests.support.commands import run_command
 from tests.support.events import PROJECT, TENANT, body, event, mixed
 from tests.support.harness import append, append_raw, checkpoints, drain_all, dump, stored_dead_letters, totals
+from tests.support.invariants import assert_fully_projected
 from tests.support.processes import Start
 from tests.support.second_projection_version import OLD, line
 from tests.support.servers import free_port, wait_until
@@ -171,6 +172,56 @@ def test_append_reports_what_it_appended_even_if_the_backlog_is_full(run: Run, t
     assert "not yet projected" in shown
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    "form", ["lines", "crlf", "bom", "array per line", "array", "array with bom", "indented array", "array, then lines"]
+)
+def test_append_accepts_lines_and_arrays(runtime: Runtime, run: Run, tmp_path: Path, form: str) -> None:
+    made = [event("repo.connected.v1", {"repoId": f'"],[{{}} \\ {number}'}) for number in range(7)]
+    lines, array = list(map(body, made)), json.dumps(made).encode()
+    file = tmp_path / "events"
+    file.write_bytes(
+        {
+            "lines": b"\n".join(lines),
+            "crlf": b"\r\n".join([*lines[:3], b"", *lines[3:]]) + b"\r\n",
+            "bom": b"\xef\xbb\xbf" + b"\n".join(lines),
+            "array per line": b"\n".join(
+                [lines[0], b"[" + b",".join(lines[1:4]) + b"]", b"[]", b"[%b]\r" % lines[4], *lines[5:]]
+            ),
+            "array": array,
+            "array with bom": b"\xef\xbb\xbf" + array,
+            "indented array": json.dumps(made, indent=2).encode().replace(b"\n", b"\r\n"),
+            "array, then lines": b"\n" + json.dumps(made[:4], indent=1).encode() + b"\n" + b"\n".join(lines[4:]),
+        }[form]
+    )
+    assert run("append", str(file)) == "appended 7, rejected 0\n"
+    drain_all(runtime)
+    assert_fully_projected(runtime, made)
+
+
+@on_sqlite
+def test_append_names_the_line_of_each_invalid_event_of_an_array(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events"
+    bad = b'{"a": 1}'
+    valid = body(event())
+    file.write_bytes(b"[\n" + valid + b",\n" + bad + b", " + valid + b"\n]\n" + valid + b"\n[" + valid + b",\n" + valid)
+    shown = run("append", str(file), expect=1)
+    assert re.findall(r"^line (\d+): (\w+)", shown, re.MULTILINE) == [("3", "not_an_event"), ("6", "not_json")]
+    assert "appended 4, rejected 2" in shown
+    file.write_bytes(b"[\n" + valid + b",\n" + valid)  # cut off
+    assert "line 1: not_json" in run("append", str(file), expect=1)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-32-be", "UTF-32BE")]
+)
+def test_append_names_input_that_is_not_utf_8(run: Run, tmp_path: Path, encoding: str, name: str) -> None:
+    file = tmp_path / "events"
+    file.write_bytes(body(event()).decode().encode(encoding))
+    assert f"the input is {name}, not UTF-8; convert it" in run("append", str(file), expect=1)
+
+
 def test_an_unreachable_server_is_reported_in_one_line(run: Run) -> None:
     shown = run("status", expect=1, REDIS_URL="redis://:hidden@127.0.0.1:1/0")
     assert len(shown.strip().splitlines()) == 1
@@ -188,6 +239,8 @@ def test_another_number_of_partitions_is_refused(runtime: Runtime, run: Run) -> 
 def test_keys_are_made_listed_and_revoked(run: Run) -> None:
     made = run("keys", "create", "--tenant", TENANT, "--project", PROJECT).strip()
     assert re.fullmatch(r"ss_secret_[0-9a-f]{16}_[A-Za-z0-9]{43}", made)
+    upper = json.loads(run("keys", "create", "--tenant", "acme.eu:1", "--project", PROJECT.upper(), "--json"))
+    assert (upper["tenant"], upper["project"]) == ("acme.eu:1", PROJECT)
     org = json.loads(run("keys", "create", "--tenant", TENANT, "--expires", "2030-01-31T00:00:00Z", "--json"))
     assert org["key"].startswith("ss_org_")
     assert org["expires"] == "2030-01-31T00:00:00Z"
@@ -209,10 +262,15 @@ def test_keys_are_made_listed_and_revoked(run: Run) -> None:
     assert public["permissions"] == ["analysis:read", "config:write"]
     listed = run("keys", "list")
     assert made.rsplit("_", 1)[1] not in listed + run("keys", "list", "--json")
-    assert [key["kind"] for key in json.loads(run("keys", "list", "--json"))] == ["secret", "org", "pub"]
+    assert [key["kind"] for key in json.loads(run("keys", "list", "--json"))] == ["secret", "secret", "org", "pub"]
     run("keys", "revoke", org["keyId"])
     run("keys", "revoke", org["keyId"])
-    assert [key["revoked"] is not None for key in json.loads(run("keys", "list", "--json"))] == [False, True, False]
+    assert [key["revoked"] is not None for key in json.loads(run("keys", "list", "--json"))] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     assert "no key has this id" in run("keys", "revoke", "nonsense", expect=1)
     for wrong in (["--tenant", "a b"], ["--tenant", "t", "--project", "x"], ["--tenant", "t", "--expires", "soon"], []):
         run("keys", "create", *wrong, expect=2)

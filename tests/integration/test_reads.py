@@ -260,10 +260,16 @@ async def test_hours_may_be_left_out_and_other_parameters_are_ignored(filled: Ru
 
 
 @pytest.mark.parametrize("path", [STATS, ACTIVITY])
-@pytest.mark.parametrize("value", ["", "x", PROJECT.upper(), PROJECT + ","])
+@pytest.mark.parametrize("value", ["", "x", PROJECT.replace("-", ""), PROJECT + ","])
 async def test_the_project_header_must_be_a_uuid(filled: Runtime, api: Api, path: str, value: str) -> None:
     for key in (api.key(TENANT), api.key(TENANT, PROJECT)):
         assert await problem(api, path, key, X_Project_Id=value) == (400, "VALIDATION_ERROR")
+
+
+async def test_the_project_header_may_be_in_any_letter_case(filled: Runtime, api: Api) -> None:
+    for key in (api.key(TENANT), api.key(TENANT, PROJECT)):
+        assert len(await api.data(ACTIVITY, key, X_Project_Id=PROJECT.upper())) == 1
+        assert (await api.data(STATS, key, X_Project_Id=PROJECT.upper()))["analysisCount"] == 1
 
 
 async def test_an_organisation_key_must_name_the_project(filled: Runtime, api: Api) -> None:

@@ -1,5 +1,6 @@
 """Streams and producers on a real server and, where no blocking or crashing is needed, on fakeredis too."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ from event_stream.settings import StreamSettings
 from event_stream.streams.entries import START, Entry, StreamEnd
 from event_stream.streams.reading import RedisTooOldError, parse_end
 from event_stream.streams.stream import ProjectedPosition, Stream
-from tests.support.events import NOW_US, TENANT, body, event
+from tests.support.events import NOW_US, PROJECT, TENANT, body, event
 from tests.support.servers import RedisServer
 from workers.runtime import redis_client
 
@@ -86,7 +87,7 @@ def test_an_event_of_the_cloudevents_sdk_can_be_appended(producer: Producer, red
 @pytest.mark.parametrize(
     "bad",
     [
-        event(id="x"),
+        event(id=""),
         event() | {"type": "unknown.v1"},
         event("watchdog.toggled.v1", {"enabled": 1}),
         event(x=float("nan")),
@@ -107,9 +108,16 @@ def test_nothing_is_sent_if_one_event_is_invalid(producer: Producer, redis: Any,
 
 def test_the_error_names_the_rule_and_the_value(producer: Producer) -> None:
     with pytest.raises(InvalidEventError) as caught:
-        producer.append(event(id="NOT-A-UUID"))
+        producer.append(event(tenantid="NOT/A/TENANT"))
     assert caught.value.reason == "not_an_event"
-    assert "NOT-A-UUID" in caught.value.detail
+    assert "NOT/A/TENANT" in caught.value.detail
+
+
+def test_a_producer_appends_events_in_every_spelling_unchanged(producer: Producer, redis: Any) -> None:
+    made = event(id="42", projectid=PROJECT.upper(), time="2026-04-25t14:30:12z")
+    producer.append(made)
+    (_, fields), *_ = redis.xrange(KEY)
+    assert json.loads(fields[b"event"]) == made
 
 
 def test_appending_no_events_is_allowed(producer: Producer) -> None:

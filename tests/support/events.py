@@ -3,7 +3,8 @@
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ NOW_US = time.time_ns() // 1000
 PROJECT = "6f1c89bb-3b50-4c4a-9c5f-2f6f6a0b7c11"
 OTHER_PROJECT = "0d5d3f0e-88a1-4b7e-8f0b-2f2b8a5f9a22"
 TENANT = "ten_acme"
+INPUTS = Path(__file__).parents[1] / "data" / "inputs" / "events.jsonl"
 
 DATA: dict[str, dict[str, Any]] = {
     "project.created.v1": {"slug": "checkout-api", "name": "Checkout", "description": "x", "isDefault": False},
@@ -94,6 +96,24 @@ def mixed(count: int, tenants: int = 5, projects: int = 8, seed: int = 1) -> Ite
             projectid=project_ids[tenant][number],
             time=format_time(time_us),
         )
+
+
+def spelled_freely(events: Iterable[dict[str, Any]], seed: int = 1) -> Iterator[dict[str, Any]]:
+    """Yield the events, many of them in other spellings that the contract allows, and with ids that are no UUIDs."""
+    chance = random.Random(seed)
+    for number, made in enumerate(events):
+        spelled = made | {
+            "data": {k: v for k, v in made["data"].items() if v not in (None, "") or chance.random() < 0.5}
+        }
+        if chance.random() < 0.2:
+            # The numbers repeat, so that only the pair of source and id is unique.
+            spelled |= {"id": str(number // 2), "source": f"/test/{number % 2}"}
+        for name in ("id", "projectid"):
+            if chance.random() < 0.2:
+                spelled[name] = spelled[name].upper()
+        if chance.random() < 0.2:
+            spelled["time"] = spelled["time"].lower()
+        yield spelled
 
 
 def _varied(kind: str, chance: random.Random, number: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from event_stream.streams.entries import Position
 from tests.support.api_client import count_equal_answers
 from tests.support.events import NOW_US
 from tests.support.harness import checkpoints, drain_all, dump, log_size, stored_dead_letters, totals
-from tests.support.oracle import Oracle
+from tests.support.oracle import Oracle, identity
 from workers.drain.drainer import Drainer, needs_drain
 from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
@@ -83,7 +83,7 @@ def assert_reads_equal(
 def _assert_accepted(
     runtime: Runtime, events: Iterable[dict[str, Any]], now_us: int = NOW_US, hours: int = 720
 ) -> None:
-    made = {(event["tenantid"], event["id"]): event for event in events}
+    made = {identity(event): event for event in events}
     assert (totals(runtime)["applied"], log_size(runtime.reader)) == (len(made), len(made))
     tenants = {tenant for tenant, _ in made}
     assert {row[0] for rows in dump(runtime.reader).values() for row in rows} <= tenants

@@ -3,10 +3,28 @@
 It keeps all events in a list and scans them for every answer. It never imports the projections.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha1
 from typing import Any
+from uuid import UUID
+
+_KEY_NAMESPACE = bytes.fromhex("eea4746ff73d48e888dd26b6ef56f994")
+
+
+def event_key(event: dict[str, Any]) -> str:
+    """Return the event key as docs/reference/events.md#identity defines it."""
+    if re.fullmatch("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", event["id"].lower(), re.ASCII):
+        return str(event["id"]).lower()
+    hashed = sha1(_KEY_NAMESPACE + f"{event['source']} {event['id']}".encode())
+    return str(UUID(bytes=hashed.digest()[:16], version=5))
+
+
+def identity(event: dict[str, Any]) -> tuple[str, str]:
+    """Return (tenant, event key)."""
+    return (event["tenantid"], event_key(event))
 
 
 class Oracle:
@@ -22,7 +40,7 @@ class Oracle:
         if event["type"].startswith("support_desk."):
             self.of_tenant[event["tenantid"]].append(event)
         else:
-            self.of_project[event["tenantid"], event["projectid"]].append(event)
+            self.of_project[event["tenantid"], event["projectid"].lower()].append(event)
 
     def projects(self) -> list[tuple[str, str]]:
         """Return (tenant, project id) of every project that any event names."""
@@ -72,16 +90,24 @@ class Oracle:
     def activity(self, tenant: str, project: str, now: datetime, hours: int = 24) -> list[dict[str, Any]]:
         found = [e for e in self.of_project[tenant, project] if e["type"] == "watchdog.evaluated.v1"]
         newest = sorted(found, key=_when, reverse=True)[:100]
-        names = ("ruleId", "ruleName", "passed", "alertFired", "suppressedReason", "severity", "summary")
+        names = ("ruleId", "ruleName", "passed", "alertFired", "severity")
         return [
-            {"timestamp": _shown(_when(e)[0]), **{name: e["data"][name] for name in names}}
+            {
+                "timestamp": _shown(_when(e)[0]),
+                **{name: e["data"][name] for name in names},
+                "suppressedReason": e["data"].get("suppressedReason"),
+                "summary": e["data"].get("summary") or "",
+            }
             for e in newest
             if _when(e)[0] > now - timedelta(hours=hours)
         ]
 
 
 def _when(event: dict[str, Any]) -> tuple[datetime, str]:
-    return (datetime.fromisoformat(event["time"]).astimezone(UTC), event["id"])
+    text = event["time"].upper()
+    leap_second = text[16:19] == ":60"
+    moment = datetime.fromisoformat(text.replace(":60", ":59", 1) if leap_second else text)
+    return (moment.astimezone(UTC) + timedelta(seconds=leap_second), event_key(event))
 
 
 def _present(events: list[dict[str, Any]], added: str, removed: str, member: str) -> int:

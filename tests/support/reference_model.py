@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from event_stream.streams.entries import START, Position
 from projections.transaction.checkpoint import Checkpoint
-from tests.support.oracle import Oracle
+from tests.support.oracle import Oracle, identity
 
 Identity: TypeAlias = tuple[str, str]
 
@@ -113,12 +113,12 @@ class ReferenceModel:
         reason = entry.reason
         # A duplicate or conflicting event never reaches a fold, so it cannot fail there.
         if reason in (None, "fold_failed"):
-            known = self.accepted.get((value["tenantid"], value["id"]))
+            known = self.accepted.get(identity(value))
             if known is not None:
                 reason = None if known == value else "id_conflict"
         if reason is None:
-            is_new = (value["tenantid"], value["id"]) not in self.accepted
-            self.accepted.setdefault((value["tenantid"], value["id"]), value)
+            is_new = identity(value) not in self.accepted
+            self.accepted.setdefault(identity(value), value)
             self.counts[partition]["applied" if is_new else "duplicates"] += 1
         else:
             key = (reason, sha256(entry.body).hexdigest())
@@ -135,7 +135,10 @@ class ReferenceModel:
                 dead_letter.state = "replaced"
 
     def _close_applied(self, value: Any) -> None:
-        if isinstance(value, dict) and value == self.accepted.get((value.get("tenantid", ""), value.get("id", ""))):
+        named = isinstance(value, dict) and all(
+            isinstance(value.get(name), str) for name in ("tenantid", "id", "source")
+        )
+        if named and value == self.accepted.get(identity(value)):
             for dead_letter in self.dead_letters.values():
                 if dead_letter.state == "open" and dead_letter.value == value:
                     dead_letter.state = "applied"

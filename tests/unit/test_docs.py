@@ -24,6 +24,7 @@ from docs import generate
 from event_stream import Producer, Reason
 from event_stream.events.decoding import decode
 from event_stream.events.event import partition_of
+from event_stream.events.event_key import NAMESPACE, event_key
 from event_stream.events.json_body import BODY_BYTES_MAX, DEPTH_MAX
 from event_stream.settings import Settings, StreamSettings
 from monitoring.catalogue import METRICS
@@ -44,6 +45,16 @@ REFERENCE = ROOT / "docs" / "reference"
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS: list[type[Settings]] = [StreamSettings, ApiSettings, DatabaseSettings, RedisSettings]
+
+
+def test_the_documented_event_key_is_right() -> None:
+    text = (REFERENCE / "events.md").read_text()
+    namespace = re.search(r"namespace `([0-9a-f-]{36})`", text)
+    example = re.search(r"the source `(\S+)` and the id `(\S+)` give `([0-9a-f-]{36})`", text)
+    assert namespace
+    assert example
+    assert str(NAMESPACE) == namespace[1]
+    assert event_key(example[2], example[1]) == example[3]
 
 
 def test_the_readme_is_short() -> None:

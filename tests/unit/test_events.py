@@ -2,10 +2,12 @@
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_snake
 
 from event_stream.errors import InvalidEventError, Reason
 from event_stream.events import decoding
@@ -16,7 +18,8 @@ from event_stream.events.event_types import TENANT_LEVEL, TYPES
 from event_stream.events.json_equality import equal_json
 from event_stream.events.log_decoding import decode_logged
 from event_stream.events.rfc3339 import format_time, parse_time
-from tests.support.events import DATA, NOW_US, PROJECT, TENANT, body, event, mixed
+from tests.support.events import DATA, INPUTS, NOW_US, PROJECT, TENANT, body, event, mixed, spelled_freely
+from tests.support.oracle import identity
 
 HERE = Arrival(partition_of(TENANT, 8), 8, NOW_US // 1000, max_clock_skew_s=300)
 
@@ -50,23 +53,25 @@ def test_the_types_are_those_of_the_contract() -> None:
     ("attribute", "value"),
     [
         *each("specversion", "0.3", "1", 1.0, None),
-        *each("id", "", "x", PROJECT.upper(), PROJECT.replace("-", ""), f"{{{PROJECT}}}", 7, None, PROJECT + "\n"),
+        *each("id", "", "x" * 129, 7, None, [PROJECT]),
         *each("source", "", "a b", "x" * 256, "/ü", "%zz", "a#b#c", 1, None),
         *each("type", "", 1, None),
         *each("tenantid", "", "a b", "x" * 65, "ténant", "a/b", 1, None, "a\n"),
-        *each("projectid", "", "x", PROJECT.upper(), 1, None, []),
+        *each("projectid", "", "x", PROJECT.replace("-", ""), f"{{{PROJECT}}}", PROJECT + "\n", 1, None, []),
+        *each("data_base64", "e30=", 1),
         *each("data", None, [], "x", 1),
         *each(
             "time",
             "2026-04-25",
             "2026-04-25 14:30:12Z",
-            "2026-04-25t14:30:12Z",
-            "2026-04-25T14:30:12z",
             "2026-04-25T14:30:12",
             "20260425T143012Z",
             "2026-W17-6T14:30:12Z",
             "2026-04-25T14:30Z",
-            "2026-04-25T14:30:60Z",
+            "2026-04-25T14:30:61Z",
+            "2026-02-29T14:30:60Z",
+            "2026-04-25t14:30z",
+            "1969-12-31T23:59:59.999999z",
             "2026-04-25T24:00:00Z",
             "2026-04-25T14:30:12+0200",
             "2026-04-25T14:30:12+24:00",
@@ -110,9 +115,15 @@ def test_a_missing_attribute_is_named(attribute: str) -> None:
         {"source": "urn:x:y"},
         {"source": "https://user@host:1/p%20q?r=s#t"},
         {"source": "x" * 255},
-        {"tenantid": "A-z_9" + "x" * 59},
+        {"tenantid": "A-z_9.:" + "x" * 57},
+        {"tenantid": "acme.eu"},
+        {"data_base64": None},
         {"traceparent": "00-abc", "n": 12345678901234567890123, "x": [None, {"a": 1.5}]},
         {"id": "00000000-0000-0000-0000-000000000000"},
+        *(
+            {"id": id_}
+            for id_ in ("x", "7", PROJECT.replace("-", ""), f"{{{PROJECT}}}", PROJECT + "\n", "é" * 128, " ")
+        ),
     ],
 )
 def test_every_event_that_the_contract_allows_is_accepted(accepted: dict[str, Any]) -> None:
@@ -131,10 +142,12 @@ def test_a_tenant_level_type_ignores_the_project(type_: str, project: Any) -> No
         *data("project.created.v1", "slug", "", "A", "a_b", "x" * 101, "é", 1, None, "a\n"),
         *data("project.created.v1", "name", "", "x" * 256, 1, None),
         ("project.created.v1", {"description": "x" * 1001}),
-        *data("project.created.v1", "isDefault", "yes", 1, None),
+        *data("project.created.v1", "isDefault", "yes", 1, 0),
+        ("project.created.v1", {"llmContext": "x" * 2001}),
+        ("project.updated.v1", {"llmContext": 1}),
         *data("project.updated.v1", "slug", "", "A", 1),
         ("project.updated.v1", {"name": ""}),
-        *data("log_source.added.v1", "logSourceId", "", "x" * 65, 1, None),
+        *data("log_source.added.v1", "logSourceId", "", "x" * 65, 1, None, "a\x1fb", "\n", "a\x7f", "\x85"),
         ("repo.connected.v1", {"repoId": ""}),
         ("notification_channel.removed.v1", {"channelId": ""}),
         ("support_desk.bound.v1", {"bindingId": ""}),
@@ -148,7 +161,7 @@ def test_a_tenant_level_type_ignores_the_project(type_: str, project: Any) -> No
         *data("watchdog.evaluated.v1", "alertFired", 1, "yes", None),
         *(("watchdog.evaluated.v1", {"suppressedReason": value, "alertFired": False}) for value in ("other", "", 0)),
         *data("watchdog.evaluated.v1", "severity", "", "HIGH", None),
-        *data("watchdog.evaluated.v1", "summary", "x" * 1001, 1, None),
+        *data("watchdog.evaluated.v1", "summary", "x" * 1001, 1, False),
     ],
 )
 def test_bad_data_is_named_with_its_member(type_: str, changes: dict[str, Any]) -> None:
@@ -159,7 +172,11 @@ def test_bad_data_is_named_with_its_member(type_: str, changes: dict[str, Any]) 
 
 @pytest.mark.parametrize("type_", [type_ for type_, data in DATA.items() if data and type_ != "project.updated.v1"])
 def test_a_required_member_must_be_present(type_: str) -> None:
-    optional = {"description", "severity", "trigger"} if type_ != "watchdog.evaluated.v1" else set()
+    optional = {
+        "project.created.v1": {"description", "isDefault", "llmContext"},
+        "analysis.created.v1": {"severity", "trigger"},
+        "watchdog.evaluated.v1": {"suppressedReason", "summary"},
+    }.get(type_, set())
     for member in set(DATA[type_]) - optional:
         made = event(type_)
         made["data"] = {name: value for name, value in DATA[type_].items() if name != member}
@@ -168,17 +185,21 @@ def test_a_required_member_must_be_present(type_: str) -> None:
 
 @pytest.mark.parametrize("empty", [None, "left out"])
 def test_optional_members_may_be_null_or_left_out(empty: str | None) -> None:
-    for type_, names in {
-        "project.created.v1": ["description"],
-        "project.updated.v1": ["slug", "name", "description"],
-        "analysis.created.v1": ["severity", "trigger"],
-    }.items():
+    members: dict[str, dict[str, Any]] = {
+        "project.created.v1": {"description": None, "isDefault": False, "llmContext": None},
+        "project.updated.v1": {"slug": None, "name": None, "description": None, "llmContext": None},
+        "analysis.created.v1": {"severity": None, "trigger": None},
+        "watchdog.evaluated.v1": {"suppressedReason": None, "summary": ""},
+    }
+    for type_, defaults in members.items():
         made = event(type_)
-        for name in names:
+        for name in defaults:
             made["data"][name] = None
             if empty is not None:
                 del made["data"][name]
-        assert decode(body(made), HERE)
+        decoded = decode(body(made), HERE)
+        assert {name: getattr(decoded.data, to_snake(name)) for name in defaults} == defaults
+        assert decode_logged(decoded.body, type_) == decoded
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -337,10 +358,20 @@ def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
         ("2026-04-25T14:30:12.1234569Z", "2026-04-25T14:30:12.123456Z"),
         ("2026-04-25T14:30:12.000000900Z", "2026-04-25T14:30:12Z"),
         ("2026-01-01T00:30:00+01:00", "2025-12-31T23:30:00Z"),
+        ("2026-04-25t14:30:12Z", "2026-04-25T14:30:12Z"),
+        ("2026-04-25T14:30:12z", "2026-04-25T14:30:12Z"),
+        ("2026-04-25t14:30:12.5z", "2026-04-25T14:30:12.5Z"),
+        ("2026-04-25t16:30:12.1234569+02:00", "2026-04-25T14:30:12.123456Z"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31t23:59:60.25z", "2017-01-01T00:00:00.25Z"),
+        ("1990-12-31T15:59:60-08:00", "1991-01-01T00:00:00Z"),
+        ("1969-12-31T23:59:60Z", "1970-01-01T00:00:00Z"),
     ],
 )
 def test_times_are_shown_in_utc_with_no_trailing_zeros(text: str, shown: str) -> None:
     assert format_time(parse_time(text)) == shown
+    decoded = decode(body(event(time=text)))
+    assert (format_time(decoded.time_us), decoded.time) == (shown, text)
 
 
 @pytest.mark.parametrize(
@@ -458,11 +489,103 @@ def test_the_fast_path_agrees_with_the_rules_applied_one_by_one(
     }[where]
     at_once = decoding._decode_fast([made])
     if at_once is not None:
-        assert at_once == [decoding._decode_with_reason(made, None)]
+        assert at_once == [decoding._decode_with_reason(made, None)] == [decode_logged(made, at_once[0].type)]
+        assert at_once[0].identity == identity(json.loads(made)) == claimed_identity(made)
+    else:
+        with pytest.raises(InvalidEventError):
+            decode(made)
+
+
+spellings = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.from_regex(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\n?", fullmatch=True)
+        | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=130),
+        "source": st.sampled_from(["/a", "/b", "urn:x", "/a%20b", "", "/a b", 1]),
+        "projectid": st.from_regex(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\n?", fullmatch=True),
+        "tenantid": st.from_regex(r"[A-Za-z0-9._:-]{1,65}|[a-z ]{1,3}", fullmatch=True),
+        "time": st.from_regex(
+            r"20[0-9]{2}-1[0-2]-[0-3][0-9][Tt]2[0-3]:59:(00|59|60|61)(\.[0-9]{1,8})?[Zz]", fullmatch=True
+        ),
+        "data_base64": st.sampled_from([None, "", "e30="]),
+    },
+)
+
+
+@given(spellings)
+@example({"id": PROJECT.upper(), "projectid": PROJECT.upper()})
+@example({"id": "42", "source": "/a"})
+def test_both_paths_agree_on_every_spelling_and_normalise_it_as_the_contract_says(made: dict[str, Any]) -> None:
+    raw = body(event(**made))
+    at_once = decoding._decode_fast([raw])
+    if at_once is None:
+        assert reason_of(raw, None)[0] is Reason.NOT_AN_EVENT
+        return
+    (decoded,) = at_once
+    assert decoded == decoding._decode_with_reason(raw, None) == decode_logged(raw, decoded.type)
+    value = json.loads(raw)
+    assert decoded.identity == identity(value) == claimed_identity(raw)
+    assert decoded.project_id == value["projectid"].lower()
+    assert str(UUID(decoded.id)) == decoded.id
+
+
+@pytest.mark.parametrize(
+    ("id_", "source", "key"),
+    [
+        (PROJECT, "/a", PROJECT),
+        (PROJECT.upper(), "/b", PROJECT),
+        ("42", "/a", "48c9a437-d0b0-5b39-bd6c-2bcfba4f72ac"),
+        ("42", "/b", "383317bc-7da1-531f-a5e4-64abc5ddfd07"),
+        (PROJECT.replace("-", ""), "/a", "d29d2972-dd01-59a2-b5bc-fba0f2519a56"),
+        ("naïve 漢", "/a", "727d1a58-70a6-5d3f-bbf3-cda5ce84217e"),
+    ],
+)
+def test_the_event_key_never_changes(id_: str, source: str, key: str) -> None:
+    assert decode(body(event(id=id_, source=source))).identity == (TENANT, key)
+
+
+def test_every_example_input_has_its_expected_outcome() -> None:
+    outcomes = []
+    for line in INPUTS.read_text().splitlines():
+        expected = json.loads(line)
+        try:
+            decode(body(expected["event"]))
+            outcomes.append(("applied", expected["why"]))
+        except InvalidEventError as error:
+            outcomes.append((error.reason, expected["why"]))
+        assert outcomes[-1][0] == expected["expect"], outcomes[-1]
+    assert len(outcomes) == 17
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (event(time="2026-11-30T12:00Z"), "time: has no seconds; must be RFC 3339"),
+        (event(time="2026-11-30T12:00:00"), "time: has no offset; must be RFC 3339"),
+        (event(data_base64="e30="), "data_base64: is not supported; send the JSON object itself in `data`"),
+        ({k: v for k, v in event(data_base64="e30=").items() if k != "data"}, "data_base64: is not supported"),
+        ([event()], "must be one JSON object, not a JSON array"),
+        (event(id=""), "id: String should have at least 1 character"),
+        (event(tenantid="a/b"), "tenantid: must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-', not 'a/b'"),
+        (event(source="a b"), "source: must be a URI reference (RFC 3986), such as /watchdog, not 'a b'"),
+        (event(projectid="x"), "projectid: must be a UUID with hyphens, such as"),
+        (event("project.created.v1", {"slug": "A"}), "data.slug: must be 1 to 100 of a-z, 0-9 and '-', not 'A'"),
+        (event("repo.connected.v1", {"repoId": "a\x1fb"}), "data.repoId: must be text without control characters"),
+        (
+            event("analysis.created.v1", {"severity": "HIGH"}),
+            "'critical', 'high', 'medium', 'low' or 'info', not 'HIGH'",
+        ),
+    ],
+)
+def test_a_message_says_what_is_allowed_and_shows_no_regular_expression(made: Any, words: str) -> None:
+    detail = reason_of(body(made))[1]
+    assert words in detail
+    assert "^" not in detail
+    assert "[A-Za" not in detail
 
 
 def test_a_valid_event_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [body(each) for each in mixed(500)]
+    made = [body(each) for each in spelled_freely(mixed(500))]
     monkeypatch.delattr(decoding, "_decode_with_reason")
     assert all(decode(raw) for raw in made)
 
@@ -504,6 +627,16 @@ def test_limits_of_size_and_depth_apply_to_each_event_of_a_batch_not_to_the_sum(
 def test_a_refused_body_still_gives_its_tenant_and_event_id() -> None:
     made = event(specversion="2")
     assert claimed_identity(body(made)) == (TENANT, made["id"])
+    assert claimed_identity(body(made | {"id": made["id"].upper(), "source": 3})) == (TENANT, made["id"])
+    assert claimed_identity(body(made | {"id": "x", "source": "/a"})) == identity(made | {"id": "x", "source": "/a"})
+    for wrong in (
+        {"id": "x", "source": "a b"},
+        {"id": "x", "source": None},
+        {"id": "x" * 129},
+        {"id": ""},
+        {"id": None},
+    ):
+        assert claimed_identity(body(made | wrong)) == (TENANT, None)
     assert claimed_identity(body(event(tenantid="a b", id=3))) == (None, None)
     assert claimed_identity(b"[") == claimed_identity(b"[]") == (None, None)
 
@@ -514,7 +647,7 @@ def test_an_accepted_event_is_read_back_from_the_log_unchanged() -> None:
         event("support_desk.bound.v1", {"more": 1}, projectid=["whatever"]),
         event("watchdog.evaluated.v1", {"ruleName": "NaN \\u0041 {[", "extra": {"deep": [[]]}}),
     ]
-    for made in [*map(event, TYPES), *odd, *mixed(500)]:
+    for made in [*map(event, TYPES), *odd, *mixed(500), *spelled_freely(mixed(500))]:
         for raw in (body(made), json.dumps(dict(reversed(made.items())), indent=2).encode()):
             assert decode_logged(raw, made["type"]) == decode(raw)
 

@@ -95,5 +95,5 @@ def test_a_read_model_in_the_database_stays_as_it_was(writer: Engine) -> None:
 def test_an_invalid_event_and_a_repeated_id_are_refused() -> None:
     with pytest.raises(InvalidEventError):
         given(event("watchdog.toggled.v1", {"enabled": "yes"}))
-    with pytest.raises(ValueError, match="two different events have the id"):
+    with pytest.raises(ValueError, match="two different events have the event key"):
         given(ON, OFF | {"id": ON["id"]})

@@ -7,6 +7,9 @@ from event_stream.events.decoding import Arrival, decode, decode_batch
 from event_stream.events.event import Event
 from event_stream.streams.entries import Entry
 
+# How bindings name the attributes of an event in binary mode.
+_BINARY_MODE_PREFIXES = (b"ce_", b"ce-", b"cloudevents:", b"cloudevents_")
+
 
 def decode_valid(entries: list[Entry], arrival: Arrival) -> list[Event] | None:
     """Return the events of entries if all are valid, as they nearly always are; None otherwise."""
@@ -17,7 +20,7 @@ def decode_valid(entries: list[Entry], arrival: Arrival) -> list[Event] | None:
 def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
     """Return the event of an entry that arrived at `arrival` or later; raises InvalidEventError."""
     if body is None:
-        raise InvalidEventError(Reason.NOT_AN_EVENT, "the entry has no field `event`")
+        raise InvalidEventError(Reason.NOT_AN_EVENT, _without_event_detail(entry))
     try:
         return decode(body, arrival)
     except InvalidEventError as error:
@@ -37,6 +40,13 @@ def fields_as_json(entry: Entry) -> bytes:
         values.setdefault(_text(name), []).append(_text(value))
     fields = {name: each if len(each) > 1 else each[0] for name, each in values.items()}
     return dumps(fields, sort_keys=True).encode()
+
+
+def _without_event_detail(entry: Entry) -> str:
+    detail = "the entry has no field `event`"
+    if any(name.lower().startswith(_BINARY_MODE_PREFIXES) for name in entry.fields):
+        detail += "; binary mode of CloudEvents is not supported, send structured JSON in the field `event`"
+    return detail
 
 
 def _text(value: bytes) -> str:
