@@ -24,7 +24,7 @@ class Reason(StrEnum):
 
 
 class InvalidEventError(EventStreamError):
-    """An event can never be applied. `reason` names the rule, `detail` the value and what is allowed."""
+    """An event can never be applied. `reason` names the rule, `detail` the path, type and length of the value."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         self.reason = reason

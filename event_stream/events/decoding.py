@@ -15,8 +15,8 @@ from event_stream.events.envelope import parse_envelope
 from event_stream.events.event import Event, build_event, partition_of
 from event_stream.events.event_types import TENANT_LEVEL, TYPES, version_of
 from event_stream.events.json_body import passes_quick_check
-from event_stream.events.patterns import ALLOWED, UUID_PATTERN, matches
-from event_stream.events.problems import first_problem
+from event_stream.events.patterns import ALLOWED, TYPE_PATTERN, UUID_PATTERN, matches
+from event_stream.events.problems import first_problem, problem
 from event_stream.events.rfc3339 import format_time
 
 _CHUNK = 20  # larger chunks are not faster, and one invalid event makes its whole chunk be validated twice
@@ -106,9 +106,7 @@ def _decode_with_reason(body: bytes, arrival: Arrival | None) -> Event:
     if arrival is not None:
         _check_partition(envelope.tenantid, arrival)
     if envelope.type not in TYPES:
-        raise InvalidEventError(
-            Reason.UNKNOWN_TYPE, f"type: {envelope.type!r:.100} {_unknown_type_detail(envelope.type)}"
-        )
+        raise InvalidEventError(Reason.UNKNOWN_TYPE, _unknown_type_detail(envelope.type))
     try:
         event = build_event(_VALIDATOR.validate_json(body), body)
     except ValidationError as error:
@@ -120,7 +118,7 @@ def _decode_with_reason(body: bytes, arrival: Arrival | None) -> Event:
 
 def _check_project_id(value: object) -> None:
     if not matches(UUID_PATTERN, value):
-        raise InvalidEventError(Reason.NOT_AN_EVENT, f"projectid: must be {ALLOWED[UUID_PATTERN]}, not {value!r:.80}")
+        raise InvalidEventError(Reason.NOT_AN_EVENT, problem("projectid", value, f"must be {ALLOWED[UUID_PATTERN]}"))
 
 
 def _check_partition(tenant_id: str, arrival: Arrival) -> None:
@@ -133,14 +131,16 @@ def _check_partition(tenant_id: str, arrival: Arrival) -> None:
 
 
 def _unknown_type_detail(type_: str) -> str:
+    if not matches(TYPE_PATTERN, type_):
+        return problem("type", type_, f"is not an event type of this release; types are {ALLOWED[TYPE_PATTERN]}")
     name, version = version_of(type_)
     newest = max(
         (known_version for known_name, known_version in map(version_of, TYPES) if known_name == name), default=0
     )
     if not 0 < newest < version:
-        return "is not an event type of this release"
+        return f"type: {type_} is not an event type of this release"
     return (
-        f"is of a later release (this one supports versions up to v{newest}); upgrade the workers,"
+        f"type: {type_} is of a later release (this one supports versions up to v{newest}); upgrade the workers,"
         " then run `projector dead-letters replay --reason unknown_type`"
     )
 

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from event_stream.errors import InvalidEventError, Reason
 from event_stream.events.event_key import event_key
-from event_stream.events.json_body import BODY_BYTES_MAX, json_kind, parse_json
+from event_stream.events.json_body import BODY_BYTES_MAX, describe_value, parse_json
 from event_stream.events.patterns import (
     LOWER_UUID_PATTERN,
     TENANT_PATTERN,
@@ -96,7 +96,7 @@ def parse_envelope(body: bytes) -> Envelope:
     """Return the validated envelope of a body; raises InvalidEventError with TOO_LARGE, NOT_JSON or NOT_AN_EVENT."""
     value = parse_json(body)
     if not isinstance(value, dict):
-        raise InvalidEventError(Reason.NOT_AN_EVENT, f"an event must be one JSON object, not a JSON {json_kind(value)}")
+        raise InvalidEventError(Reason.NOT_AN_EVENT, f"must be one JSON object; it is a JSON {describe_value(value)}")
     try:
         return Envelope.model_validate(value)
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """The rules about the JSON of an event's body: size, depth, no NaN and no U+0000."""
 
+from collections.abc import Sized
 from typing import Any
 
 from pydantic_core import from_json
@@ -34,19 +35,25 @@ def passes_quick_check(body: bytes) -> bool:
     return not (b"N" in body and b"NaN" in body) and not (b"I" in body and b"Infinity" in body)
 
 
-def json_kind(value: object) -> str:
-    """Return what JSON calls the type of a value that is not an object."""
+def describe_value(value: object) -> str:
+    """Return the JSON type and the length of a value. Messages show this instead of the value itself."""
     match value:
         case None:
             return "null"
         case bool():
             return "boolean"
         case str():
-            return "string"
+            return f"string of {_count(value, 'character')}"
         case list():
-            return "array"
+            return f"array of {_count(value, 'element')}"
+        case dict():
+            return f"object of {_count(value, 'member')}"
         case _:
             return "number"
+
+
+def _count(value: Sized, unit: str) -> str:
+    return f"{len(value):,} {unit}{'' if len(value) == 1 else 's'}"
 
 
 def _may_be_deep_or_hold_nul(body: bytes) -> bool:

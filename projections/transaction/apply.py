@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from pydantic_core import from_json
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -148,8 +147,9 @@ def _conflicts(batch: Batch, classified: Classified) -> list[DeadLetter]:
 
 
 def _conflict(partition: int, position: Position, event: Event) -> DeadLetter:
-    id_ = from_json(event.body)["id"]  # as the producer wrote it, which is not always the event key
-    detail = f"id: {id_!r} of tenant {event.tenant_id} was accepted before with other content; use a new id"
+    detail = (
+        f"id: event key {event.id} of tenant {event.tenant_id} was accepted before with other content; use a new id"
+    )
     return DeadLetter(partition, position, event.body, Reason.ID_CONFLICT, detail)
 
 

@@ -337,7 +337,7 @@ def test_an_id_that_is_no_uuid_is_unique_within_its_source(runtime: Runtime) -> 
     assert totals(runtime) == {"read": 4, "applied": 2, "duplicates": 1, "dead_lettered": 1, "lost": 0}
     (conflict,) = stored_dead_letters(runtime)
     assert (conflict.reason, conflict.event_id) == ("id_conflict", event_key(one))
-    assert "id: '42' of tenant" in conflict.detail
+    assert f"id: event key {event_key(one)} of tenant {TENANT} was accepted before" in conflict.detail
     logged = dump(runtime.reader, [event_log.table])["event_log"]
     assert {row[1]: json.loads(row[7]) for row in logged} == {event_key(each): each for each in (one, other)}
 

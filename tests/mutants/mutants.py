@@ -927,7 +927,7 @@ EVENTS_AND_READS = (
         "event_stream/events/adapters.py",
         '        "data_base64": NotRequired[None],\n',
         "",
-        (f"{_EVENTS}a_broken_envelope_rule_is_named_with_its_value",),
+        (f"{_EVENTS}a_broken_envelope_rule_is_named_with_its_type_and_length",),
     ),
     Mutant(
         "identifiers may hold control characters",
@@ -944,6 +944,14 @@ EVENTS_AND_READS = (
         'if first["type"] == "string_pattern_mismatch":',
         'if first["type"] == "no such type":',
         (f"{_EVENTS}a_message_says_what_is_allowed_and_shows_no_regular_expression",),
+    ),
+    Mutant(
+        "messages quote the data of an event",
+        "events",
+        "event_stream/events/problems.py",
+        "{path} ({describe_value(value)})",
+        "{path} ({value!r:.80})",
+        (f"{_EVENTS}no_message_quotes_the_data_of_an_event",),
     ),
     Mutant(
         "the project header is compared in its letter case",

@@ -100,7 +100,7 @@ def test_the_error_for_a_later_version_names_the_known_versions_and_the_action(t
     reason, detail = reason_of(event() | {"type": type_})
     assert reason is Reason.UNKNOWN_TYPE
     assert detail == (
-        f"type: {type_!r} is of a later release (this one supports versions up to v{known}); upgrade the workers,"
+        f"type: {type_} is of a later release (this one supports versions up to v{known}); upgrade the workers,"
         " then run `projector dead-letters replay --reason unknown_type`"
     )
 
@@ -116,7 +116,7 @@ def test_the_error_names_the_newest_known_version() -> None:
     ["x.y.v2", "watchdog.evaluated", "watchdog.evaluated.v0", "watchdog.evaluated.v02", "watchdog.evaluated.v٢", ".v2"],
 )
 def test_an_unknown_type_is_not_reported_as_a_later_version(type_: str) -> None:
-    assert reason_of(event() | {"type": type_})[1].endswith("is not an event type of this release")
+    assert "is not an event type of this release" in reason_of(event() | {"type": type_})[1]
 
 
 def test_a_version_with_very_many_digits_is_an_unknown_type() -> None:

@@ -1,6 +1,7 @@
 """Every rule of docs/reference/events.md about one event: envelope, types, and reasons that need no database."""
 
 import json
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from event_stream.events.decoding import Arrival, decode, decode_all, decode_bat
 from event_stream.events.envelope import claimed_identity
 from event_stream.events.event import partition_of
 from event_stream.events.event_types import TENANT_LEVEL, TYPES
+from event_stream.events.json_body import describe_value
 from event_stream.events.json_equality import equal_json
 from event_stream.events.log_decoding import decode_logged
 from event_stream.events.rfc3339 import format_time, parse_time
@@ -89,11 +91,10 @@ def test_the_types_are_those_of_the_contract() -> None:
         ),
     ],
 )
-def test_a_broken_envelope_rule_is_named_with_its_value(attribute: str, value: Any) -> None:
+def test_a_broken_envelope_rule_is_named_with_its_type_and_length(attribute: str, value: Any) -> None:
     reason, detail = reason_of(body(event(**{attribute: value})))
     assert reason is Reason.NOT_AN_EVENT
-    assert attribute in detail
-    assert repr(value)[:20] in detail
+    assert detail.startswith(f"{attribute} ({describe_value(value)}): ")
 
 
 @pytest.mark.parametrize("attribute", ["specversion", "id", "source", "type", "time", "tenantid", "projectid", "data"])
@@ -167,7 +168,8 @@ def test_a_tenant_level_type_ignores_the_project(type_: str, project: Any) -> No
 def test_bad_data_is_named_with_its_member(type_: str, changes: dict[str, Any]) -> None:
     reason, detail = reason_of(body(event(type_, changes)))
     assert reason is Reason.INVALID_DATA
-    assert f"data.{next(iter(changes))}" in detail
+    member, value = next(iter(changes.items()))
+    assert detail.startswith(f"data.{member} ({describe_value(value)}): ")
 
 
 @pytest.mark.parametrize("type_", [type_ for type_, data in DATA.items() if data and type_ != "project.updated.v1"])
@@ -314,11 +316,41 @@ def test_a_tenant_has_one_partition_crc32_as_in_zlib() -> None:
     assert f"belongs to partition {HERE.partition} of 8" in detail
 
 
-@pytest.mark.parametrize("type_", ["analysis.created.v2", "analysis.created", "com.example.x", "analysis.created.v1 "])
-def test_an_unknown_type_is_named(type_: str) -> None:
+@pytest.mark.parametrize(
+    ("type_", "words"),
+    [
+        ("analysis.created.v2", "type: analysis.created.v2 is of a later release"),
+        ("com.example.x.v1", "type: com.example.x.v1 is not an event type of this release"),
+        (
+            "analysis.created",
+            "type (string of 16 characters): is not an event type of this release; types are a name and",
+        ),
+        ("analysis.created.v1 ", "type (string of 20 characters): is not an event type"),
+    ],
+)
+def test_an_unknown_type_is_named_if_it_has_the_form_of_a_type(type_: str, words: str) -> None:
     reason, detail = reason_of(body(event() | {"type": type_}))
     assert reason is Reason.UNKNOWN_TYPE
-    assert type_.strip() in detail
+    assert detail.startswith(words)
+
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_no_message_quotes_the_data_of_an_event(type_: str) -> None:
+    made = event(type_)
+    wrong = [f"{SECRET}\x1f {SECRET}" * 100, {SECRET: SECRET}, [SECRET], f"{SECRET}\x1f", f"{SECRET} /%", SECRET]
+    changed = [made | {attribute: value} for attribute in made for value in wrong]
+    changed += [made | {"data": made["data"] | {member: value}} for member in made["data"] for value in wrong]
+    details = []
+    for raw in (*map(body, changed), SECRET.encode(), b'{"x": ' + SECRET.encode(), b'"%b"' % SECRET.encode()):
+        try:
+            decode(raw)
+        except InvalidEventError as error:
+            details.append(str(error))
+    assert len(details) > 30
+    assert [each for each in details if SECRET in each] == []
 
 
 def test_the_clock_of_the_entry_decides_whether_a_time_is_in_the_future() -> None:
@@ -478,6 +510,7 @@ fragments = st.sampled_from(
 @example("project.created.v1", "x", b"[" * 64 + b"]" * 64, "last")
 @example("project.created.v1", "x", b'"' + b"x" * 65_536 + b'"', "last")
 @example("support_desk.bound.v1", "projectid", b"7", "last")
+@example("project.created.v1", "id", b'"\\u0000"', "first")
 def test_the_fast_path_agrees_with_the_rules_applied_one_by_one(
     type_: str, member: str, value: bytes, where: str
 ) -> None:
@@ -491,9 +524,9 @@ def test_the_fast_path_agrees_with_the_rules_applied_one_by_one(
     if at_once is not None:
         assert at_once == [decoding._decode_with_reason(made, None)] == [decode_logged(made, at_once[0].type)]
         assert at_once[0].identity == identity(json.loads(made)) == claimed_identity(made)
-    else:
-        with pytest.raises(InvalidEventError):
-            decode(made)
+    else:  # invalid, or U+0000 in a value that the same member replaces further on
+        with suppress(InvalidEventError):
+            assert (decoded := decode(made)) == decode_logged(made, decoded.type)
 
 
 spellings = st.fixed_dictionaries(
@@ -560,20 +593,29 @@ def test_every_example_input_has_its_expected_outcome() -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (event(time="2026-11-30T12:00Z"), "time: has no seconds; must be RFC 3339"),
-        (event(time="2026-11-30T12:00:00"), "time: has no offset; must be RFC 3339"),
-        (event(data_base64="e30="), "data_base64: is not supported; send the JSON object itself in `data`"),
-        ({k: v for k, v in event(data_base64="e30=").items() if k != "data"}, "data_base64: is not supported"),
-        ([event()], "must be one JSON object, not a JSON array"),
-        (event(id=""), "id: String should have at least 1 character"),
-        (event(tenantid="a/b"), "tenantid: must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-', not 'a/b'"),
-        (event(source="a b"), "source: must be a URI reference (RFC 3986), such as /watchdog, not 'a b'"),
-        (event(projectid="x"), "projectid: must be a UUID with hyphens, such as"),
-        (event("project.created.v1", {"slug": "A"}), "data.slug: must be 1 to 100 of a-z, 0-9 and '-', not 'A'"),
-        (event("repo.connected.v1", {"repoId": "a\x1fb"}), "data.repoId: must be text without control characters"),
+        (event(time="2026-11-30T12:00Z"), "time (string of 17 characters): has no seconds; must be RFC 3339"),
+        (event(time="2026-11-30T12:00:00"), "time (string of 19 characters): has no offset; must be RFC 3339"),
+        (
+            event(data_base64="e30="),
+            "data_base64 (string of 4 characters): is not supported; send the JSON object itself in `data`",
+        ),
+        (
+            {k: v for k, v in event(data_base64="e30=").items() if k != "data"},
+            "data_base64 (string of 4 characters): is not supported",
+        ),
+        ([event()], "must be one JSON object; it is a JSON array of 1 element"),
+        (event(id=""), "id (string of 0 characters): String should have at least 1 character"),
+        (event(tenantid="a/b"), "tenantid (string of 3 characters): must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', ':'"),
+        (event(source="a b"), "source (string of 3 characters): must be a URI reference (RFC 3986), such as /watchdog"),
+        (event(projectid="x"), "projectid (string of 1 character): must be a UUID with hyphens, such as"),
+        (event("project.created.v1", {"slug": "A"}), "data.slug (string of 1 character): must be 1 to 100 of a-z"),
+        (
+            event("repo.connected.v1", {"repoId": "a\x1fb"}),
+            "data.repoId (string of 3 characters): must be text without",
+        ),
         (
             event("analysis.created.v1", {"severity": "HIGH"}),
-            "'critical', 'high', 'medium', 'low' or 'info', not 'HIGH'",
+            "data.severity (string of 4 characters): Input should be 'critical', 'high', 'medium', 'low' or 'info'",
         ),
     ],
 )
