@@ -14,7 +14,7 @@ DEPTH_MAX = 64
 def parse_json(body: bytes) -> Any:
     """Return the JSON value of a body; raises InvalidEventError with TOO_LARGE or NOT_JSON."""
     if len(body) > BODY_BYTES_MAX:
-        raise InvalidEventError(Reason.TOO_LARGE, f"{len(body):,} bytes; at most {BODY_BYTES_MAX:,} are allowed")
+        raise too_large(len(body))
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -22,6 +22,11 @@ def parse_json(body: bytes) -> Any:
     if _may_be_deep_or_hold_nul(body):
         _check_depth_and_strings(value)
     return value
+
+
+def too_large(length: int) -> InvalidEventError:
+    """Return the error for a body of this length."""
+    return InvalidEventError(Reason.TOO_LARGE, f"{length:,} bytes; at most {BODY_BYTES_MAX:,} are allowed")
 
 
 def passes_quick_check(body: bytes) -> bool:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from event_stream.streams.entries import EVENT_FIELD, Position
-from event_stream.streams.reading import raise_if_error
+from event_stream.streams.raw_reply import connection_of
+from event_stream.streams.scripts import raise_if_error
 from event_stream.streams.stream_keys import stream_key
 
 _TRANSACTION_BYTES_MIN = 8_192
@@ -38,16 +39,9 @@ def append_bodies(redis: Redis, bodies: Sequence[tuple[int, bytes]]) -> list[App
     Raises the first error. Entries before and after it may have been appended; appending them again is harmless, since
     they become duplicates.
     """
-    pool = redis.connection_pool
-    connection: Any = pool.get_connection()
-    try:
+    with connection_of(redis) as connection:
         send = partial(_send_and_receive, connection, bodies)
         appended: list[Appended] = connection.retry.call_with_retry(send, lambda _: connection.disconnect())
-    except BaseException:
-        connection.disconnect()  # the next user would read the replies that are still to come
-        raise
-    finally:
-        pool.release(connection)
     return appended
 
 

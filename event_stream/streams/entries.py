@@ -1,12 +1,15 @@
 """Values read from a stream: positions, entries, the stream's end, and a slice of entries."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple, Self
 
+from event_stream.streams.entry_digest import digest
+
 EVENT_FIELD = b"event"
+BODY_BYTES_KEPT = 65_536
+"""How much of the field `event` of a large entry is read."""
 
 
 class Position(NamedTuple):
@@ -28,14 +31,28 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
+class LargeEntry(NamedTuple):
+    """What is known of an entry that is too large to be read whole.
+
+    `body_index` is the number of its value `event` among its names and values. Without it, `body_length` is 0.
+    """
+
+    digest: bytes
+    size: int
+    body_length: int
+    body_index: int
+
+
 class Entry(NamedTuple):
     """An entry as it is in the stream, not validated. `parts` are the names and values of its fields.
 
-    A batch has thousands of entries and usually needs only their bodies, so properties are computed on access.
+    The `parts` of a large entry are the field `event` only, up to BODY_BYTES_KEPT. A batch has thousands of entries and
+    usually needs only their bodies, so properties are computed on access.
     """
 
     entry_id: bytes
     parts: list[bytes]
+    large: LargeEntry | None = None
 
     @property
     def position(self) -> Position:
@@ -49,48 +66,48 @@ class Entry(NamedTuple):
 
     @property
     def body(self) -> bytes | None:
-        """The value of the field `event`; None if the entry has no such field."""
+        """The value of the field `event`, or its beginning; None if the entry has no such field."""
         parts = self.parts
         return parts[1] if len(parts) == 2 and parts[0] == EVENT_FIELD else self.fields.get(EVENT_FIELD)
 
+    @property
+    def body_length(self) -> int:
+        """The length of the whole body, of which a large entry may hold the beginning only."""
+        return len(self.body or b"") if self.large is None else self.large.body_length
+
     def digest(self) -> bytes:
-        """Return a hash of all parts, which differs from that of any other entry with the same position."""
-        hashed = sha256()
-        for part in self.parts:
-            hashed.update(len(part).to_bytes(8, "big"))
-            hashed.update(part)
-        return hashed.digest()
+        """Return a digest that differs from that of any other entry with the same position."""
+        return digest(self.parts) if self.large is None else self.large.digest
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """A stream at one moment: its last existing entry, its length, and the number of entries ever added.
+    """A stream at one moment: the position of its last existing entry, its length, and the entries ever added.
 
-    A stream that does not exist counts as empty. A key of another type also does, and sets `wrong_type`.
+    A stream that does not exist counts as empty, without a position. A key of another type also does, and sets
+    `wrong_type`.
     """
 
-    last: Entry | None
+    position: Position | None
     length: int
     added: int
     wrong_type: bool = False
-
-    @property
-    def position(self) -> Position | None:
-        """The position of the last existing entry; None if there is none."""
-        return self.last.position if self.last else None
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSlice:
     """Consecutive entries of a stream that follow the position `before`, and the stream's end, as one snapshot.
 
-    `extra_entry` is the entry at the additional position that was requested, if the stream still holds it.
+    The digests are those of the entries at `before`, at the additional position that was requested, and at the end. A
+    digest is empty if the stream does not hold that entry.
     """
 
     entries: list[Entry]
     end: StreamEnd
-    extra_entry: Entry | None = None
     before: Position = START
+    before_digest: bytes = b""
+    extra_digest: bytes = b""
+    end_digest: bytes = b""
 
     @property
     def reaches_end(self) -> bool:
@@ -100,10 +117,5 @@ class StreamSlice:
 
     @property
     def size(self) -> int:
-        """The total size of the entries' fields in bytes."""
+        """The total size of the entries' fields in bytes, as far as they were read."""
         return sum(map(len, chain.from_iterable(map(attrgetter("parts"), self.entries))))
-
-    def after(self, position: Position, count: int) -> "StreamSlice":
-        """Return the first `count` entries after `position`, for a slice that was read from `position` on."""
-        skipped = bool(self.entries) and self.entries[0].position <= position
-        return StreamSlice(self.entries[skipped : skipped + count], self.end, self.extra_entry, before=position)

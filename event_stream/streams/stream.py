@@ -1,6 +1,6 @@
 """`Stream`: the Redis streams of a deployment, to append to, read from, wait for and trim."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,19 +11,25 @@ from redis.exceptions import OutOfMemoryError
 
 from event_stream.errors import EventStreamError
 from event_stream.streams.appending import Appended, append_bodies
+from event_stream.streams.ends import EndReader
 from event_stream.streams.entries import START, Entry, Position, StreamEnd, StreamSlice
-from event_stream.streams.reading import parse_end, read_slice, reading_pipeline
+from event_stream.streams.entry_digest import DIGEST_LUA
+from event_stream.streams.reading import iter_body, position_after, read_slice
 from event_stream.streams.stream_keys import PARTITIONS_KEY, projected_count_key, projected_key, stream_key
+from event_stream.streams.waiting import wait_for_streams
+
+READ_BYTES_MAX = 8 * 1024 * 1024
 
 # One script, because the stream could be replaced between the comparison and the trim.
-_TRIM = """
+_TRIM = (
+    DIGEST_LUA
+    + """
+if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return 0 end
 local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
-if not found or #found[2] ~= #ARGV - 2 then return 0 end
-for i, part in ipairs(found[2]) do
-    if part ~= ARGV[i + 2] then return 0 end
-end
+if not found or digest(found[2]) ~= ARGV[3] then return 0 end
 return redis.call('XTRIM', KEYS[1], 'MINID', '~', ARGV[1])
 """
+)
 
 
 class PartitionsMismatchError(EventStreamError):
@@ -62,6 +68,7 @@ class Stream:
         self.redis = redis
         self.partitions = partitions
         self._trim = redis.register_script(_TRIM)
+        self._ends = EndReader(redis)
 
     def check_partitions(self) -> None:
         """Raise PartitionsMismatchError if Redis holds another number of partitions; it may hold none yet."""
@@ -79,37 +86,48 @@ class Stream:
         """Append (partition, body) pairs in order and return the position of each; see `append_bodies`."""
         return append_bodies(self.redis, bodies)
 
-    def read_from(
-        self, partition: int, position: Position, count: int, extra_position: Position = START
+    def read_after(
+        self,
+        partition: int,
+        position: Position,
+        count: int,
+        extra_position: Position = START,
+        bytes_max: int = READ_BYTES_MAX,
     ) -> StreamSlice:
-        """Return at most `count` entries from `position` on, inclusive, with the stream's end, as one snapshot.
+        """Return the entries after `position`, at most `count` and `bytes_max` but at least one, as one snapshot.
 
-        The slice also has the entry at `extra_position`, if the stream holds it.
+        The slice also has the stream's end, and the digest of the entry at `extra_position`.
         """
-        return read_slice(self.redis, partition, position, count, extra_position)
+        return read_slice(self.redis, partition, position, extra_position, count, bytes_max)
+
+    def position_after(self, partition: int, position: Position, number: int = 1) -> Position | None:
+        """Return the position that is `number` entries after a position, or the last one; None if none is after it."""
+        return position_after(self.redis, partition, position, number)
+
+    def iter_body(self, partition: int, entry: Entry) -> Iterator[bytes]:
+        """Yield the body of a large entry in chunks; see `reading.iter_body`."""
+        return iter_body(self.redis, partition, entry)
 
     def ends(self) -> list[StreamEnd]:
         """Return the end of every stream, by partition."""
-        return self._ends(range(self.partitions))
+        return self._ends.read(range(self.partitions))
 
     def end(self, partition: int) -> StreamEnd:
         """Return the end of one stream."""
-        return self._ends([partition])[0]
+        return self._ends.read([partition])[0]
 
     def wait_for_more(self, ends: Mapping[int, StreamEnd], timeout_s: float) -> list[int]:
         """Wait until some streams have entries after their ends; return their partitions, or none after the timeout."""
         after = {stream_key(partition): str(end.position or START) for partition, end in ends.items()}
-        reply: Any = self.redis.xread(after, count=1, block=max(1, int(timeout_s * 1000)))  # type: ignore[arg-type]
-        entries = dict(reply or ())
-        return [partition for partition in ends if stream_key(partition).encode() in entries]
+        grown = wait_for_streams(self.redis, after, timeout_s)
+        return [partition for partition in ends if stream_key(partition).encode() in grown]
 
-    def trim(self, partition: int, before: Position, known_entry: Entry) -> int:
+    def trim(self, partition: int, before: Position, known: Position, digest: bytes) -> int:
         """Remove entries older than `before` and return how many were removed; Redis may leave a few.
 
-        Nothing is removed unless the stream holds exactly `known_entry`, which proves that it was not replaced.
+        Nothing is removed unless the entry at `known` has this digest, which proves that the stream was not replaced.
         """
-        entry_id, parts = known_entry
-        trim = partial(self._trim, [stream_key(partition)], [str(before), entry_id, *parts])
+        trim = partial(self._trim, [stream_key(partition)], [str(before), str(known), digest.hex()])
         # One XTRIM removes at most 100 nodes, about 10,000 entries, but a busy stream grows faster than that.
         return sum(int(removed) for removed in iter(trim, 0))
 
@@ -131,12 +149,6 @@ class Stream:
         """Return the time of the server's clock, which also makes entry ids, in milliseconds since 1970."""
         seconds, microseconds = self.redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
-
-    def _ends(self, partitions: Iterable[int]) -> list[StreamEnd]:
-        pipe = reading_pipeline(self.redis, transaction=False)
-        for partition in partitions:
-            pipe.xinfo_stream(stream_key(partition))
-        return [parse_end(info) for info in pipe.execute(raise_on_error=False)]
 
 
 def _projected_position(position: Any, entries: Any) -> ProjectedPosition:

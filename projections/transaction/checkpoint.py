@@ -41,17 +41,13 @@ class Checkpoint:
     lost: int = 0
     known_end: KnownEnd = KnownEnd()
 
-    def matches(self, entries: list[Entry]) -> bool:
-        """Return whether entries read from `position` on, inclusive, begin with the checkpoint's own entry."""
-        if self.position == START:
-            return True
-        return bool(entries) and entries[0].position == self.position and entries[0].digest() == self.position_digest
+    def matches(self, found: StreamSlice) -> bool:
+        """Return whether the stream still holds the checkpoint's own entry, for a slice that was read after it."""
+        return self.position == START or found.before_digest == self.position_digest
 
-    def is_known_end(self, entry: Entry | None) -> bool:
-        """Return whether an entry is the known end and not read yet, which proves that its stream was not replaced."""
-        if entry is None or self.known_end.position <= self.position:
-            return False
-        return (entry.position, entry.digest()) == (self.known_end.position, self.known_end.digest)
+    def holds_known_end(self, found: StreamSlice) -> bool:
+        """Return whether the stream still holds the known end, not read yet, which proves that it was not replaced."""
+        return self.known_end.position > self.position and found.extra_digest == self.known_end.digest
 
     def entries_added(self) -> int:
         """Return the stream's own counter `entries-added` at the checkpoint's position."""
@@ -63,8 +59,8 @@ class Checkpoint:
         passes_known_end = batch.reaches_end or entries[-1].position >= checkpoint.known_end.position
         if passes_known_end:
             checkpoint = checkpoint.with_lost_before(entries)
-        if passes_known_end or checkpoint.is_known_end(batch.extra_entry):
-            checkpoint = checkpoint.with_known_end(batch.end)
+        if passes_known_end or checkpoint.holds_known_end(batch):
+            checkpoint = checkpoint.with_known_end(batch)
         if entries:
             checkpoint = checkpoint.moved_to(entries[-1], applied, duplicates, dead_lettered)
         return checkpoint.with_lost_counted(batch.end) if batch.reaches_end else checkpoint
@@ -106,11 +102,12 @@ class Checkpoint:
         read = self.read + bisect_right(entries, self.known_end.position, key=attrgetter("position"))
         return replace(self, lost=self.lost + max(0, self.known_end.added - read - self.lost))
 
-    def with_known_end(self, end: StreamEnd) -> Self:
-        """Return the checkpoint with the stream's end as its known end; unchanged if the stream is empty."""
-        if end.last is None:
+    def with_known_end(self, found: StreamSlice) -> Self:
+        """Return the checkpoint with the end of a slice's stream as its known end; unchanged if the stream is empty."""
+        end = found.end
+        if end.position is None:
             return self
-        return replace(self, known_end=KnownEnd(end.last.position, end.last.digest(), self.added_offset + end.added))
+        return replace(self, known_end=KnownEnd(end.position, found.end_digest, self.added_offset + end.added))
 
     def moved_to(self, last: Entry, applied: int, duplicates: int, dead_lettered: int) -> Self:
         """Return the checkpoint at the last entry of a batch."""

@@ -4,11 +4,11 @@ A dead letter is open until its event is applied, an operator discards it, or it
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -28,7 +28,7 @@ from sqlalchemy import (
 from event_stream.errors import Reason
 from event_stream.events.envelope import claimed_identity
 from event_stream.events.event import Identity
-from event_stream.events.json_body import BODY_BYTES_MAX
+from event_stream.events.json_body import BODY_BYTES_MAX, too_large
 from event_stream.events.json_equality import equal_json
 from event_stream.streams.entries import Position
 from projections.database.bulk import dialect_insert
@@ -80,17 +80,49 @@ class DeadLetter:
     body: bytes
     reason: Reason
     detail: str
+    whole: "WholeBody | None" = None
+    """Set if `body` is the beginning only."""
+
+    @classmethod
+    def too_large(cls, partition: int, position: Position, beginning: bytes, chunks: Iterable[bytes]) -> "DeadLetter":
+        """Return the dead letter of an entry that is too large. Only the beginning of its body is kept."""
+        whole = WholeBody.of(Reason.TOO_LARGE, chunks)
+        error = too_large(whole.length)
+        return cls(partition, position, beginning[:BODY_BYTES_MAX], error.reason, error.detail, whole)
 
     @property
     def identity(self) -> Identity | None:
         """The identity of its event; None if the bytes have no valid tenant id and event id."""
-        tenant_id, event_id = claimed_identity(self.body)
+        tenant_id, event_id = (None, None) if self.whole else claimed_identity(self.body)
         return (tenant_id, event_id) if tenant_id and event_id else None
 
     @property
     def id(self) -> str:
         """The hash of its reason and bytes: docs/reference/events.md#dead-letters."""
-        return _hash(self.reason, self.body)
+        return self.hashes.id
+
+    @property
+    def hashes(self) -> "WholeBody":
+        """The length and hashes of all its bytes, of which `body` may be the beginning."""
+        return self.whole or WholeBody.of(self.reason, [self.body])
+
+
+class WholeBody(NamedTuple):
+    """The length and hash of all bytes of a dead letter, and the hash of its reason and these bytes."""
+
+    length: int
+    sha256: str
+    id: str
+
+    @classmethod
+    def of(cls, reason: Reason, chunks: Iterable[bytes]) -> "WholeBody":
+        """Return them for bytes that come in chunks."""
+        length, body, reason_and_body = 0, sha256(), sha256(reason.encode() + b"\0")
+        for chunk in chunks:
+            length += len(chunk)
+            body.update(chunk)
+            reason_and_body.update(chunk)
+        return cls(length, body.hexdigest(), reason_and_body.hexdigest())
 
 
 def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
@@ -133,7 +165,9 @@ def close_replaced(connection: Connection, parked: Sequence[DeadLetter]) -> None
     no other, since its reason says nothing about the event.
     """
     reasons = {each.body: each.reason for each in parked if each.reason not in _REPLACE_NOTHING}
-    others = [(_hash(other, body),) for body, reason in reasons.items() for other in Reason if other != reason]
+    others = [
+        (WholeBody.of(other, [body]).id,) for body, reason in reasons.items() for other in Reason if other != reason
+    ]
     known = find_rows(connection, table, [table.c.id, table.c.state], others)
     if replaced := [dead_letter_id for dead_letter_id, state in known if state == OPEN]:
         connection.execute(update(table).where(table.c.id.in_(replaced)).values(state=REPLACED))
@@ -147,12 +181,6 @@ def count_open_by_reason(connection: Connection) -> dict[str, int]:
     return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
 
 
-def _hash(reason: Reason, body: bytes) -> str:
-    hashed = sha256(reason.encode() + b"\0")
-    hashed.update(body)  # separately, to save a copy of a large body
-    return hashed.hexdigest()
-
-
 @cache
 def _closable_statement(dialect_name: str) -> Select[Any]:
     keys = key_rows(dialect_name, [table.c.tenant_id, table.c.event_id])
@@ -162,9 +190,11 @@ def _closable_statement(dialect_name: str) -> Select[Any]:
 
 
 def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, object]:
-    tenant_id, event_id = claimed_identity(last.body)
+    # A body that is too large names no identity, even if the beginning that is left of it would.
+    tenant_id, event_id = (None, None) if last.whole else claimed_identity(last.body)
+    hashes = last.hashes
     return {
-        "id": last.id,
+        "id": hashes.id,
         "state": OPEN,
         "reason": last.reason.value,
         "detail": last.detail,
@@ -176,7 +206,7 @@ def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, 
         "times_seen": times_seen,
         "first_seen_us": min(first.position.ms * 1000, TIME_US_MAX),
         "last_seen_us": min(last.position.ms * 1000, TIME_US_MAX),
-        "body_length": len(last.body),
-        "body_sha256": sha256(last.body).hexdigest(),
+        "body_length": hashes.length,
+        "body_sha256": hashes.sha256,
         "body": last.body[:BODY_BYTES_MAX],
     }

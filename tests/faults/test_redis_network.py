@@ -103,8 +103,8 @@ def test_a_producer_whose_response_is_lost_sends_again_and_the_event_counts_once
 # look, its lease, its job, its sign of life; the worker's wait for a job, and what it notes about it; the drain's
 # renewal of the lease, its reading, its hint after the commit.
 REQUESTS = [
-    *(b"SETINFO", b"XINFO", b"projector:drain-lease:", b"RPUSH", b"projector:dispatcher-heartbeats"),
-    *(b"LMOVE", b"rq:job", b"EVALSHA", b"XRANGE", b"MSET"),
+    *(b"SETINFO", b"EVALSHA_RO", b"projector:drain-lease:", b"RPUSH", b"projector:dispatcher-heartbeats"),
+    *(b"LMOVE", b"rq:job", b"EVALSHA\r\n", b"XRANGE", b"MSET"),
 ]
 
 
@@ -115,7 +115,7 @@ def test_each_event_counts_once_whichever_request_is_interrupted(
     runtime: Runtime, proxied: Runtime, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, request_: bytes, when: str
 ) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 1.0)  # a lease or a job that is lost with a response delays the next by this
-    events = [event() for _ in range(50)]
+    events = [event(note="x" * 2_000) for _ in range(50)]  # more bytes than a script returns
     append(runtime, *events)
     observer = CheckpointObserver(runtime)
     cut(proxy, when, request_)

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 from cli.rendering.status_screen import StatusScreen
 from event_stream.events.event import partition_of
 from event_stream.streams.entries import Position
-from event_stream.streams.stream import ProjectedPosition
+from event_stream.streams.stream import ProjectedPosition, Stream
 from projections.error_classes import ErrorClass
 from projections.transaction import checkpoint_table
 from tests.support.events import TENANT, body, event
@@ -251,6 +251,23 @@ def test_trimming_keeps_entries_until_a_minute_after_their_commit(runtime: Runti
     drain_all(runtime)
     assert checkpoints(runtime)[TENANT_PARTITION].epoch == 0
     assert totals(runtime) == {"read": 1001, "applied": 1001, "duplicates": 0, "dead_lettered": 0, "lost": 0}
+
+
+def test_the_same_trim_is_repeated_once_a_minute_only(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, trimmed = [0.0], list[float]()
+    trimmer = Trimmer(runtime, clock=lambda: now[0])
+    trim = Stream.trim
+
+    def record(*arguments: Any) -> int:
+        trimmed.append(now[0])
+        return trim(*arguments)
+
+    monkeypatch.setattr(Stream, "trim", record)
+    append(runtime, event())
+    drain_all(runtime)
+    for now[0] in range(0, 200, 10):
+        trimmer.update(checkpoints(runtime))
+    assert trimmed == [60, 120, 180]
 
 
 def test_a_replaced_stream_is_not_trimmed_by_the_old_checkpoint(runtime: Runtime) -> None:

@@ -23,7 +23,7 @@ from event_stream.events.event import Event, partition_of
 from event_stream.events.event_types import WatchdogToggled
 from event_stream.events.json_equality import equal_json
 from event_stream.events.rfc3339 import format_time
-from event_stream.streams.entries import START, Entry, Position, StreamEnd, StreamSlice
+from event_stream.streams.entries import Entry, Position, StreamEnd, StreamSlice
 from event_stream.streams.stream import Stream
 from projections.database.engines import writer_engine
 from projections.folding.projection import FoldError, project_key
@@ -767,15 +767,15 @@ def test_large_entries_make_the_next_batch_smaller(runtime: Runtime, monkeypatch
 
 def with_memory_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, entries: int) -> list[int]:
     """Let reads of more entries fail; returns a growing list of the sizes of failed reads."""
-    read_from, failed = Stream.read_from, list[int]()
+    read_after, failed = Stream.read_after, list[int]()
 
     def call(stream: Stream, partition: int, position: Position, count: int, other: Position) -> StreamSlice:
-        if (wanted := count - (position != START)) > entries:
-            failed.append(wanted)
+        if count > entries:
+            failed.append(count)
             raise MemoryError
-        return read_from(stream, partition, position, count, other)
+        return read_after(stream, partition, position, count, other)
 
-    monkeypatch.setattr(Stream, "read_from", call)
+    monkeypatch.setattr(Stream, "read_after", call)
     append(runtime, *(event() for _ in range(300)))
     return failed
 
@@ -1114,7 +1114,7 @@ def test_a_prefetched_batch_is_applied_next_and_read_only_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drainer = looking_ahead(runtime)
-    monkeypatch.delattr(Stream, "read_from")
+    monkeypatch.delattr(Stream, "read_after")
     drainer.step()
     assert totals(runtime) == {"read": 258, "applied": 258, "duplicates": 0, "dead_lettered": 0, "lost": 0}
 
@@ -1170,15 +1170,15 @@ def test_an_outage_during_prefetch_does_not_prevent_applying_the_current_batch(
 ) -> None:
     append(runtime, *(event() for _ in range(30)))
     drainer = Drainer(runtime, TENANT_PARTITION, batch_size=BatchSize(count=2))
-    read_from, calls = Stream.read_from, itertools.count(1)
+    read_after, calls = Stream.read_after, itertools.count(1)
 
     def failing_after_the_first(*arguments: Any, **options: Any) -> StreamSlice:
         if next(calls) > 1:
             raise redis.ConnectionError("gone")
-        return read_from(*arguments, **options)
+        return read_after(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stream, "read_from", failing_after_the_first)
+        patch.setattr(Stream, "read_after", failing_after_the_first)
         drainer.step(read_ahead=True)
         assert totals(runtime)["applied"] == 2
         with pytest.raises(redis.ConnectionError, match="gone"):

@@ -33,16 +33,16 @@ def main() -> None:
 
 def die_out_of_memory() -> None:
     """Kill this process on a MemoryError, like the kernel's OOM killer."""
-    read_from = Stream.read_from
+    read_after = Stream.read_after
 
     def call(*arguments: Any) -> StreamSlice:
         try:
-            return read_from(*arguments)
+            return read_after(*arguments)
         except MemoryError:
             os.kill(os.getpid(), signal.SIGKILL)
             raise
 
-    Stream.read_from = call  # type: ignore[method-assign, assignment]
+    Stream.read_after = call  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

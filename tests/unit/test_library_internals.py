@@ -29,6 +29,8 @@ WORKER = "workers/dispatch/rq_worker.py"
 QUEUE = "workers/jobs/queue.py"
 LEASE = "workers/jobs/lease.py"
 APPENDING = "event_stream/streams/appending.py"
+RAW_REPLY = "event_stream/streams/raw_reply.py"
+WAITING = "event_stream/streams/waiting.py"
 READING = "event_stream/streams/reading.py"
 CONNECTION = "projections/database/connection.py"
 LOOKUP = "api_stub/lookups/postgresql.py"
@@ -74,8 +76,9 @@ INTERNALS = (
     Internal(QUEUE, "rq.job:Job.instance"),
     # Appends and reads bypass redis-py's commands.
     Internal(READING, "redis.client:Pipeline", "connection_pool response_callbacks transaction shard_hint"),
-    Internal(APPENDING, "redis:ConnectionPool.get_connection", "self command_name keys options"),
-    Internal(APPENDING, "redis:ConnectionPool.release", "self connection"),
+    Internal(RAW_REPLY, "redis:ConnectionPool.get_connection", "self command_name keys options"),
+    Internal(RAW_REPLY, "redis:ConnectionPool.release", "self connection"),
+    Internal(WAITING, "redis:Connection.send_command", "self args kwargs"),
     Internal(APPENDING, "redis:Connection.send_packed_command", "self command check_health"),
     Internal(
         APPENDING, "redis:Connection.read_response", "self disable_decoding timeout disconnect_on_error push_request"
@@ -188,3 +191,12 @@ def test_libraries_whose_internals_are_used_have_an_upper_bound_that_the_install
 def _requirements() -> Sequence[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [Requirement(text) for text in project["dependencies"]]
+
+
+def test_a_connection_of_redis_py_receives_from_its_attribute_sock(redis_url: str) -> None:
+    client = Redis.from_url(redis_url)
+    connection: Any = client.connection_pool.get_connection()
+    connection.send_command("PING")
+    assert connection._sock.recv(100) == b"+PONG\r\n"
+    client.connection_pool.release(connection)
+    client.close()

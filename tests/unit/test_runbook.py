@@ -23,6 +23,7 @@ from event_stream.errors import Reason
 from event_stream.events import decoding, event_types, upcasting
 from event_stream.events.json_body import BODY_BYTES_MAX
 from event_stream.settings import StreamSettings
+from event_stream.streams.stream import READ_BYTES_MAX
 from projections.database import engines, postgresql_engine
 from projections.error_classes import ErrorClass
 from tests.soak.redis_keys import DOCUMENTING_MODULES, documented
@@ -267,7 +268,7 @@ def test_the_recommended_limits_of_a_role_are_those_of_a_session() -> None:
         ("the requests that it has accepted ({} s at most)", api.SHUTDOWN_S),
         ("the database is away, slow ({} s)", QUERY_TIMEOUT_S),
         ("of at most {} entries", batch_size.ENTRIES_MAX),
-        ("grow only while they stay under {} MiB", batch_size.BYTES_MAX / 2**20),
+        ("each is read up to {} mib only", READ_BYTES_MAX / 2**20),
         ("adding up its events took more than {} s", verify_jobs.STATEMENT_TIMEOUT_S),
         ("is over {} KiB", BODY_BYTES_MAX / 1024),
         ("warns below {} GiB", Limits().disk_free_bytes / 2**30),

@@ -27,6 +27,7 @@ class Trimmer:
     runtime: Runtime
     clock: Callable[[], float] = time.monotonic
     history: deque[tuple[float, list[Checkpoint]]] = field(default_factory=deque)
+    last_trims: dict[int, tuple[tuple[int, Position, Position], float]] = field(default_factory=dict)
 
     def update(self, checkpoints: list[Checkpoint]) -> None:
         """Remember the current checkpoints, and trim to those of TRIM_AFTER_S ago; at most every TRIM_EVERY_S."""
@@ -43,8 +44,13 @@ class Trimmer:
                 self._trim(current, before=min(earlier.position, current.position))
 
     def _trim(self, checkpoint: Checkpoint, before: Position) -> None:
-        """Trim the stream of a checkpoint, unless another stream has replaced it."""
-        stream = self.runtime.stream
-        entries = stream.read_from(checkpoint.partition, checkpoint.position, 1).entries
-        if before > START and checkpoint.matches(entries):
-            stream.trim(checkpoint.partition, before, known_entry=entries[0])
+        """Trim the stream of a checkpoint, unless another stream has replaced it.
+
+        The same trim is repeated only after TRIM_AFTER_S, because the checkpoint's own entry may be large.
+        """
+        partition, position = checkpoint.partition, checkpoint.position
+        trim, now_s = (checkpoint.epoch, before, position), self.clock()
+        last, last_s = self.last_trims.get(partition, (None, 0.0))
+        if before > START and (trim != last or now_s - last_s >= TRIM_AFTER_S):
+            self.runtime.stream.trim(partition, before, position, checkpoint.position_digest)
+            self.last_trims[partition] = trim, now_s

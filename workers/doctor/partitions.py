@@ -85,6 +85,6 @@ def stream_untrimmed(context: Context) -> Iterator[Observation]:
         projected = ends[each.partition].length - each.in_flight
         if projected <= UNTRIMMED_ENTRIES_MAX or each.lag_s > BACKLOG_LAG_S:
             continue
-        newest = stream.read_from(each.partition, START, UNTRIMMED_ENTRIES_MAX).entries[-1]
-        if newest.position.ms < long_ago_ms:
+        newest = stream.position_after(each.partition, START, UNTRIMMED_ENTRIES_MAX)
+        if newest is not None and newest.ms < long_ago_ms:
             yield Observation(f"partition {each.partition} holds {projected:,} projected entries")

@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 from event_stream.errors import InvalidEventError, Reason
 from event_stream.events.decoding import Arrival
 from event_stream.events.event import Event, partition_of
-from event_stream.streams.entries import START, Entry, Position, StreamSlice
+from event_stream.events.json_body import BODY_BYTES_MAX
+from event_stream.streams.entries import Entry, Position, StreamSlice
 from event_stream.streams.stream import NotAStreamError
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
@@ -38,22 +39,17 @@ class ReadRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DecodedSlice:
-    """The entries of one read, and those decoded so far.
-
-    `inclusive` starts with the entry at the requested position, `after` with the next one. The decoded entries are the
-    first of `after`: each is in `events` or in `dead_letters`.
-    """
+    """The entries of one read, and those decoded so far: each of these is in `events` or in `dead_letters`."""
 
     request: ReadRequest
-    inclusive: StreamSlice
-    after: StreamSlice
+    stream_slice: StreamSlice
     events: list[Event] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
     def undecoded(self, count: int) -> list[Entry]:
         """Return the next entries to decode, at most `count`."""
         done = len(self.events) + len(self.dead_letters)
-        return self.after.entries[done : done + count]
+        return self.stream_slice.entries[done : done + count]
 
 
 @dataclass
@@ -73,17 +69,18 @@ class BatchReader:
         errors of Redis.
         """
         start, decoded = expected, self._prefetched(expected) or self._read(ReadRequest.at(expected))
-        if decoded.inclusive.end.wrong_type:
+        if decoded.stream_slice.end.wrong_type:
             raise NotAStreamError(self.partition)
-        if not _continues(decoded.inclusive, start):
-            start = expected.new_epoch(decoded.inclusive.end)
+        if not _continues(decoded.stream_slice, start):
+            start = expected.new_epoch(decoded.stream_slice.end)
             decoded = self._read(ReadRequest.at(start))
-        if not decoded.after.entries and start.with_lost_counted(decoded.after.end) == expected:
+        found = decoded.stream_slice
+        if not found.entries and start.with_lost_counted(found.end) == expected:
             return None
         while self._decode_some(decoded):
             pass
         parked = decoded.dead_letters
-        return Batch(expected, start, decoded.after, decoded.events, parked, self._owner_partitions(parked))
+        return Batch(expected, start, found, decoded.events, parked, self._owner_partitions(parked))
 
     def read_ahead(self, batch: Batch, count: int) -> None:
         """Prefetch `count` entries after a batch, assuming that the batch will be applied.
@@ -99,26 +96,26 @@ class BatchReader:
             self._ahead = self._read(request, count)
 
     def decode_some(self) -> bool:
-        """Decode a few of the prefetched entries; returns False if none were left."""
-        return self._ahead is not None and self._decode_some(self._ahead)
+        """Decode a few of the prefetched entries; returns False if none were left.
+
+        A large entry is left to `next_batch`, because the rest of its body may have to be read.
+        """
+        ahead = self._ahead
+        if ahead is None or any(entry.large for entry in ahead.stream_slice.entries[:1]):
+            return False
+        return self._decode_some(ahead)
 
     def _prefetched(self, expected: Checkpoint) -> DecodedSlice | None:
         """Return the prefetched slice if it starts exactly at the checkpoint; discard it otherwise."""
         ahead, self._ahead = self._ahead, None
-        matches = (
-            ahead is not None and ahead.request == ReadRequest.at(expected) and _continues(ahead.inclusive, expected)
-        )
-        return ahead if matches else None
+        if ahead is None or ahead.request != ReadRequest.at(expected):
+            return None
+        return ahead if _continues(ahead.stream_slice, expected) else None
 
     def _read(self, request: ReadRequest, count: int | None = None) -> DecodedSlice:
-        after_count = self.batch_size.count if count is None else count
-        # One more entry, because the checkpoint's own entry proves that the stream was not replaced.
-        # docs/decisions/0006-start-at-the-checkpoints-own-entry.md
-        inclusive_count = after_count + (request.position != START)
-        inclusive = self.runtime.stream.read_from(
-            self.partition, request.position, inclusive_count, request.extra_position
-        )
-        return DecodedSlice(request, inclusive, inclusive.after(request.position, after_count))
+        limit = self.batch_size.count if count is None else count
+        stream = self.runtime.stream
+        return DecodedSlice(request, stream.read_after(self.partition, request.position, limit, request.extra_position))
 
     def _decode_some(self, decoded: DecodedSlice) -> bool:
         """Decode a few entries; returns False if none were left."""
@@ -128,7 +125,8 @@ class BatchReader:
         settings, first, last = self.runtime.settings, entries[0].position, entries[-1].position
         arrival = Arrival(self.partition, settings.partitions, first.ms, settings.max_clock_skew_s)
         has_poison = self.poison.is_poison_between(decoded.request.epoch, first, last)
-        if not has_poison and (events := decode_valid(entries, arrival)):
+        is_whole = entries[0].large is None  # a large entry is read alone
+        if is_whole and not has_poison and (events := decode_valid(entries, arrival)):
             decoded.events.extend(events)
             return True
         for entry in entries:
@@ -137,6 +135,9 @@ class BatchReader:
 
     def _decode_one(self, decoded: DecodedSlice, entry: Entry, arrival: Arrival) -> None:
         body = entry.body
+        if entry.body_length > BODY_BYTES_MAX:
+            decoded.dead_letters.append(self._too_large(entry))
+            return
         try:
             event = decode_entry(entry, body, arrival)
             if self.poison.is_poison(decoded.request.epoch, entry.position):
@@ -146,6 +147,12 @@ class BatchReader:
             stored = fields_as_json(entry) if body is None else body
             decoded.dead_letters.append(DeadLetter(self.partition, entry.position, stored, error.reason, error.detail))
 
+    def _too_large(self, entry: Entry) -> DeadLetter:
+        """Return the dead letter of an entry whose body is too large, which needs the hash of all its bytes."""
+        body = entry.body or b""
+        chunks = [body] if entry.large is None else self.runtime.stream.iter_body(self.partition, entry)
+        return DeadLetter.too_large(self.partition, entry.position, body, chunks)
+
     def _owner_partitions(self, parked: list[DeadLetter]) -> frozenset[int]:
         """Return the other partitions that the events in these dead letters belong to."""
         partitions = self.runtime.settings.partitions
@@ -153,9 +160,6 @@ class BatchReader:
         return frozenset(owners - {self.partition})
 
 
-def _continues(inclusive: StreamSlice, checkpoint: Checkpoint) -> bool:
-    """Return whether entries read from a checkpoint on belong to the same stream as the checkpoint."""
-    end = inclusive.end
-    return (
-        end.position is None or checkpoint.matches(inclusive.entries) or checkpoint.is_known_end(inclusive.extra_entry)
-    )
+def _continues(found: StreamSlice, checkpoint: Checkpoint) -> bool:
+    """Return whether entries read after a checkpoint belong to the same stream as the checkpoint."""
+    return found.end.position is None or checkpoint.matches(found) or checkpoint.holds_known_end(found)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from redis.backoff import EqualJitterBackoff
 
 from event_stream.streams.entries import StreamSlice
+from event_stream.streams.stream import READ_BYTES_MAX
 
 # A worker that was killed because of its memory does not remember its batch, so it starts with the smallest one.
 ENTRIES_FIRST = 1
 ENTRIES_MAX = 8_000
 # After `count` entries, the next batch may have GROWTH_FACTOR * count ** 2: 64 after the first entry.
 GROWTH_FACTOR = 64
-BYTES_MAX = 8 * 1024 * 1024
+BYTES_MAX = READ_BYTES_MAX
 NARROWING_STEPS_MAX = 16  # halving ENTRIES_MAX reaches one entry in 12; that entry then fails alone
 MEMORY_SHORT_S = 60.0
 BACK_OFF_FIRST_S = 0.4

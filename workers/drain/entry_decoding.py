@@ -33,8 +33,10 @@ def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
 def fields_as_json(entry: Entry) -> bytes:
     """Return the fields of an entry without the field `event`, readable for an operator.
 
-    A name that is repeated has a list of values.
+    A name that is repeated has a list of values. Of a large entry only the size and the digest are known.
     """
+    if entry.large is not None:
+        return dumps({"size": entry.large.size, "digest": entry.large.digest.hex()}).encode()
     values: dict[str, list[str]] = {}
     for name, value in zip(entry.parts[::2], entry.parts[1::2], strict=True):
         values.setdefault(_text(name), []).append(_text(value))

@@ -132,6 +132,5 @@ def _partition_status(
 
 def _lag_s(runtime: Runtime, checkpoint: Checkpoint, now_ms: int) -> float:
     """Return the age of the oldest entry after the checkpoint."""
-    entries = runtime.stream.read_from(checkpoint.partition, checkpoint.position, 2).entries
-    oldest = next((entry for entry in entries if entry.position > checkpoint.position), None)
-    return max(0.0, (now_ms - oldest.position.ms) / 1000) if oldest else 0.0
+    oldest = runtime.stream.position_after(checkpoint.partition, checkpoint.position)
+    return max(0.0, (now_ms - oldest.ms) / 1000) if oldest else 0.0

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import ProgrammingError
 
 from event_stream.events.envelope import claimed_identity
-from event_stream.streams.entries import Entry, Position
+from event_stream.streams.entries import BODY_BYTES_KEPT, Entry, Position
 from projections.lifecycle import tenant_data
 from workers.reporting.status import PartitionStatus, Status
 from workers.runtime import Runtime
@@ -21,8 +21,7 @@ from workers.telemetry.apply_rates import HISTORY_S, Rate
 TENANTS_SHOWN = 10
 INSPECTED_MAX = 8_000  # events, and as many entries, of all partitions together
 INSPECTED_PER_PARTITION_MIN = 100
-INSPECTED_BYTES_MAX = 1_000_000  # of one partition's entries; reading stops after the page that exceeds it
-PAGE_ENTRIES = 100
+INSPECTED_BYTES_MAX = 1_000_000  # of one partition's entries
 _INSUFFICIENT_PRIVILEGE = "42501"  # SQLSTATE; the API's role, for example, may lack the right to read the event log
 
 
@@ -104,16 +103,17 @@ def _traffic_of_partition(
 
 
 def _oldest_in_flight(runtime: Runtime, partition: PartitionStatus, limit: int) -> list[Entry]:
-    """Return the first entries after the checkpoint, up to `limit` and about INSPECTED_BYTES_MAX."""
+    """Return the first entries after the checkpoint, up to `limit` and INSPECTED_BYTES_MAX."""
     entries: list[Entry] = []
-    position, size = Position.parse(partition.position), 0
-    while len(entries) < limit and size < INSPECTED_BYTES_MAX:
-        page = runtime.stream.read_from(partition.partition, position, PAGE_ENTRIES + 1).after(position, PAGE_ENTRIES)
-        entries += page.entries
-        if len(page.entries) < PAGE_ENTRIES:
+    position, bytes_left = Position.parse(partition.position), INSPECTED_BYTES_MAX
+    while len(entries) < limit and bytes_left > 0:
+        found = runtime.stream.read_after(partition.partition, position, limit - len(entries), bytes_max=bytes_left)
+        entries += found.entries
+        if found.reaches_end or not found.entries:
             break
-        position, size = page.entries[-1].position, size + page.size
-    return entries[:limit]
+        # A large entry ends a slice. Each slice counts as much as the server may send of it.
+        position, bytes_left = found.entries[-1].position, bytes_left - found.size - BODY_BYTES_KEPT
+    return entries
 
 
 def _tenant_lags(partition: int, entries: Sequence[Entry], now_ms: int) -> list[TenantLag]:
