@@ -19,9 +19,9 @@ from workers.reporting.heartbeats import read_workers
 from workers.runtime import Runtime, redis_client
 
 TENANT_PARTITION = partition_of(TENANT, 4)
-LARGE = b"x" * (6 * 1024 * 1024)
+LARGE = b"x" * 1_000_000  # a larger entry is not held as a whole
 # Enough for a few large entries, as they are read, hashed and kept; not for a first batch of many.
-LITTLE_MIB = "64"
+LITTLE_MIB = "16"
 
 
 def append_large(runtime: Runtime, count: int) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def is_drained(runtime: Runtime) -> bool:
 def test_a_worker_that_runs_out_of_memory_reads_smaller_batches_and_finishes(
     runtime: Runtime, start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = append_large(runtime, 12)
+    made = append_large(runtime, 40)
     start("cli", "dispatcher")
     worker = start("tests.support.memory_limited_worker", LITTLE_MIB)
     wait_until(lambda: is_drained(runtime), "everything is drained", 180)
@@ -53,7 +53,7 @@ def test_a_worker_that_runs_out_of_memory_reads_smaller_batches_and_finishes(
     assert {json.loads(line)["retry_after_s"] for line in failures} == {0}  # smaller batches may help at once
     assert_fully_projected(runtime, made)
     assert [(dead_letter.reason, dead_letter.times_seen) for dead_letter in stored_dead_letters(runtime)] == [
-        ("too_large", 12)
+        ("too_large", 40)
     ]
 
 
@@ -61,7 +61,7 @@ def test_a_worker_that_runs_out_of_memory_reads_smaller_batches_and_finishes(
 def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_smaller_batches(
     runtime: Runtime, start: Start
 ) -> None:
-    made = append_large(runtime, 12)
+    made = append_large(runtime, 40)
     start("cli", "dispatcher")
     deaths = 0
     worker = start("tests.support.memory_limited_worker", LITTLE_MIB, "killed")

@@ -197,7 +197,7 @@ NOTHING_LOST = (
         "G1",
         "event_stream/streams/stream.py",
         "if not found or digest(found[2]) ~= ARGV[3] then return 0 end",
-        "if not found or #found[2] == 0 then return 0 end",
+        "if found and digest(found[2]) ~= ARGV[3] then return 0 end",
         (f"{_DISPATCHING}a_replaced_stream_is_not_trimmed_by_the_old_checkpoint",),
     ),
     Mutant(
@@ -837,7 +837,7 @@ BOUNDED_RESOURCES = (
         "event_stream/streams/reading.py",
         "if bytes > {ENTRY_BYTES_MAX} then",
         "if bytes < 0 then",
-        (f"{_LARGE_ENTRIES}a_huge_entry_is_parked_and_stops_no_partition",),
+        (f"{_LARGE_ENTRIES}an_event_beside_a_huge_other_field_is_applied",),
     ),
     Mutant(
         "a large first or last entry is copied by the server at every look",
