@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 
 import click
@@ -14,16 +13,17 @@ from workers.doctor.context import Context
 from workers.doctor.registry import CHECKS
 from workers.doctor.runner import DoctorReport, run_checks
 
-COLOURS = {Severity.DANGER: "red", Severity.ADVICE: "yellow"}
+COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
 
 @click.command()
+@click.option("--verbose", is_flag=True, help="Also list the problems that were checked for.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def doctor(as_json: bool) -> None:
+def doctor(*, verbose: bool, as_json: bool) -> None:
     """Report what endangers the guarantees, each finding with its remedy. Changes nothing.
 
     It checks Redis, the database, the settings, and whether events reach the read models. The exit status is 1 if a
-    guarantee is in danger, else 0, even if there is advice. docs/reference/doctor.md lists all codes.
+    guarantee is in danger (an error), else 0, even if there are warnings. docs/reference/doctor.md lists all codes.
     """
     environment.load()
     with closing(Context.from_environ(os.environ)) as context:
@@ -32,7 +32,9 @@ def doctor(as_json: bool) -> None:
         print_json(report.model_dump())
     else:
         _print(report)
-    if report.has_danger:
+        if verbose:
+            _print_checks(report)
+    if report.has_errors:
         sys.exit(1)
 
 
@@ -41,20 +43,25 @@ def _print(report: DoctorReport) -> None:
     for finding in report.findings:
         name = click.style(f"{finding.severity} {finding.guarantee or '-'} {finding.code}", COLOURS[finding.severity])
         click.echo(f"{name}: {finding.message} -> {finding.remedy}")
-    for line in _summary(report):
-        click.secho(line, fg=COLOURS[Severity.DANGER] if report.has_danger else "green")
-
-
-def _summary(report: DoctorReport) -> Iterator[str]:
-    """Yield the number of findings or, if there are none, the problems that were checked for."""
-    dangers = sum(finding.severity == Severity.DANGER for finding in report.findings)
-    advice = len(report.findings) - dangers
-    if dangers:
-        yield f"Dangers: {dangers}, advice: {advice}."
-    elif advice:
-        yield f"No guarantee is in danger. Advice: {advice}."
-    else:
-        yield "No guarantee is in danger. None of these problems was found:"
-        yield from (f"  {check.code:<32} {check.meaning}" for check in CHECKS if check.code in report.checked)
+    click.secho(_summary(report), fg=COLOURS[Severity.ERROR] if report.has_errors else "green")
     if report.skipped:
-        yield f"Not checked: {', '.join(report.skipped)}."
+        click.echo(f"Not checked: {', '.join(report.skipped)}.")
+
+
+def _summary(report: DoctorReport) -> str:
+    """Return the number of findings or, if there are none, the number of checks."""
+    errors = sum(finding.severity == Severity.ERROR for finding in report.findings)
+    warnings = len(report.findings) - errors
+    if errors:
+        return f"Errors: {errors}, warnings: {warnings}."
+    if warnings:
+        return f"No guarantee is in danger. Warnings: {warnings}."
+    return f"No guarantee is in danger: {len(report.checked)} checks found nothing."
+
+
+def _print_checks(report: DoctorReport) -> None:
+    """Print the code and the meaning of every check that found nothing."""
+    found = {finding.code for finding in report.findings}
+    for check in CHECKS:
+        if check.code in report.checked and check.code not in found:
+            click.echo(f"  {check.code:<32} not found: {check.meaning}")

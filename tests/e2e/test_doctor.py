@@ -21,6 +21,6 @@ def test_a_fresh_deployment_has_no_findings_and_a_changed_one_has(tmp_path: Path
         client = redis_client(up.variables()["REDIS_URL"])
         client.config_set("appendonly", "no")
         client.close()
-        assert "danger G1 redis-aof-off: aof_enabled is 0" in up.run("doctor", expect=1)
+        assert "error G1 redis-aof-off: aof_enabled is 0" in up.run("doctor", expect=1)
     finally:
         up.remove()

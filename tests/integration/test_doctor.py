@@ -140,7 +140,7 @@ only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indire
 def test_a_healthy_deployment_has_no_findings(alive: Runtime, environ: Environ) -> None:
     found = examined(environ)
     assert found.findings == []
-    assert not found.has_danger
+    assert not found.has_errors
     assert found.skipped == []
     absent = "postgres-" if environ["DATABASE_URL"].startswith("sqlite") else "sqlite-"
     assert found.checked == [check.code for check in CHECKS if not check.code.startswith(absent)]
@@ -152,9 +152,9 @@ def test_every_code_is_provoked_in_this_file() -> None:
     assert [check.code for check in CHECKS if f'"{check.code}"' not in here] == []
 
 
-def test_every_danger_names_a_guarantee() -> None:
+def test_every_error_names_a_guarantee() -> None:
     for check in CHECKS:
-        assert check.guarantee in {f"G{number}" for number in range(1, 10)} or check.severity == Severity.ADVICE
+        assert check.guarantee in {f"G{number}" for number in range(1, 10)} or check.severity == Severity.WARNING
 
 
 @only_sqlite
@@ -185,7 +185,7 @@ def test_an_unreachable_redis_is_reported_and_the_database_is_still_examined(
     finally:
         redis_server.start()
     assert codes(found) == {"redis-unreachable", "dead-letters-open"}
-    assert found.has_danger
+    assert found.has_errors
     assert {"redis-aof-off", "worker-missing", "redis-inspection-denied"} <= set(found.skipped)
     assert {"schema-too-old", "sqlite-locked"} <= set(found.checked)
 
@@ -234,20 +234,20 @@ def test_a_replica_is_reported_with_its_primary(alive: Runtime, environ: Environ
         found = finding(environ, "redis-replica")
     finally:
         alive.stream.redis.replicaof("NO", "ONE")
-    assert (found.severity, found.guarantee, found.message) == ("danger", "G7", "role is slave")
+    assert (found.severity, found.guarantee, found.message) == ("error", "G7", "role is slave")
     assert f"127.0.0.1:{port}" in found.remedy
 
 
 @only_sqlite
-def test_no_append_only_file_is_a_danger(alive: Runtime, environ: Environ) -> None:
+def test_no_append_only_file_is_an_error(alive: Runtime, environ: Environ) -> None:
     with configured(alive, appendonly="no"):
         found = finding(environ, "redis-aof-off")
-    assert (found.severity, found.guarantee, found.message) == ("danger", "G1", "aof_enabled is 0")
+    assert (found.severity, found.guarantee, found.message) == ("error", "G1", "aof_enabled is 0")
     assert "CONFIG SET appendonly yes" in found.remedy
 
 
 @only_sqlite
-def test_an_append_only_file_that_cannot_be_written_is_a_danger(environ: Environ, tmp_path: Path) -> None:
+def test_an_append_only_file_that_cannot_be_written_is_an_error(environ: Environ, tmp_path: Path) -> None:
     # A file size limit simulates a full disk; the server must get an error, not a signal.
     server = RedisServer("--appendfsync", "everysec")
     wrapper = tmp_path / "server"
@@ -269,7 +269,7 @@ def test_an_append_only_file_that_cannot_be_written_is_a_danger(environ: Environ
 @only_sqlite
 @pytest.mark.parametrize(
     ("value", "code", "severity"),
-    [("no", "redis-fsync-no", "danger"), ("everysec", "redis-fsync-everysec", "advice")],
+    [("no", "redis-fsync-no", "error"), ("everysec", "redis-fsync-everysec", "warning")],
 )
 def test_syncing_less_than_always_is_reported(
     alive: Runtime, environ: Environ, value: str, code: str, severity: str
@@ -280,10 +280,10 @@ def test_syncing_less_than_always_is_reported(
 
 
 @only_sqlite
-def test_a_policy_that_evicts_is_a_danger(alive: Runtime, environ: Environ) -> None:
+def test_a_policy_that_evicts_is_an_error(alive: Runtime, environ: Environ) -> None:
     with configured(alive, maxmemory_policy="volatile-lru"):
         found = finding(environ, "redis-may-evict")
-    assert (found.severity, found.guarantee) == ("danger", "G1")
+    assert (found.severity, found.guarantee) == ("error", "G1")
     assert found.message == "maxmemory-policy is volatile-lru, maxmemory 0 bytes"
 
 
@@ -306,22 +306,22 @@ def test_evicted_keys_are_reported_until_the_counter_is_reset(runtime: Runtime, 
 def test_nearly_exhausted_memory_is_reported(alive: Runtime, environ: Environ) -> None:
     with configured(alive, maxmemory=alive.stream.redis.info()["used_memory"] + 50_000):
         found = finding(environ, "redis-nearly-full")
-    assert found.severity == "advice"
+    assert found.severity == "warning"
 
 
 @only_sqlite
-def test_a_clock_difference_is_reported_and_one_that_refuses_events_is_a_danger(
+def test_a_clock_difference_is_reported_and_one_that_refuses_events_is_an_error(
     alive: Runtime, environ: Environ
 ) -> None:
     # There is only one clock on this machine, so the test sets the other.
     found = finding(environ, "redis-clock-differs", clock=lambda: time.time() + 20)
-    assert found.severity == "advice"
+    assert found.severity == "warning"
     assert found.message.startswith("Redis's clock is -")
     assert codes(examined(environ, clock=lambda: time.time() - 1000)) == {"redis-clock-differs"}
     slow_clock = examined(environ, clock=lambda: time.time() + 1000)
     assert codes(slow_clock) == {"redis-clock-differs", "redis-clock-slow"}
-    assert slow_clock.findings[0].code == "redis-clock-slow"  # dangers come first
-    assert slow_clock.has_danger
+    assert slow_clock.findings[0].code == "redis-clock-slow"  # errors come first
+    assert slow_clock.has_errors
 
 
 @only_postgresql
@@ -329,7 +329,7 @@ def test_the_clock_of_the_database_is_compared_too(alive: Runtime, environ: Envi
     # There is only one clock on this machine, so the test sets the other.
     found = examined(environ, clock=lambda: time.time() + 20)
     assert codes(found) == {"redis-clock-differs", "postgres-clock-differs"}
-    assert not found.has_danger
+    assert not found.has_errors
 
 
 @only_sqlite
@@ -340,7 +340,7 @@ def test_slow_responses_are_not_taken_for_a_wrong_clock(environ: Environ) -> Non
 
 
 @only_sqlite
-def test_another_number_of_partitions_in_redis_is_a_danger(alive: Runtime, environ: Environ) -> None:
+def test_another_number_of_partitions_in_redis_is_an_error(alive: Runtime, environ: Environ) -> None:
     alive.stream.redis.set("events:partitions", 5)
     found = examined(environ)
     assert codes(found) == {"redis-partitions-differ"}
@@ -370,7 +370,7 @@ def test_a_redis_command_that_is_not_permitted_is_reported_and_the_rest_is_exami
     finally:
         redis.acl_deluser("looker")
     assert codes(found) == {"redis-inspection-denied"}
-    assert not found.has_danger
+    assert not found.has_errors
     assert unchecked <= set(found.skipped)
     assert "worker-missing" in found.checked
     assert all(code in found.findings[0].message for code in unchecked)
@@ -407,7 +407,7 @@ def test_a_missing_database_is_reported_and_not_created(alive: Runtime, environ:
 
 
 @only_sqlite
-def test_missing_migrations_are_a_danger(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+def test_missing_migrations_are_an_error(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/old.db"
     engine = writer_engine(url)
     with engine.begin() as connection:
@@ -421,12 +421,12 @@ def test_missing_migrations_are_a_danger(alive: Runtime, environ: Environ, tmp_p
         connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
     engine.dispose()
     found = finding(environ | {"DATABASE_URL": url}, "schema-too-old")
-    assert (found.message, found.severity) == (f"the schema is 0000, needed is {schema.REVISION}", "danger")
+    assert (found.message, found.severity) == (f"the schema is 0000, needed is {schema.REVISION}", "error")
     assert "projector migrate" in found.remedy
 
 
 @only_sqlite
-def test_a_database_of_another_application_is_a_danger(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+def test_a_database_of_another_application_is_an_error(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/foreign.db"
     engine = writer_engine(url)
     with engine.begin() as connection:
@@ -440,35 +440,35 @@ def test_a_database_of_another_application_is_a_danger(alive: Runtime, environ: 
 def test_a_schema_of_a_newer_release_is_reported_and_the_rest_is_examined(alive: Runtime, environ: Environ) -> None:
     with alive.writer.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
-    assert finding(environ, "schema-newer").severity == "advice"
+    assert finding(environ, "schema-newer").severity == "warning"
 
 
-def test_another_number_of_partitions_in_the_database_is_a_danger(alive: Runtime, environ: Environ) -> None:
+def test_another_number_of_partitions_in_the_database_is_an_error(alive: Runtime, environ: Environ) -> None:
     found = examined(environ | {"PROJECTOR_PARTITIONS": "5"})
     assert codes(found) == {"database-partitions-differ", "redis-partitions-differ"}
     assert all("set `PROJECTOR_PARTITIONS=4`" in each.remedy for each in found.findings)
     assert "worker-missing" in found.skipped
 
 
-def test_open_dead_letters_are_reported_as_advice(alive: Runtime, environ: Environ) -> None:
+def test_open_dead_letters_are_reported_as_a_warning(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 0, b"nonsense", body(event() | {"type": "unknown.v1"}))
     drain_all(alive)
     found = finding(environ, "dead-letters-open")
-    assert found.severity == "advice"
+    assert found.severity == "warning"
     assert "1 not_json" in found.message
 
 
 # PostgreSQL
 
 
-def test_postgresql_that_does_not_sync_is_a_danger(redis_url: str, postgres_url: str, environ: Environ) -> None:
+def test_postgresql_that_does_not_sync_is_an_error(redis_url: str, postgres_url: str, environ: Environ) -> None:
     found = examined(environ | {"DATABASE_URL": postgres_url})
-    (danger,) = [each for each in found.findings if each.code == "postgres-fsync-off"]
-    assert (danger.severity, danger.guarantee, danger.message) == ("danger", "G1", "fsync is off")
+    (unsynced,) = [each for each in found.findings if each.code == "postgres-fsync-off"]
+    assert (unsynced.severity, unsynced.guarantee, unsynced.message) == ("error", "G1", "fsync is off")
 
 
 @only_postgresql
-def test_torn_pages_are_a_danger(alive: Runtime, environ: Environ, durable_server: PostgresServer) -> None:
+def test_torn_pages_are_an_error(alive: Runtime, environ: Environ, durable_server: PostgresServer) -> None:
     def reload(statement: str, value: str) -> None:
         durable_server.execute(statement)
         durable_server.execute("SELECT pg_reload_conf()")
@@ -479,7 +479,7 @@ def test_torn_pages_are_a_danger(alive: Runtime, environ: Environ, durable_serve
 
     reload("ALTER SYSTEM SET full_page_writes = off", "off")
     try:
-        assert finding(environ, "postgres-full-page-writes-off").severity == "danger"
+        assert finding(environ, "postgres-full-page-writes-off").severity == "error"
     finally:
         reload("ALTER SYSTEM RESET full_page_writes", "on")
 
@@ -490,24 +490,24 @@ def test_commits_that_do_not_wait_for_the_disk_are_reported(
 ) -> None:
     durable_server.execute("ALTER DATABASE examined SET synchronous_commit = off")
     found = finding(environ, "postgres-synchronous-commit-off")
-    assert found.severity == "advice"
+    assert found.severity == "warning"
     durable_server.execute(found.remedy.split("`")[1])
     assert examined(environ).findings == []
 
 
 @only_postgresql
-def test_a_database_that_takes_no_writes_is_a_danger(
+def test_a_database_that_takes_no_writes_is_an_error(
     alive: Runtime, environ: Environ, durable_server: PostgresServer
 ) -> None:
     durable_server.execute("ALTER DATABASE examined SET default_transaction_read_only = on")
     found = finding(environ, "postgres-read-only")
-    assert (found.severity, found.message) == ("danger", "default_transaction_read_only is on")
+    assert (found.severity, found.message) == ("error", "default_transaction_read_only is on")
     durable_server.execute(found.remedy.split("`")[1])
     assert examined(environ).findings == []
 
 
 @only_postgresql
-def test_a_transaction_left_open_is_a_danger_and_its_remedy_ends_it(
+def test_a_transaction_left_open_is_an_error_and_its_remedy_ends_it(
     alive: Runtime, environ: Environ, durable_server: PostgresServer
 ) -> None:
     limits = Limits(transaction_open_s=0.2)
@@ -517,7 +517,7 @@ def test_a_transaction_left_open_is_a_danger_and_its_remedy_ends_it(
         assert examined(environ).findings == []  # the transaction is not old enough
         wait_until(lambda: examined(environ, limits=limits).findings != [], "the entry is old enough")
         found = finding(environ, "postgres-transaction-left-open", limits=limits)
-        assert (found.severity, found.guarantee) == ("danger", "G8")
+        assert (found.severity, found.guarantee) == ("error", "G8")
         assert "(forgetful)" in found.message
         assert str(forgetful.info.backend_pid) in found.remedy
         durable_server.execute(found.remedy.split("`")[1])
@@ -544,7 +544,7 @@ def test_hidden_sessions_are_reported(
 ) -> None:
     assert looker_url != environ["DATABASE_URL"]
     found = finding(environ | {"DATABASE_URL": looker_url}, "postgres-sessions-hidden")  # `alive` has open sessions
-    assert found.severity == "advice"
+    assert found.severity == "warning"
     durable_server.execute(found.remedy.strip("`"))
     assert examined(environ | {"DATABASE_URL": looker_url}).findings == []
 
@@ -566,7 +566,7 @@ def test_a_query_that_is_not_permitted_is_reported_and_the_rest_is_examined(
 
 
 @only_sqlite
-def test_a_journal_that_is_not_write_ahead_is_a_danger(
+def test_a_journal_that_is_not_write_ahead_is_an_error(
     alive: Runtime, environ: Environ, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -575,26 +575,26 @@ def test_a_journal_that_is_not_write_ahead_is_a_danger(
         source.backup(to)
         to.execute("PRAGMA journal_mode = DELETE")
     found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{copy}?vfs=unix-dotfile&uri=true"}, "sqlite-not-wal")
-    assert (found.severity, found.message) == ("danger", "journal_mode is delete")
+    assert (found.severity, found.message) == ("error", "journal_mode is delete")
 
 
 @only_sqlite
-def test_a_file_that_takes_no_writes_is_a_danger(
+def test_a_file_that_takes_no_writes_is_an_error(
     alive: Runtime, environ: Environ, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = make_url(sqlite_url).database
     found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{file}?mode=ro&uri=true"}, "sqlite-read-only")
-    assert (found.severity, found.message) == ("danger", "attempt to write a readonly database")
+    assert (found.severity, found.message) == ("error", "attempt to write a readonly database")
     assert str(file) in found.remedy
 
 
 @only_sqlite
-def test_a_write_lock_held_by_another_process_is_a_danger(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
+def test_a_write_lock_held_by_another_process_is_an_error(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
     with closing(sqlite3.connect(str(make_url(sqlite_url).database), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         found = finding(environ, "sqlite-locked", limits=Limits(lock_wait_s=0.1))
-        assert (found.severity, found.message) == ("danger", "database is locked for 0.1 s")
+        assert (found.severity, found.message) == ("error", "database is locked for 0.1 s")
         holder.execute("ROLLBACK")
         assert examined(environ).findings == []
 
@@ -603,7 +603,7 @@ def test_a_write_lock_held_by_another_process_is_a_danger(alive: Runtime, enviro
 def test_a_disk_with_little_free_space_is_reported(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
     # The test raises the limit instead of filling the disk.
     found = finding(environ, "disk-nearly-full", limits=Limits(disk_free_bytes=2**60))
-    assert found.severity == "advice"
+    assert found.severity == "warning"
     assert str(tmp_path) in found.remedy
 
 
@@ -611,14 +611,14 @@ def test_a_disk_with_little_free_space_is_reported(alive: Runtime, environ: Envi
 
 
 @only_sqlite
-def test_missing_workers_and_dispatchers_are_a_danger_just_as_in_status(runtime: Runtime, environ: Environ) -> None:
+def test_missing_workers_and_dispatchers_are_an_error_just_as_in_status(runtime: Runtime, environ: Environ) -> None:
     found = examined(environ)
     assert codes(found) == {"dispatcher-missing", "worker-missing"}
     _is_what_status_says(found, runtime)
 
 
 @only_sqlite
-def test_a_stalled_partition_is_a_danger_just_as_in_status(alive: Runtime, environ: Environ) -> None:
+def test_a_stalled_partition_is_an_error_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     an_hour_ago_ms = int(time.time() - 3600) * 1000
     alive.stream.redis.xadd("events:{2}", {"event": b"x"}, id=f"{an_hour_ago_ms}-0")
     found = examined(environ)
@@ -627,7 +627,7 @@ def test_a_stalled_partition_is_a_danger_just_as_in_status(alive: Runtime, envir
 
 
 @only_sqlite
-def test_a_partition_that_keeps_failing_is_a_danger_just_as_in_status(alive: Runtime, environ: Environ) -> None:
+def test_a_partition_that_keeps_failing_is_an_error_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     append(alive, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
     failing = Drainer(replace(alive, writer=nowhere), partition_of(TENANT, alive.stream.partitions))
@@ -641,7 +641,7 @@ def test_a_partition_that_keeps_failing_is_a_danger_just_as_in_status(alive: Run
 
 
 @only_sqlite
-def test_an_open_breaker_is_a_danger_just_as_in_status(alive: Runtime, environ: Environ) -> None:
+def test_an_open_breaker_is_an_error_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     circuit_breaker.publish(alive.stream.redis, "KeyError in tenant")
     found = examined(environ)
     assert codes(found) == {"breaker-open"}
@@ -654,7 +654,7 @@ def _is_what_status_says(examination: DoctorReport, runtime: Runtime) -> None:
     assert len(found) == len(examination.findings) > 0
     for problem in found:
         assert any(problem.startswith(each.message) for each in examination.findings), problem
-    assert examination.has_danger
+    assert examination.has_errors
 
 
 @only_sqlite
@@ -679,7 +679,7 @@ def test_rows_of_another_release_are_reported(
     with alive.writer.begin() as connection:
         connection.execute(insert(projection_version.table).values(tenant_id=TENANT, versions=stored))
     found = finding(environ, code)
-    assert found.severity == "danger"
+    assert found.severity == "error"
     assert said in found.message
 
 
@@ -688,18 +688,18 @@ def test_lost_entries_are_reported(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 1, *(body(event()) for _ in range(3)))
     assert alive.stream.redis.xtrim("events:{1}", maxlen=0, approximate=False) == 3
     found = finding(environ, "entries-lost")
-    assert (found.severity, found.message) == ("advice", "3 of partition 1")
+    assert (found.severity, found.message) == ("warning", "3 of partition 1")
 
 
 @only_sqlite
-def test_a_stream_that_is_not_trimmed_is_a_danger(alive: Runtime, environ: Environ) -> None:
+def test_a_stream_that_is_not_trimmed_is_an_error(alive: Runtime, environ: Environ) -> None:
     an_hour_ago_ms = int(time.time() - 3600) * 1000
     for number in range(400):
         alive.stream.redis.xadd("events:{3}", {"event": b"x"}, id=f"{an_hour_ago_ms}-{number + 1}")
     assert codes(examined(environ)) == {"partition-stalled"}
     drain_all(alive)
     (found,) = [each for each in examined(environ).findings if each.code == "stream-untrimmed"]
-    assert (found.severity, found.guarantee) == ("danger", "G8")
+    assert (found.severity, found.guarantee) == ("error", "G8")
     assert found.message == "partition 3 holds 400 projected entries"
     at = checkpoints(alive)[3]
     alive.stream.trim(3, at.position, at.position, at.position_digest)
@@ -721,20 +721,21 @@ def run(environ: Environ) -> Run:
 
 
 @only_sqlite
-def test_the_command_lists_its_checks_and_ends_with_0(alive: Runtime, run: Run) -> None:
-    done = run()
+def test_the_command_prints_one_line_if_all_is_well_and_lists_its_checks_if_verbose(alive: Runtime, run: Run) -> None:
+    done, verbose = run(), run("--verbose")
+    applicable = [check for check in CHECKS if not check.code.startswith("postgres-")]
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("No guarantee is in danger. None of these problems was found:\n")
-    for check in CHECKS:
-        assert (check.code in done.stdout) == (not check.code.startswith("postgres-"))
+    assert done.stdout == f"No guarantee is in danger: {len(applicable)} checks found nothing.\n"
+    assert (verbose.returncode, verbose.stdout.splitlines()[0]) == (0, done.stdout.strip())
+    assert [line.split()[0] for line in verbose.stdout.splitlines()[1:]] == [check.code for check in applicable]
 
 
 @only_sqlite
-def test_advice_alone_ends_with_0_and_a_danger_with_1(alive: Runtime, run: Run) -> None:
+def test_a_warning_alone_ends_with_0_and_an_error_with_1(alive: Runtime, run: Run) -> None:
     with configured(alive, appendfsync="everysec"):
         done = run()
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("advice G1 redis-fsync-everysec: appendfsync is everysec -> `redis-cli CONFIG")
+        assert done.stdout.startswith("warning G1 redis-fsync-everysec: appendfsync is everysec -> `redis-cli CONFIG")
         with configured(alive, appendonly="no"):
             reported = run("--json")
     assert reported.returncode == 1
@@ -742,7 +743,7 @@ def test_advice_alone_ends_with_0_and_a_danger_with_1(alive: Runtime, run: Run) 
     assert set(answer) == {"findings", "checked", "skipped"}
     (found,) = answer["findings"]
     assert set(found) == {"code", "severity", "guarantee", "message", "remedy"}
-    assert (found["code"], found["severity"], found["guarantee"]) == ("redis-aof-off", "danger", "G1")
+    assert (found["code"], found["severity"], found["guarantee"]) == ("redis-aof-off", "error", "G1")
     assert "schema-too-old" in answer["checked"]
 
 
@@ -760,7 +761,7 @@ def test_secrets_are_not_shown(run: Run, redis_server: RedisServer) -> None:
     url = redis_server.url.replace("redis://", "redis://nobody:hush-hush@")
     done = run(REDIS_URL=url)
     assert done.returncode == 1
-    assert done.stdout.startswith("danger G7 redis-unreachable: AuthenticationError")
+    assert done.stdout.startswith("error G7 redis-unreachable: AuthenticationError")
     assert "hush-hush" not in done.stdout + done.stderr
 
 

@@ -11,6 +11,7 @@ GUARANTEES = tuple(f"G{number}" for number in range(1, 10))
 AREAS = (
     "activity",
     "dead_letters",
+    "doctor",
     "duplicates",
     "events",
     "health",
@@ -59,6 +60,7 @@ _REBUILD = "tests/integration/test_rebuild.py::test_"
 _VERIFY = "tests/integration/test_verify.py::test_"
 _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
+_DOCTOR = "tests/integration/test_doctor.py::test_"
 
 NOTHING_LOST = (
     Mutant(
@@ -1532,6 +1534,25 @@ EVENT_VERSIONS = (
     ),
 )
 
+DOCTOR = (
+    Mutant(
+        "a warning fails the doctor",
+        "doctor",
+        "workers/doctor/runner.py",
+        "return any(finding.severity == Severity.ERROR for finding in self.findings)",
+        "return bool(self.findings)",
+        (f"{_DOCTOR}a_warning_alone_ends_with_0_and_an_error_with_1",),
+    ),
+    Mutant(
+        "the doctor lists its checks also if nothing is wrong",
+        "doctor",
+        "cli/commands/doctor.py",
+        "        if verbose:\n",
+        "        if True:\n",
+        (f"{_DOCTOR}the_command_prints_one_line_if_all_is_well_and_lists_its_checks_if_verbose",),
+    ),
+)
+
 MUTANTS = (
     *NOTHING_LOST,
     *EXACTLY_ONCE,
@@ -1547,4 +1568,5 @@ MUTANTS = (
     *VERIFICATION,
     *PROJECTION_VERSIONS,
     *EVENT_VERSIONS,
+    *DOCTOR,
 )

@@ -14,8 +14,8 @@ from workers.doctor.context import Context
 class Severity(StrEnum):
     """How serious a finding is."""
 
-    DANGER = "danger"  # it endangers a guarantee (docs/explanation/guarantees.md)
-    ADVICE = "advice"  # no guarantee is in danger, but something should be known or improved
+    ERROR = "error"  # it endangers a guarantee (docs/explanation/guarantees.md)
+    WARNING = "warning"  # no guarantee is in danger, but something should be known or improved
 
 
 class Subject(StrEnum):
@@ -77,18 +77,18 @@ class Check:
         ]
 
 
-def danger(
+def error_check(
     code: str, subject: Subject, guarantee: str, *, meaning: str, remedy: str, blocks: Iterable[Subject] = ()
 ) -> Callable[[Inspect], Check]:
-    """Return a decorator that makes an inspection a check for a danger to `guarantee`."""
-    return lambda inspect: Check(code, subject, Severity.DANGER, guarantee, meaning, remedy, frozenset(blocks), inspect)
+    """Return a decorator that makes an inspection a check for an error: a danger to `guarantee`."""
+    return lambda inspect: Check(code, subject, Severity.ERROR, guarantee, meaning, remedy, frozenset(blocks), inspect)
 
 
-def advice(
+def warning_check(
     code: str, subject: Subject, guarantee: str | None = None, *, meaning: str, remedy: str
 ) -> Callable[[Inspect], Check]:
-    """Return a decorator that makes an inspection a check that gives advice."""
-    return lambda inspect: Check(code, subject, Severity.ADVICE, guarantee, meaning, remedy, frozenset(), inspect)
+    """Return a decorator that makes an inspection a check for a warning."""
+    return lambda inspect: Check(code, subject, Severity.WARNING, guarantee, meaning, remedy, frozenset(), inspect)
 
 
 def denied_inspections(context: Context, *errors: type[Exception]) -> Iterator[Observation]:

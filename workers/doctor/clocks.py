@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 
 
-@advice(
+@warning_check(
     "redis-clock-differs",
     Subject.REDIS,
     meaning="Redis's clock and this host's differ by more than 5 s. Positions carry Redis's time, so lags and times"
@@ -20,7 +20,7 @@ def redis_differs(context: Context) -> Iterator[Observation]:
         yield Observation(f"Redis's clock is {difference_s:+.1f} s from this host's")
 
 
-@danger(
+@error_check(
     "redis-clock-slow",
     Subject.REDIS,
     "G7",
@@ -40,7 +40,7 @@ def _redis_difference_s(context: Context) -> float:
     return context.clock_difference_s(lambda: context.stream.now_ms() / 1000)
 
 
-@advice(
+@warning_check(
     "postgres-clock-differs",
     Subject.POSTGRESQL,
     meaning="PostgreSQL's clock and this host's differ by more than 5 s, so the times in their logs cannot be"

@@ -8,13 +8,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from projections import schema
 from projections.error_classes import describe
 from projections.transaction import checkpoint_table, dead_letters
-from workers.doctor.check import Observation, Subject, advice, danger, denied_inspections
+from workers.doctor.check import Observation, Subject, denied_inspections, error_check, warning_check
 from workers.doctor.context import Context
 
 DATABASE_SUBJECTS = (Subject.DATABASE, Subject.POSTGRESQL, Subject.SQLITE, Subject.STATUS)
 
 
-@danger(
+@error_check(
     "database-unreachable",
     Subject.DATABASE,
     "G7",
@@ -32,7 +32,7 @@ def unreachable(context: Context) -> Iterator[Observation]:
         yield Observation(describe(error))
 
 
-@danger(
+@error_check(
     "schema-foreign",
     Subject.DATABASE,
     "G7",
@@ -51,7 +51,7 @@ def schema_foreign(context: Context) -> Iterator[Observation]:
         yield Observation(str(error))
 
 
-@danger(
+@error_check(
     "schema-too-old",
     Subject.DATABASE,
     "G7",
@@ -73,7 +73,7 @@ def _is_file_missing(context: Context) -> bool:
     return context.sqlite_file is not None and not context.sqlite_file.exists()
 
 
-@advice(
+@warning_check(
     "schema-newer",
     Subject.DATABASE,
     "G3",
@@ -93,7 +93,7 @@ def _revision(context: Context) -> str | None:
         return schema.current_revision(connection)
 
 
-@danger(
+@error_check(
     "database-partitions-differ",
     Subject.DATABASE,
     "G7",
@@ -111,7 +111,7 @@ def partitions_differ(context: Context) -> Iterator[Observation]:
         yield Observation(message, {"stored": stored})
 
 
-@advice(
+@warning_check(
     "dead-letters-open",
     Subject.DATABASE,
     meaning="Entries could not be applied and became dead letters. They stay open until an operator decides.",
@@ -126,7 +126,7 @@ def dead_letters_open(context: Context) -> Iterator[Observation]:
         yield Observation(", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
 
 
-@advice(
+@warning_check(
     "database-inspection-denied",
     Subject.DATABASE,
     meaning="The database does not allow some inspections. The checks that need them were skipped.",

@@ -3,11 +3,11 @@
 import shutil
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, advice
+from workers.doctor.check import Observation, Subject, warning_check
 from workers.doctor.context import Context
 
 
-@advice(
+@warning_check(
     "disk-nearly-full",
     Subject.HOST,
     "G7",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from event_stream.streams.entries import START
-from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 from workers.reporting import problems
 
@@ -13,7 +13,7 @@ UNTRIMMED_ENTRIES_MAX = 200
 BACKLOG_LAG_S = 10.0
 
 
-@danger(
+@error_check(
     "partition-stalled",
     Subject.STATUS,
     "G7",
@@ -25,7 +25,7 @@ def stalled(context: Context) -> Iterator[Observation]:
     yield from map(Observation, problems.stalled_partitions(context.status))
 
 
-@danger(
+@error_check(
     "partition-failing",
     Subject.STATUS,
     "G7",
@@ -38,7 +38,7 @@ def failing(context: Context) -> Iterator[Observation]:
     yield from map(Observation, problems.failing_partitions(context.status))
 
 
-@danger(
+@error_check(
     "breaker-open",
     Subject.STATUS,
     "G7",
@@ -51,7 +51,7 @@ def breaker_open(context: Context) -> Iterator[Observation]:
     yield from map(Observation, problems.open_circuit_breaker(context.status))
 
 
-@advice(
+@warning_check(
     "entries-lost",
     Subject.STATUS,
     "G1",
@@ -67,7 +67,7 @@ def entries_lost(context: Context) -> Iterator[Observation]:
         yield Observation(", ".join(f"{count:,} of partition {partition}" for partition, count in lost.items()))
 
 
-@danger(
+@error_check(
     "stream-untrimmed",
     Subject.STATUS,
     "G8",

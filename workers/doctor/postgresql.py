@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 
 
-@danger(
+@error_check(
     "postgres-fsync-off",
     Subject.POSTGRESQL,
     "G1",
@@ -19,7 +19,7 @@ def fsync_off(context: Context) -> Iterator[Observation]:
     yield from _is_off("fsync", context)
 
 
-@danger(
+@error_check(
     "postgres-full-page-writes-off",
     Subject.POSTGRESQL,
     "G1",
@@ -32,7 +32,7 @@ def full_page_writes_off(context: Context) -> Iterator[Observation]:
     yield from _is_off("full_page_writes", context)
 
 
-@advice(
+@warning_check(
     "postgres-synchronous-commit-off",
     Subject.POSTGRESQL,
     "G1",
@@ -55,7 +55,7 @@ def _is_off(setting: str, context: Context) -> Iterator[Observation]:
         yield Observation(f"{setting} is {value}")
 
 
-@danger(
+@error_check(
     "postgres-read-only",
     Subject.POSTGRESQL,
     "G7",
@@ -71,7 +71,7 @@ def read_only(context: Context) -> Iterator[Observation]:
         yield Observation(reason, {"database": context.scalar("SELECT current_database()")})
 
 
-@danger(
+@error_check(
     "postgres-transaction-left-open",
     Subject.POSTGRESQL,
     "G8",
@@ -93,7 +93,7 @@ def transaction_left_open(context: Context) -> Iterator[Observation]:
         yield Observation(f"process {pid} of {user}{name} has been in a transaction for {open_s:.0f} s", {"pid": pid})
 
 
-@advice(
+@warning_check(
     "postgres-sessions-hidden",
     Subject.POSTGRESQL,
     "G8",

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, danger
+from workers.doctor.check import Observation, Subject, error_check
 from workers.doctor.context import Context
 from workers.reporting import problems
 
 
-@danger(
+@error_check(
     "dispatcher-missing",
     Subject.STATUS,
     "G7",
@@ -19,7 +19,7 @@ def dispatcher_missing(context: Context) -> Iterator[Observation]:
     yield from map(Observation, problems.missing_dispatcher(context.status))
 
 
-@danger(
+@error_check(
     "worker-missing",
     Subject.STATUS,
     "G7",

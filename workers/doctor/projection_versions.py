@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, danger
+from workers.doctor.check import Observation, Subject, error_check
 from workers.doctor.context import Context
 from workers.reporting import problems
 
 
-@danger(
+@error_check(
     "rebuild-pending",
     Subject.STATUS,
     "G3",
@@ -20,7 +20,7 @@ def rebuild_pending(context: Context) -> Iterator[Observation]:
     yield from map(Observation, problems.pending_rebuilds(context.status))
 
 
-@danger(
+@error_check(
     "release-too-old",
     Subject.STATUS,
     "G7",

@@ -7,11 +7,11 @@ from redis.exceptions import RedisError, ResponseError
 from event_stream.errors import EventStreamError
 from event_stream.streams.stream_keys import PARTITIONS_KEY
 from projections.error_classes import describe
-from workers.doctor.check import Observation, Subject, advice, danger, denied_inspections
+from workers.doctor.check import Observation, Subject, denied_inspections, error_check, warning_check
 from workers.doctor.context import Context, UnavailableError
 
 
-@danger(
+@error_check(
     "redis-unreachable",
     Subject.REDIS,
     "G7",
@@ -29,7 +29,7 @@ def unreachable(context: Context) -> Iterator[Observation]:
         yield Observation(describe(error))
 
 
-@danger(
+@error_check(
     "redis-too-old",
     Subject.REDIS,
     "G1",
@@ -47,7 +47,7 @@ def too_old(context: Context) -> Iterator[Observation]:
         yield Observation(f"{name} {version}")
 
 
-@danger(
+@error_check(
     "redis-cluster",
     Subject.REDIS,
     "G7",
@@ -61,7 +61,7 @@ def cluster(context: Context) -> Iterator[Observation]:
         yield Observation("cluster_enabled is 1")
 
 
-@danger(
+@error_check(
     "redis-replica",
     Subject.REDIS,
     "G7",
@@ -77,7 +77,7 @@ def replica(context: Context) -> Iterator[Observation]:
         yield Observation(f"role is {context.info('role')}", {"primary": primary})
 
 
-@danger(
+@error_check(
     "redis-partitions-differ",
     Subject.REDIS,
     "G7",
@@ -96,7 +96,7 @@ def partitions_differ(context: Context) -> Iterator[Observation]:
         yield Observation(message, {"stored": announced})
 
 
-@advice(
+@warning_check(
     "redis-inspection-denied",
     Subject.REDIS,
     "G1",

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 
 
-@danger(
+@error_check(
     "redis-may-evict",
     Subject.REDIS,
     "G1",
@@ -21,7 +21,7 @@ def may_evict(context: Context) -> Iterator[Observation]:
         yield Observation(f"maxmemory-policy is {policy}, maxmemory {int(context.info('maxmemory')):,} bytes")
 
 
-@danger(
+@error_check(
     "redis-evicted",
     Subject.REDIS,
     "G1",
@@ -35,7 +35,7 @@ def evicted(context: Context) -> Iterator[Observation]:
         yield Observation(f"evicted_keys is {int(context.info('evicted_keys')):,}")
 
 
-@advice(
+@warning_check(
     "redis-nearly-full",
     Subject.REDIS,
     "G7",

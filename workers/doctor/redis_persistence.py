@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from workers.doctor.check import Observation, Subject, advice, danger
+from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 
 
-@danger(
+@error_check(
     "redis-aof-off",
     Subject.REDIS,
     "G1",
@@ -19,7 +19,7 @@ def append_only_file_off(context: Context) -> Iterator[Observation]:
         yield Observation("aof_enabled is 0")
 
 
-@danger(
+@error_check(
     "redis-aof-failing",
     Subject.REDIS,
     "G1",
@@ -33,7 +33,7 @@ def append_only_file_failing(context: Context) -> Iterator[Observation]:
         yield Observation(f"aof_last_write_status is {context.info('aof_last_write_status')}")
 
 
-@danger(
+@error_check(
     "redis-fsync-no",
     Subject.REDIS,
     "G1",
@@ -46,7 +46,7 @@ def fsync_no(context: Context) -> Iterator[Observation]:
     yield from _fsync_is("no", context)
 
 
-@advice(
+@warning_check(
     "redis-fsync-everysec",
     Subject.REDIS,
     "G1",

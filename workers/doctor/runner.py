@@ -18,13 +18,13 @@ class DoctorReport(BaseModel):
     skipped: list[str]
 
     @property
-    def has_danger(self) -> bool:
-        """Whether a guarantee is in danger."""
-        return any(finding.severity == Severity.DANGER for finding in self.findings)
+    def has_errors(self) -> bool:
+        """Whether a guarantee is in danger: a finding is an error."""
+        return any(finding.severity == Severity.ERROR for finding in self.findings)
 
 
 def run_checks(context: Context) -> DoctorReport:
-    """Run every check that can be run; dangers come first in the report. Errors of servers skip a check."""
+    """Run every check that can be run; errors come first in the report. Errors of servers skip a check."""
     other_database = Subject.POSTGRESQL if context.sqlite_file else Subject.SQLITE
     blocked: set[Subject] = set()
     report = DoctorReport(findings=[], checked=[], skipped=[])
@@ -43,5 +43,5 @@ def run_checks(context: Context) -> DoctorReport:
         report.checked.append(check.code)
         report.findings += findings
         blocked |= check.blocks if findings else set()
-    report.findings.sort(key=lambda finding: finding.severity != Severity.DANGER)
+    report.findings.sort(key=lambda finding: finding.severity != Severity.ERROR)
     return report

@@ -7,11 +7,11 @@ from sqlalchemy import false, update
 from sqlalchemy.exc import DBAPIError
 
 from projections.transaction import checkpoint_table
-from workers.doctor.check import Observation, Subject, danger
+from workers.doctor.check import Observation, Subject, error_check
 from workers.doctor.context import Context
 
 
-@danger(
+@error_check(
     "sqlite-not-wal",
     Subject.SQLITE,
     "G7",
@@ -27,7 +27,7 @@ def not_wal(context: Context) -> Iterator[Observation]:
         yield Observation(f"journal_mode is {mode}")
 
 
-@danger(
+@error_check(
     "sqlite-read-only",
     Subject.SQLITE,
     "G7",
@@ -42,7 +42,7 @@ def read_only(context: Context) -> Iterator[Observation]:
         yield Observation(str(error), {"file": context.sqlite_file})
 
 
-@danger(
+@error_check(
     "sqlite-locked",
     Subject.SQLITE,
     "G7",
