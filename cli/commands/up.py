@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import structlog
 
 from api_stub.settings import ApiSettings
 from cli import environment
@@ -23,6 +24,8 @@ from workers.runtime import Runtime
 
 # Together with one probe of silent servers, this is less than the 10 s that a stop may take.
 STOP_TIMEOUT_S = 7.0
+
+log = structlog.get_logger()
 
 
 @click.command()
@@ -52,9 +55,11 @@ def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Eve
     api = ApiSettings.from_environ(environ)
     for address in api.addresses:
         check_free(address)
-    startup = Startup(supervisor, environ, stopping)
+    redis_remedy = "check REDIS_URL" if valkey is None else f"see the log of the embedded server, {valkey.log_file}"
+    startup = Startup(supervisor, environ, stopping, redis_remedy)
     try:
         if valkey is not None:
+            log.info("valkey.starting", address=f"127.0.0.1:{valkey.port}", log=str(valkey.log_file))
             supervisor.add(Child("valkey", valkey.command(), environ, stop_last=True))
         is_ready = startup.start(directory, workers)
         if is_ready and with_demo:

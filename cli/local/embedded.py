@@ -30,6 +30,11 @@ class EmbeddedValkey:
         """The URL for clients, with the password."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
+    @property
+    def log_file(self) -> Path:
+        """The server's own log, which is in another format than the log of `projector up`."""
+        return self.directory / "valkey.log"
+
     def command(self) -> list[str]:
         """Write the configuration file and return the command that starts the server."""
         file = self.directory / "valkey.conf"
@@ -44,6 +49,7 @@ class EmbeddedValkey:
             'save ""',
             "maxmemory-policy noeviction",
             "loglevel warning",
+            f'logfile "{self.log_file}"',
         ]
         write_secret(file, "\n".join(settings) + "\n")
         return [str(get_binary_path()), str(file)]

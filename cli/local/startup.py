@@ -59,16 +59,20 @@ def command_of(name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Startup:
-    """Starts processes under a supervisor, all with one environment, until `stopping` is set."""
+    """Starts processes under a supervisor, all with one environment, until `stopping` is set.
+
+    `redis_remedy` says what to do if Redis does not answer.
+    """
 
     supervisor: Supervisor
     environ: Mapping[str, str]
     stopping: threading.Event
+    redis_remedy: str
 
     def start(self, directory: Path, workers: int) -> bool:
         """Migrate the database, start the processes and wait for reads. Returns False if stopped before that."""
         client = fail_fast_redis(self.environ["REDIS_URL"])
-        self.wait_until(lambda: _pings(client), "Redis did not answer; check REDIS_URL")
+        self.wait_until(lambda: _pings(client), f"Redis did not answer; {self.redis_remedy}")
         if self.stopping.is_set():
             return False
         partitions = StreamSettings.from_environ(self.environ).partitions

@@ -68,7 +68,10 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
     started = time.monotonic()
     assert up.stop() == 0
     assert time.monotonic() - started < 10
-    assert "process.killed" not in up.log.read_text()  # each ended without a signal
+    logged = [json.loads(line) for line in up.log.read_text().splitlines()]  # and nothing in another format
+    assert "process.killed" not in {line["event"] for line in logged}  # each ended without a signal
+    (server_log,) = [Path(line["log"]) for line in logged if line["event"] == "valkey.starting"]
+    assert (server_log.parent.parent, "ready to exit" in server_log.read_text()) == (up.directory, True)
     assert not (up.directory / "up.env").exists()
     assert not any(psutil.pid_exists(pid) for pid in running)
 

@@ -1534,6 +1534,17 @@ EVENT_VERSIONS = (
     ),
 )
 
+LOCAL = (
+    Mutant(
+        "the embedded server logs among the lines of `projector up`",
+        "logs",
+        "cli/local/embedded.py",
+        "            f'logfile \"{self.log_file}\"',\n",
+        "",
+        ("tests/e2e/test_up.py::test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly",),
+    ),
+)
+
 DOCTOR = (
     Mutant(
         "a warning fails the doctor",
@@ -1569,4 +1580,5 @@ MUTANTS = (
     *PROJECTION_VERSIONS,
     *EVENT_VERSIONS,
     *DOCTOR,
+    *LOCAL,
 )
