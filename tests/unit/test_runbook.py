@@ -268,7 +268,7 @@ def test_the_recommended_limits_of_a_role_are_those_of_a_session() -> None:
         ("the requests that it has accepted ({} s at most)", api.SHUTDOWN_S),
         ("the database is away, slow ({} s)", QUERY_TIMEOUT_S),
         ("of at most {} entries", batch_size.ENTRIES_MAX),
-        ("each is read up to {} mib only", READ_BYTES_MAX / 2**20),
+        ("entries and {} MiB each", READ_BYTES_MAX / 2**20),
         ("adding up its events took more than {} s", verify_jobs.STATEMENT_TIMEOUT_S),
         ("is over {} KiB", BODY_BYTES_MAX / 1024),
         ("warns below {} GiB", Limits().disk_free_bytes / 2**30),
