@@ -1,13 +1,16 @@
 """The schema's revisions, and the functions that upgrade a database to the newest one."""
 
+from functools import partial
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
+from migrations.lock_wait import LOCK_WAIT_S, LockWait
 from projections import schema
-from projections.database.engines import writer_engine
+from projections.database.engines import migration_engine
 from projections.transaction import checkpoint_table
 
 
@@ -19,25 +22,43 @@ def config(engine: Engine) -> Config:
     return configuration
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Create or upgrade the schema in one transaction. A concurrent upgrade waits, and then has nothing to do."""
-    command.upgrade(config(engine), revision)
+def upgrade(configuration: Config, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    """Apply the missing revisions, on PostgreSQL each in a transaction of its own.
+
+    Raises MigrationBlockedError if other sessions keep their locks for `lock_wait_s`. Revisions that were applied stay.
+    """
+    wait = configuration.attributes["wait"] = LockWait(configuration.attributes["engine"], lock_wait_s)
+    with wait.one_migration_at_a_time():
+        for revision in _missing(configuration):
+            wait.retry(partial(command.upgrade, configuration, revision))
 
 
-def migrate_database(database_url: str, partitions: int) -> str | None:
+def migrate_database(database_url: str, partitions: int, lock_wait_s: float = LOCK_WAIT_S) -> str | None:
     """Upgrade a database and create its checkpoints. Returns its revision, which may be newer than this release's.
 
-    Raises PartitionsMismatchError if the database was created with another number of partitions.
+    Raises the errors of `upgrade`, and PartitionsMismatchError if the database was created with another number of
+    partitions.
     """
-    engine = writer_engine(database_url)
+    engine = migration_engine(database_url)
     try:
         # This release does not know the revisions of a newer schema, and can work with it as it is.
         with engine.connect() as connection:
             stored = schema.current_revision(connection)
         if stored is None or stored <= schema.REVISION:
-            upgrade(engine)
+            upgrade(config(engine), lock_wait_s)
         with engine.begin() as connection:
             checkpoint_table.create_all(connection, partitions)
             return schema.current_revision(connection)
     finally:
         engine.dispose()
+
+
+def _missing(configuration: Config) -> list[str]:
+    """Return the revisions to apply, oldest first. On SQLite, where no reader waits, all are one step."""
+    engine: Engine = configuration.attributes["engine"]
+    if engine.dialect.name != "postgresql":
+        return ["head"]
+    with engine.connect() as connection:
+        stored = schema.current_revision(connection)
+    newest_first = ScriptDirectory.from_config(configuration).iterate_revisions("head", stored or "base")
+    return [script.revision for script in newest_first][::-1]

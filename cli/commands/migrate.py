@@ -12,6 +12,7 @@ from cli.rendering.rebuild_progress import show_run
 from cli.rendering.rebuild_report import RebuildReport
 from event_stream.settings import StreamSettings
 from migrations import migrate_database
+from migrations.lock_wait import LOCK_WAIT_S
 from projections.read_models.registry import PROJECTIONS
 from projections.settings import DatabaseSettings
 from workers.maintenance import rebuild_run
@@ -21,10 +22,17 @@ from workers.maintenance.rebuild_tenants import Rebuilder
 
 @click.command()
 @click.option("--rebuild", "with_rebuild", is_flag=True, help="Also rebuild the rows that another release made.")
+@click.option(
+    "--lock-wait",
+    default=LOCK_WAIT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up when other sessions have kept a lock for this long.",
+)
 @timeout_option
 @processes_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of the rebuild as JSON.")
-def migrate(with_rebuild: bool, timeout: float, processes: int | None, as_json: bool) -> None:
+def migrate(with_rebuild: bool, lock_wait: float, timeout: float, processes: int | None, as_json: bool) -> None:
     """Create or upgrade the schema.
 
     With --rebuild, also recompute the read models that are new or have a new version, tenant by tenant, from the event
@@ -34,7 +42,8 @@ def migrate(with_rebuild: bool, timeout: float, processes: int | None, as_json: 
         raise click.UsageError("--json and --processes apply to a rebuild; add --rebuild.")
     environment.load()
     partitions = StreamSettings.from_environ(os.environ).partitions
-    revision = migrate_database(DatabaseSettings.from_environ(os.environ).database_url, partitions)
+    url = DatabaseSettings.from_environ(os.environ).database_url
+    revision = migrate_database(url, partitions, lock_wait)
     click.echo(f"schema is at revision {revision}, {partitions} partitions", err=as_json)
     if with_rebuild and not _rebuild_outdated(partitions, timeout, processes, as_json):
         sys.exit(1)

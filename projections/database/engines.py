@@ -11,6 +11,7 @@ from projections.database import postgresql_engine, sqlite_engine
 
 # The planner's statistics of a fast-growing table are always old, and bitmap scans took twice as long to prune feeds.
 _WRITER_SESSION = {"enable_bitmapscan": "off"}
+_MIGRATION_SESSION = {"lock_timeout": "0", "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 # With these settings each statement has one possible plan, by index and in key order, whatever the statistics are
 # (docs/decisions/0027-no-scans-for-readers.md).
 _READER_SESSION = {
@@ -30,7 +31,7 @@ def writer_engine(database_url: str) -> Engine:
     """Return the engine of a process that writes. On SQLite every transaction locks the database from its start."""
     engine = _engine(database_url, pool_size=2, session=_WRITER_SESSION)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        event.listen(engine, "begin", _lock_sqlite)
     return engine
 
 
@@ -40,6 +41,16 @@ def reader_engine(database_url: str, pool_size: int = 2) -> Engine:
     On PostgreSQL, plans that scan a table are switched off, so that a read never costs O(rows).
     """
     return _engine(database_url, pool_size=pool_size, session=_READER_SESSION, isolation_level="AUTOCOMMIT")
+
+
+def migration_engine(database_url: str) -> Engine:
+    """Return the engine of a migration. Nothing limits its statements; it bounds its waits for locks itself."""
+    engine = _engine(database_url, pool_size=2, session=_MIGRATION_SESSION)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "begin", _lock_sqlite)
+    else:
+        event.listen(engine, "connect", postgresql_engine.wait_forever)
+    return engine
 
 
 def audit_engine(database_url: str | URL, timeout_s: float) -> Engine:
@@ -68,6 +79,10 @@ def disable_scans(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         for plan in _SCANS:
             connection.exec_driver_sql(f"SET LOCAL {plan} = off")
+
+
+def _lock_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _engine(database_url: str | URL, pool_size: int, session: dict[str, str], isolation_level: Any = None) -> Engine:

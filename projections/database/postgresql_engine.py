@@ -58,6 +58,11 @@ def wait_longer(timeout_s: float, connection: Any, _record: object) -> None:
     connection.answer_timeout_s = timeout_s + 5
 
 
+def wait_forever(connection: Any, _record: object) -> None:
+    """Remove a connection's time limit for answers; a listener for the event `connect`."""
+    connection.answer_timeout_s = None
+
+
 def _connect_args(session: dict[str, str]) -> dict[str, Any]:
     options = " ".join(f"-c {name}={value}" for name, value in (SESSION | session).items())
     return _CLIENT | {"options": options}

@@ -65,10 +65,11 @@ class StaleClaimError(ProjectionsError):
 
 def create_all(connection: Connection, partitions: int) -> None:
     """Create the checkpoints of a new deployment; raises PartitionsMismatchError if their number differs."""
-    if connection.dialect.name == "postgresql":
+    stored = _count(connection)
+    if stored == 0 and connection.dialect.name == "postgresql":
         # The second of two concurrent migrations waits, and counts the rows of the first. SQLite locks by itself.
         connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
-    stored = connection.scalar(select(func.count()).select_from(table)) or 0
+        stored = _count(connection)
     if stored == 0:
         connection.execute(insert(table), [_to_columns(Checkpoint(partition)) for partition in range(partitions)])
     else:
@@ -134,6 +135,10 @@ def _lock_statement(dialect_name: str) -> Select[Any]:
         chosen = table.c.partition.in_(bindparam("partitions", expanding=True))
     # Ordered, so that two drains that lock the same rows do not deadlock.
     return select(table).where(chosen).order_by(table.c.partition).with_for_update()
+
+
+def _count(connection: Connection) -> int:
+    return connection.scalar(select(func.count()).select_from(table)) or 0
 
 
 def _check_count(stored: int, partitions: int) -> None:

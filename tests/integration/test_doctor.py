@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, insert, make_url, text
 
 from event_stream.events.event import partition_of
-from migrations import migrate_database, upgrade
+from migrations import config, migrate_database, upgrade
 from projections import schema
 from projections.database.engines import writer_engine
 from projections.transaction import projection_version
@@ -416,7 +416,7 @@ def test_missing_migrations_are_an_error(alive: Runtime, environ: Environ, tmp_p
         finding(environ | {"DATABASE_URL": url}, "schema-too-old").message
         == f"the schema is missing, needed is {schema.REVISION}"
     )
-    upgrade(engine)
+    upgrade(config(engine))
     with engine.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
     engine.dispose()
@@ -522,6 +522,21 @@ def test_a_transaction_left_open_is_an_error_and_its_remedy_ends_it(
         assert str(forgetful.info.backend_pid) in found.remedy
         durable_server.execute(found.remedy.split("`")[1])
         assert examined(environ, limits=limits).findings == []
+
+
+@only_postgresql
+def test_a_transaction_left_open_is_found_before_the_migration_that_it_would_hold_up(
+    alive: Runtime, environ: Environ, durable_server: PostgresServer
+) -> None:
+    durable_server.execute("CREATE DATABASE not_migrated")
+    not_migrated = environ | {"DATABASE_URL": durable_server.url("not_migrated")}
+    limits = Limits(transaction_open_s=0)
+    with closing(psycopg.connect(durable_server.url("not_migrated"), application_name="forgetful")) as forgetful:
+        forgetful.execute("SELECT 1")
+        assert {each.code for each in examined(not_migrated, limits=limits).findings} >= {
+            "schema-too-old",
+            "postgres-transaction-left-open",
+        }
 
 
 @pytest.fixture

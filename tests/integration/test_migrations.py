@@ -9,7 +9,6 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -56,7 +55,7 @@ def test_the_newest_revision_is_the_one_the_code_needs(empty: Engine) -> None:
 
 
 def test_migrating_from_empty_creates_the_schema_of_the_code(empty: Engine) -> None:
-    upgrade(empty)
+    upgrade(config(empty))
     with empty.connect() as connection:
         schema.check(connection)
         context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
@@ -84,7 +83,7 @@ def upgrade() -> None:
 def test_a_later_revision_keeps_the_data_and_this_release_accepts_it(
     empty: Engine, empty_url: str, tmp_path: Path
 ) -> None:
-    upgrade(empty)
+    upgrade(config(empty))
     with empty.begin() as connection:
         connection.execute(
             text("INSERT INTO event_log VALUES ('t', 'i', 0, 1, 'analysis.created.v1', 'p', 5, :body)"), {"body": b"{}"}
@@ -93,7 +92,7 @@ def test_a_later_revision_keeps_the_data_and_this_release_accepts_it(
         op.add_column("event_log", sa.Column("later", sa.Text))
         op.execute("UPDATE event_log SET later = type")
         """
-    command.upgrade(with_later_revision(empty, tmp_path / "later", later), "head")
+    upgrade(with_later_revision(empty, tmp_path / "later", later))
     with empty.connect() as connection:
         row = connection.execute(text("SELECT time_us, later FROM event_log")).one()
         assert row == (5, "analysis.created.v1")
@@ -102,13 +101,13 @@ def test_a_later_revision_keeps_the_data_and_this_release_accepts_it(
 
 
 def test_a_revision_that_fails_changes_nothing(empty: Engine, tmp_path: Path) -> None:
-    upgrade(empty)
+    upgrade(config(empty))
     failing = """
         op.create_table("later", sa.Column("id", sa.Integer))
         op.execute("UPDATE nothing SET x = 1")
         """
     with pytest.raises(DBAPIError, match="nothing"):
-        command.upgrade(with_later_revision(empty, tmp_path / "failing", failing), "head")
+        upgrade(with_later_revision(empty, tmp_path / "failing", failing))
     assert not inspect(empty).has_table("later")
     with empty.connect() as connection:
         assert schema.current_revision(connection) == schema.REVISION
@@ -129,7 +128,7 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_unchanged(
 
 
 def test_a_schema_older_than_the_code_needs_is_refused(empty: Engine) -> None:
-    upgrade(empty)
+    upgrade(config(empty))
     with empty.begin() as connection:
         connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
         with pytest.raises(SchemaTooOldError, match="projector migrate"):

@@ -19,6 +19,7 @@ AREAS = (
     "logs",
     "lookups",
     "metrics",
+    "migrations",
     "projection_versions",
     "rebuild",
     "stats",
@@ -61,6 +62,7 @@ _VERIFY = "tests/integration/test_verify.py::test_"
 _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
+_MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
 
 NOTHING_LOST = (
     Mutant(
@@ -763,6 +765,41 @@ RECOVERY = (
         "return partition_of(dead_letter.tenant_id, runtime.stream.partitions)",
         "return dead_letter.partition",
         (f"{_COMMANDS}a_replayed_dead_letter_closes_in_the_transaction_that_applies_its_event",),
+    ),
+)
+
+DATABASES = (
+    Mutant(
+        "a migration waits for a lock for as long as readers wait for an answer",
+        "migrations",
+        "migrations/lock_wait.py",
+        "_LOCK_TIMEOUT_S = 0.5\n",
+        "_LOCK_TIMEOUT_S = 30.0\n",
+        (f"{_MIGRATION_LOCKS}reads_go_on_while_a_migration_waits_for_a_transaction_that_was_left_open",),
+    ),
+    Mutant(
+        "a migration that finds a table locked gives up at once",
+        "migrations",
+        "migrations/lock_wait.py",
+        "if not isinstance(error.orig, LockNotAvailable) or time.monotonic() > self._deadline:",
+        "if True:",
+        (f"{_MIGRATION_LOCKS}a_migration_continues_by_itself_when_the_transaction_ends",),
+    ),
+    Mutant(
+        "a migration never waits long enough for an autovacuum to be cancelled",
+        "migrations",
+        "migrations/lock_wait.py",
+        "_LOCK_TIMEOUT_FOR_AUTOVACUUM_S = 1.5\n",
+        "_LOCK_TIMEOUT_FOR_AUTOVACUUM_S = 0.5\n",
+        (f"{_MIGRATION_LOCKS}an_autovacuum_gives_way_to_a_migration",),
+    ),
+    Mutant(
+        "the doctor looks at PostgreSQL's sessions only if the schema is current",
+        "migrations",
+        "workers/doctor/database.py",
+        "SUBJECTS_WITH_TABLES = (Subject.DATABASE, Subject.SQLITE, Subject.STATUS)\n",
+        "SUBJECTS_WITH_TABLES = DATABASE_SUBJECTS\n",
+        (f"{_DOCTOR}a_transaction_left_open_is_found_before_the_migration_that_it_would_hold_up",),
     ),
 )
 
@@ -1572,6 +1609,7 @@ MUTANTS = (
     *ISOLATION,
     *CONSTANT_READS,
     *RECOVERY,
+    *DATABASES,
     *BOUNDED_RESOURCES,
     *EVENTS_AND_READS,
     *HEALTH_AND_METRICS,

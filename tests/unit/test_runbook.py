@@ -53,7 +53,7 @@ RULES = [
     for rule in group["rules"]
 ]
 FENCED = re.compile(r"^```(\w*)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PACKAGES = ("event_stream", "projections", "workers", "api_stub", "monitoring", "cli")
+PACKAGES = ("event_stream", "projections", "workers", "api_stub", "monitoring", "cli", "migrations")
 CHANGE_PAGE = str(FOLDER / "change-an-event.md")
 SECTIONS = ["Meaning", "Likely cause", "Check first", "Remedy"]
 POSTGRESQL = "postgresql+psycopg://nobody@127.0.0.1/nothing"
