@@ -13,7 +13,7 @@ from cli.output import CliError
 from event_stream.errors import EventStreamError
 from event_stream.settings import SettingsError
 from projections.errors import ProjectionsError
-from workers import logs
+from workers import background_stream, logs
 from workers.errors import WorkersError
 
 # The module of each command. It defines a function with the command's name.
@@ -83,6 +83,7 @@ def projector(debug: bool) -> None:  # noqa: ARG001 (`run` looks for the option 
 
 def run() -> None:
     """Run the command. An error is one line on stderr; the exit status is 2 for wrong usage and 1 for other errors."""
+    background_stream.write_stderr_in_background()
     try:
         projector(standalone_mode=False)
     except click.exceptions.Abort:

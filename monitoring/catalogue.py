@@ -13,6 +13,7 @@ from event_stream.errors import Reason
 from monitoring.definition import HistogramValue, MetricDefinition
 from monitoring.samples import by_label, by_partition, histogram, oldest_heartbeats, process_counts, single
 from monitoring.snapshot import ApiProcess, MetricsSnapshot
+from workers.background_stream import dropped_from_stderr
 from workers.reporting.status import Status
 from workers.reporting.status_reader import DatabaseState, RedisState
 from workers.telemetry.batch_metrics import BatchMetrics
@@ -251,6 +252,13 @@ FROM_API_PROCESS: tuple[MetricDefinition[ApiProcess], ...] = (
         (),
         "Database connections that this API process holds open for reads.",
         lambda api: single(api.database.connections().open),
+    ),
+    MetricDefinition(
+        "projector_api_log_lines_dropped_total",
+        "counter",
+        (),
+        "Log lines that this API process dropped because nobody read them fast enough.",
+        lambda _: single(dropped_from_stderr()),
     ),
 )
 METRICS: tuple[MetricDefinition[Any], ...] = (

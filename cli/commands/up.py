@@ -3,9 +3,10 @@
 import fcntl
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from cli.local.startup import Startup, operations_url, prepare_environ
 from cli.local.supervisor import Child, Supervisor
 from cli.local.watchdog import fail_fast_redis, watch
 from cli.output import CliError
+from workers.background_stream import BackgroundStream
 from workers.runtime import Runtime
 
 # Together with one probe of silent servers, this is less than the 10 s that a stop may take.
@@ -43,7 +45,8 @@ def up(with_demo: bool, workers: int) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with _locked(directory):
+    output = BackgroundStream(sys.stdout.fileno())  # a pipe that nobody reads must not delay the supervision
+    with _locked(directory), redirect_stdout(output):
         _run(directory, with_demo, workers, stopping)
 
 

@@ -81,6 +81,7 @@ def test_a_scrape_reports_the_same_values_as_status(runtime: Runtime) -> None:
     assert families(scraped) == names(METRICS) - names(FROM_API_PROCESS) | {
         "projector_api_connections_in_use",
         "projector_api_connections_open",
+        "projector_api_log_lines_dropped_total",
     }
     assert (scraped("projector_up", server="redis"), scraped("projector_up", server="database")) == (1, 1)
     for each in status.partitions:

@@ -60,6 +60,7 @@ _STATUS_OVERVIEW = "tests/integration/test_status_overview.py::test_"
 _REBUILD = "tests/integration/test_rebuild.py::test_"
 _VERIFY = "tests/integration/test_verify.py::test_"
 _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
+_BACKGROUND_STREAM = "tests/unit/test_background_stream.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
 _MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
@@ -1260,6 +1261,30 @@ HEALTH_AND_METRICS = (
         "with bound_contextvars(drain=lease.token[:12], partition=partition):",
         "with bound_contextvars(partition=partition):",
         ("tests/e2e/test_logs.py::test_log_context_of_a_drain_ends_with_it",),
+    ),
+    Mutant(
+        "log lines that nobody reads are kept without limit",
+        "logs",
+        "workers/background_stream.py",
+        "        while self._waiting.qsize() >= WRITES_MAX:\n",
+        "        while False:\n",
+        (f"{_BACKGROUND_STREAM}a_full_pipe_drops_the_oldest_writes_and_reports_their_number_when_it_is_read_again",),
+    ),
+    Mutant(
+        "a forked process writes its parent's log lines again",
+        "logs",
+        "workers/background_stream.py",
+        "        os.register_at_fork(after_in_child=self._start_over)\n",
+        "",
+        (f"{_BACKGROUND_STREAM}a_forked_process_writes_its_own_lines_only",),
+    ),
+    Mutant(
+        "commands write to stderr directly and wait for its reader",
+        "logs",
+        "cli/main.py",
+        "    background_stream.write_stderr_in_background()\n",
+        "",
+        ("tests/faults/test_unread_logs.py::test_a_wrong_setting_ends_a_process_whose_stderr_is_full",),
     ),
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cli.main import MODULES, run
+from workers.background_stream import finish_stderr
 
 _context = get_context("forkserver")
 _context.set_forkserver_preload([__name__, *MODULES.values()])
@@ -47,4 +48,7 @@ def _run(environ: dict[str, str], arguments: tuple[str, ...], *files: Path) -> N
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["projector", *arguments]
-    run()
+    try:
+        run()
+    finally:
+        finish_stderr()

@@ -20,7 +20,7 @@ import structlog
 from projections.database.engines import reader_engine, writer_engine
 from projections.error_classes import describe
 from projections.read_models.registry import PROJECTIONS
-from workers import logs
+from workers import background_stream, logs
 from workers.errors import WorkersError
 from workers.maintenance.rebuild_results import TenantRebuild
 from workers.maintenance.rebuild_tenants import Rebuilder
@@ -138,8 +138,9 @@ def _run_process(
     Thread(target=_exit_with_parent, daemon=True).start()
     parent_pipe.close()  # otherwise `recv` would not report that the parent has closed its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends this process
+    background_stream.write_stderr_in_background()
+    logs.configure_once()
     try:
-        logs.configure_once()
         rebuilder = make_rebuilder()
         while (tenant_id := _receive_tenant(pipe)) is not None:
             for result in task(rebuilder, [tenant_id]):
@@ -148,6 +149,8 @@ def _run_process(
         log.warning("rebuild.process_failed", error=describe(error))
         with suppress(OSError):
             pipe.send(_TaskError(describe(error)))
+    finally:
+        background_stream.finish_stderr()
 
 
 def _exit_with_parent() -> None:
