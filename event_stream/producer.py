@@ -41,12 +41,11 @@ class Producer:
     """Appends events to the streams. Repeating an append is safe. Do not share a producer between threads."""
 
     def __init__(self, stream: Stream, settings: StreamSettings) -> None:
-        """Read the server's clock; raises PartitionsMismatchError if `settings` has another number of partitions."""
+        """Raise PartitionsMismatchError if `settings` has another number of partitions than the streams."""
         self._stream = stream
         self._settings = settings
         self._backlog = Backlog(stream, settings.backlog_limit)
         stream.check_partitions()
-        self._server_ahead_s = stream.now_ms() / 1000 - time.time()
 
     @classmethod
     def from_url(cls, url: str, settings: StreamSettings | None = None) -> Self:
@@ -115,9 +114,8 @@ class Producer:
         return [Prepared(partition_of(event.tenant_id, self._settings.partitions), event.body) for event in events]
 
     def _check_clock(self, time_us: int) -> None:
-        now_ms = int((time.time() + self._server_ahead_s) * 1000)
+        """Raise InvalidEventError if the time is in the future by this host's clock and by the server's."""
         try:
-            check_clock(time_us, now_ms, self._settings.max_clock_skew_s)
+            check_clock(time_us, int(time.time() * 1000), self._settings.max_clock_skew_s)
         except InvalidEventError:
-            # This host's clock may have changed since the start, so check against the server's before refusing.
             check_clock(time_us, self._stream.now_ms(), self._settings.max_clock_skew_s)

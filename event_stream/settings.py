@@ -56,7 +56,7 @@ class StreamSettings(Settings):
         ge=0,
         le=86_400,
         alias="PROJECTOR_MAX_CLOCK_SKEW_S",
-        title="How far the time of an event may be ahead of the time in its entry's id.",
+        title="How far the time of an event may be ahead of now, by two of three clocks (events.md#clocks).",
         description="seconds from 0 to 86400",
     )
     backlog_limit: int = Field(

@@ -23,11 +23,11 @@ _CHUNK = 20  # larger chunks are not faster, and one invalid event makes its who
 
 
 class Arrival(NamedTuple):
-    """Where and when an entry arrived. `entry_ms` is the time in the entry's id."""
+    """Where an entry arrived, and the time `now_ms` that an event's time is held against."""
 
     partition: int
     partitions: int
-    entry_ms: int
+    now_ms: int
     max_clock_skew_s: int
 
     def accepts(self, events: Sequence[Event]) -> bool:
@@ -35,7 +35,7 @@ class Arrival(NamedTuple):
         tenants = {event.tenant_id for event in events}
         are_owned = all(partition_of(tenant_id, self.partitions) == self.partition for tenant_id in tenants)
         latest_us = max((event.time_us for event in events), default=0)
-        return are_owned and latest_us <= _latest_us(self.entry_ms, self.max_clock_skew_s)
+        return are_owned and latest_us <= _latest_us(self.now_ms, self.max_clock_skew_s)
 
 
 def decode(body: bytes, arrival: Arrival | None = None) -> Event:
@@ -68,14 +68,12 @@ def decode_all(bodies: Sequence[bytes]) -> list[Event]:
     return events
 
 
-def check_clock(time_us: int, entry_ms: int, max_clock_skew_s: int) -> None:
-    """Raise InvalidEventError with TIME_IN_FUTURE if `time_us` is too far ahead of the time in the entry's id."""
-    if time_us > _latest_us(entry_ms, max_clock_skew_s):
-        raise InvalidEventError(
-            Reason.TIME_IN_FUTURE,
-            f"time: {format_time(time_us)} is more than {max_clock_skew_s} s ahead of the entry's own id,"
-            f" {format_time(entry_ms * 1000)}",
-        )
+def check_clock(time_us: int, now_ms: int, max_clock_skew_s: int) -> None:
+    """Raise InvalidEventError with TIME_IN_FUTURE if `time_us` is too far ahead of `now_ms`."""
+    if time_us > _latest_us(now_ms, max_clock_skew_s):
+        time, now = format_time(time_us), format_time(now_ms * 1000)
+        detail = f"time: {time} is more than {max_clock_skew_s} s ahead of now, {now}"
+        raise InvalidEventError(Reason.TIME_IN_FUTURE, detail)
 
 
 def build_adapter() -> TypeAdapter[Any]:
@@ -112,7 +110,7 @@ def _decode_with_reason(body: bytes, arrival: Arrival | None) -> Event:
     except ValidationError as error:
         raise InvalidEventError(Reason.INVALID_DATA, first_problem(error, inside=envelope.type)) from None
     if arrival is not None:
-        check_clock(event.time_us, arrival.entry_ms, arrival.max_clock_skew_s)
+        check_clock(event.time_us, arrival.now_ms, arrival.max_clock_skew_s)
     return event
 
 
@@ -145,6 +143,6 @@ def _unknown_type_detail(type_: str) -> str:
     )
 
 
-def _latest_us(entry_ms: int, max_clock_skew_s: int) -> int:
-    """Return the latest allowed time of an event whose entry's id has the time `entry_ms`."""
-    return (entry_ms + max_clock_skew_s * 1000) * 1000
+def _latest_us(now_ms: int, max_clock_skew_s: int) -> int:
+    """Return the latest allowed time of an event at `now_ms`."""
+    return (now_ms + max_clock_skew_s * 1000) * 1000

@@ -1,16 +1,21 @@
 """Wrong clocks, clock changes and the edges of time windows: answers still equal the oracle's."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import anyio
 import pytest
+import sqlalchemy
+from sqlalchemy import Engine
 
 from event_stream import Producer
 from event_stream.events.event import partition_of
 from event_stream.events.rfc3339 import format_time
+from projections.database.clock import read_clock_ms
 from tests.support.api_client import Api
 from tests.support.events import DAY_US, NOW_US, PROJECT, TENANT, body, event, mixed
 from tests.support.harness import append, checkpoints, drain_all, stored_dead_letters, totals
@@ -18,6 +23,8 @@ from tests.support.invariants import assert_fully_projected, assert_reads_equal
 from tests.support.processes import Start
 from tests.support.servers import wait_until
 from workers.dispatch.dispatcher import Dispatcher
+from workers.drain import clocks
+from workers.drain.drainer import Drainer
 from workers.jobs.lease import Lease
 from workers.reporting.heartbeats import read_workers
 from workers.reporting.status_reader import read_status
@@ -30,15 +37,15 @@ TEN_MINUTES_S = 600
 STATS = "/v1/config/projects/checkout-api/stats"
 ACTIVITY = "/v1/config/monitoring/activity"
 TODAYS = (
-    *("2027-03-01", "2027-03-31", "2027-05-01"),  # the edges of months
+    *("2023-03-01", "2023-03-31", "2023-05-01"),  # the edges of months
     *(
-        "2028-02-28",
-        "2028-02-29",
-        "2028-03-01",
-        "2028-03-29",
-        "2028-03-30",
+        "2024-02-28",
+        "2024-02-29",
+        "2024-03-01",
+        "2024-03-29",
+        "2024-03-30",
     ),  # a leap day is today, the first day, and just outside
-    *("2027-12-31", "2028-01-01", "2028-01-15", "2028-01-29", "2028-01-30"),  # a year ends in the window
+    *("2023-12-31", "2024-01-01", "2024-01-15", "2024-01-29", "2024-01-30"),  # a year ends in the window
 )
 
 
@@ -143,7 +150,7 @@ def test_windows_are_right_at_the_edges_of_days_months_years_and_on_a_leap_day(r
 
 @pytest.mark.first
 def test_the_edges_of_the_thirty_days_are_exact_to_the_microsecond(runtime: Runtime, api: Api) -> None:
-    today = micros("2028-03-29")
+    today = micros("2024-03-29")
     first = today - 29 * DAY_US
     made = [event("project.created.v1", time=format_time(first - HOUR_US))]
     made += [event(time=format_time(at_us)) for at_us in (first - 1, first, today + DAY_US - 1)]
@@ -151,7 +158,7 @@ def test_the_edges_of_the_thirty_days_are_exact_to_the_microsecond(runtime: Runt
     drain_all(runtime)
     api.now_us = today + DAY_US - 1
     trend = ask(api, STATS)["dailyTrend"]
-    assert trend == [{"date": "2028-02-29", "count": 1}, {"date": "2028-03-29", "count": 1}]
+    assert trend == [{"date": "2024-02-29", "count": 1}, {"date": "2024-03-29", "count": 1}]
     assert_fully_projected(runtime, made, api.now_us)
 
 
@@ -173,15 +180,15 @@ def test_the_edge_of_the_hours_is_exact_to_the_microsecond(runtime: Runtime, api
 
 
 def test_midnight_between_append_and_projection_moves_no_event_to_another_day(runtime: Runtime, api: Api) -> None:
-    midnight = micros("2027-07-01")
+    midnight = micros("2023-07-01")
     made = [event("project.created.v1", time=format_time(midnight - HOUR_US))]
     made += [event(time=format_time(at_us)) for at_us in (midnight - 1, midnight, midnight + 120 * SECOND_US)]
     append_at(runtime, *[(midnight - 60 * SECOND_US, each) for each in made])
     drain_all(runtime)
     api.now_us = midnight - 1
-    assert ask(api, STATS)["dailyTrend"] == [{"date": "2027-06-30", "count": 1}]
+    assert ask(api, STATS)["dailyTrend"] == [{"date": "2023-06-30", "count": 1}]
     api.now_us = midnight
-    assert ask(api, STATS)["dailyTrend"] == [{"date": "2027-06-30", "count": 1}, {"date": "2027-07-01", "count": 2}]
+    assert ask(api, STATS)["dailyTrend"] == [{"date": "2023-06-30", "count": 1}, {"date": "2023-07-01", "count": 2}]
     for now_us in (midnight - 1, midnight, midnight + 29 * DAY_US, midnight + 30 * DAY_US):
         assert_fully_projected(runtime, made, now_us)
 
@@ -215,8 +222,9 @@ def test_events_from_clocks_ahead_of_ours_are_accepted_within_the_allowed_skew_a
 
 
 @pytest.mark.first
-def test_the_limit_of_the_skew_is_exact_to_the_microsecond(runtime: Runtime) -> None:
-    at_us = micros("2027-07-01")
+def test_the_limit_of_the_skew_is_exact_to_the_microsecond(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_us = NOW_US // 1000 * 1000 + 365 * DAY_US
+    set_worker_clock(monkeypatch, lambda: at_us / SECOND_US)
     within, beyond = (event(time=format_time(at_us + 300 * SECOND_US + more)) for more in (0, 1))
     append_at(runtime, (at_us, within), (at_us, beyond), (at_us, event("project.created.v1")))
     drain_all(runtime)
@@ -224,10 +232,110 @@ def test_the_limit_of_the_skew_is_exact_to_the_microsecond(runtime: Runtime) -> 
         ("time_in_future", beyond["id"])
     ]
     assert totals(runtime)["applied"] == 2
+    set_worker_clock(monkeypatch, lambda: (at_us + 1000) / SECOND_US)
     append_at(runtime, (at_us + 1000, beyond))  # a millisecond later it is no longer in the future
     drain_all(runtime)
     assert [dead_letter.state for dead_letter in stored_dead_letters(runtime)] == ["applied"]
     assert totals(runtime)["applied"] == 3
+
+
+@pytest.mark.first
+@pytest.mark.parametrize("off_s", [-86_400, -TEN_MINUTES_S, TEN_MINUTES_S, 86_400])
+@pytest.mark.parametrize("clock", ["redis", "database", "worker"])
+def test_a_single_wrong_clock_parks_no_valid_event_and_accepts_none_of_the_future(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, clock: str, off_s: int
+) -> None:
+    """The wrong clock of Redis shows in the ids of the entries only."""
+    entries_off_us = off_s * SECOND_US if clock == "redis" else 0
+    if clock == "database":
+        set_database_clock(runtime.reader, off_s)
+    if clock == "worker":
+        set_worker_clock(monkeypatch, lambda: time.time() + off_s)
+    now_us = time.time_ns() // 1000
+    valid = [event(time=format_time(now_us + ahead_s * SECOND_US)) for ahead_s in (-1, 0, 240) for _ in range(50)]
+    future = [event(time=format_time(now_us + DAY_US * days + TEN_MINUTES_S * SECOND_US)) for days in (0, 1, 60_000)]
+    append_at(runtime, *((now_us + entries_off_us + number, each) for number, each in enumerate([*valid, *future])))
+    with runtime.reader.connect() as connection:
+        difference_s = read_clock_ms(connection) / 1000 - time.time()
+    assert difference_s == pytest.approx(off_s if clock == "database" else 0, abs=TEN_MINUTES_S / 2)
+    drain_all(runtime)
+    assert {each.event_id for each in stored_dead_letters(runtime)} == {each["id"] for each in future}
+    assert {each.reason for each in stored_dead_letters(runtime)} == {"time_in_future"}
+    assert totals(runtime)["applied"] == len(valid)
+
+
+@pytest.mark.first
+def test_an_entry_id_far_ahead_does_not_vouch_for_an_event_of_the_future(runtime: Runtime) -> None:
+    """A client may choose the id. Afterwards Redis issues no smaller one, so all later ids are as far ahead."""
+    key = f"events:{{{TENANT_PARTITION}}}"
+    far = event(time="2200-01-01T00:00:00Z")
+    append(runtime, event())
+    runtime.stream.redis.xadd(key, {"event": body(far)}, id="9999999999999-0")
+    append(runtime, event(), event(time="2199-01-01T00:00:00Z"), event())
+    drain_all(runtime)
+    first, second = stored_dead_letters(runtime)
+    assert (first.reason, first.event_id, second.reason) == ("time_in_future", far["id"], "time_in_future")
+    assert first.detail.startswith("time: 2200-01-01T00:00:00Z is more than 300 s ahead of now, 20")
+    assert "by two of three clocks: the entry's id 2286-11-20T17:46:39.999Z, the database 20" in first.detail
+    assert totals(runtime)["applied"] == 3
+
+
+@pytest.mark.first
+def test_the_clock_of_the_database_is_read_only_if_an_event_may_be_in_the_future_and_once_a_batch(
+    runtime: Runtime,
+) -> None:
+    reads: list[str] = []
+
+    @sqlalchemy.event.listens_for(runtime.reader, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "clock_timestamp" in statement or "julianday" in statement:
+            reads.append(statement)
+
+    append(runtime, *(event() for _ in range(300)))
+    drain_all(runtime)
+    assert reads == []
+    append(runtime, *(event(time="2200-01-01T00:00:00Z") for _ in range(100)))
+    drainer = Drainer(runtime, TENANT_PARTITION)
+    batches = 1
+    while not drainer.step():
+        batches += 1
+    assert len(stored_dead_letters(runtime)) == 100
+    assert len(reads) == batches < 10
+
+
+def test_batches_that_are_prefetched_are_held_against_the_clock_of_the_database_too(runtime: Runtime) -> None:
+    late_us = NOW_US - DAY_US
+    made = [event(time=format_time(NOW_US)) for _ in range(3000)]
+    future = event(time="2200-01-01T00:00:00Z")
+    append_at(runtime, *((late_us + number, each) for number, each in enumerate([*made, future, event()])))
+    drain_all(runtime)
+    assert [each.event_id for each in stored_dead_letters(runtime)] == [future["id"]]
+    assert totals(runtime)["applied"] == 3001
+
+
+def set_worker_clock(monkeypatch: pytest.MonkeyPatch, read_s: Callable[[], float]) -> None:
+    monkeypatch.setattr(clocks, "time", SimpleNamespace(time=read_s))
+
+
+def set_database_clock(engine: Engine, off_s: int) -> None:
+    """Set the clock of the database that connections of this engine see."""
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def shift(connection: Any, _record: object) -> None:
+        if engine.dialect.name == "sqlite":
+            days_at = {"now": lambda: 2440587.5 + (time.time() + off_s) / 86_400, "1970-01-01": lambda: 2440587.5}
+            connection.create_function("julianday", 1, lambda text: days_at[text]())
+            return
+        connection.autocommit = True
+        connection.execute("CREATE SCHEMA IF NOT EXISTS wrong_clock")
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION wrong_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+            f" $$SELECT pg_catalog.clock_timestamp() + interval '{off_s} s'$$"
+        )
+        connection.execute("SET search_path = wrong_clock, pg_catalog, public")
+        connection.autocommit = False
+
+    engine.dispose()
 
 
 def test_a_redis_clock_that_is_set_back_stops_nothing(runtime: Runtime) -> None:

@@ -666,18 +666,6 @@ def test_a_time_beyond_the_year_9999_is_in_the_future_and_other_events_are_appli
     assert totals(runtime)["applied"] == 2
 
 
-def test_the_entry_id_decides_whether_a_time_is_in_the_future(runtime: Runtime) -> None:
-    key = f"events:{{{TENANT_PARTITION}}}"
-    early = [NOW_MS - 3_600_000, NOW_MS - 3_599_999]  # the first is a batch of its own, the others are one batch
-    for at_ms in (*early, NOW_MS):
-        runtime.stream.redis.xadd(key, {"event": body(event())}, id=f"{at_ms}-0")
-    drain_all(runtime)
-    assert sorted((dead_letter.position.ms, dead_letter.reason) for dead_letter in stored_dead_letters(runtime)) == [
-        (at_ms, "time_in_future") for at_ms in early
-    ]
-    assert totals(runtime)["applied"] == 1
-
-
 def test_an_entry_id_beyond_63_bits_does_not_stop_other_entries(runtime: Runtime) -> None:
     key = f"events:{{{TENANT_PARTITION}}}"
     for id_, raw in (

@@ -342,16 +342,18 @@ def test_a_producer_from_a_url_takes_its_settings_from_the_environment(
     producer._stream.redis.close()
 
 
-def test_a_producer_whose_clock_is_set_back_refuses_no_valid_event(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("off_s", [-86_400, -600, 600, 86_400])
+def test_a_producer_refuses_no_event_that_is_valid_by_its_clock_or_by_the_servers(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, off_s: int
 ) -> None:
     producer = Producer(stream, StreamSettings(partitions=4))
     true_time = time.time
-    monkeypatch.setattr(time, "time", lambda: true_time() - 600)
+    monkeypatch.setattr(time, "time", lambda: true_time() + off_s)
     now_us = int(true_time() * 1_000_000)
-    assert producer.append(event(time=format_time(now_us))).partition == TENANT_PARTITION
+    for valid_s in (0, off_s):
+        assert producer.append(event(time=format_time(now_us + valid_s * 1_000_000))).partition == TENANT_PARTITION
     with pytest.raises(InvalidEventError, match="time_in_future"):
-        producer.append(event(time=format_time(now_us + 400_000_000)))
+        producer.append(event(time=format_time(now_us + (max(0, off_s) + 400) * 1_000_000)))
 
 
 def test_entries_too_large_to_be_sent_at_once_are_read_in_order(stream: Stream) -> None:

@@ -42,6 +42,7 @@ class Mutant:
 _LARGE_ENTRIES = "tests/faults/test_large_entries.py::test_"
 _PROJECTION_VERSIONS = "tests/integration/test_projection_versions.py::test_"
 _RESTORED_DATABASE = "tests/faults/test_restored_database.py::test_"
+_CLOCKS = "tests/faults/test_clocks.py::test_"
 _DRAIN = "tests/integration/test_drain.py::test_"
 _DISPATCHING = "tests/integration/test_dispatching.py::test_"
 _DISPATCHERS = "tests/faults/test_dispatchers.py::test_"
@@ -388,12 +389,28 @@ ANY_ORDER = (
         (f"{_PROJECTIONS_CONTRACT}a_thousand_shuffled_events_produce_byte_identical_rows",),
     ),
     Mutant(
-        "the worker's clock decides whether a time is in the future",
+        "the worker's clock alone decides whether a time is in the future",
         "G3",
-        "workers/drain/entry_decoding.py",
-        "entry_ms=entry.position.ms",
-        'entry_ms=int(__import__("time").time() * 1000)',
-        (f"{_DRAIN}the_entry_id_decides_whether_a_time_is_in_the_future",),
+        "workers/drain/clocks.py",
+        "return sorted((entry_ms, _worker_ms(), self.database_ms))[1]",
+        "return _worker_ms()",
+        (f"{_CLOCKS}a_single_wrong_clock_parks_no_valid_event_and_accepts_none_of_the_future",),
+    ),
+    Mutant(
+        "an entry's id vouches for an event of the future",
+        "G3",
+        "workers/drain/clocks.py",
+        "return sorted((entry_ms, _worker_ms(), self.database_ms))[1]",
+        "return max(entry_ms, sorted((entry_ms, _worker_ms(), self.database_ms))[1])",
+        (f"{_CLOCKS}an_entry_id_far_ahead_does_not_vouch_for_an_event_of_the_future",),
+    ),
+    Mutant(
+        "an event is refused without reading the database's clock",
+        "G3",
+        "workers/drain/clocks.py",
+        "        if not self._is_fresh:\n            raise DatabaseClockNeededError\n",
+        "",
+        (f"{_CLOCKS}a_single_wrong_clock_parks_no_valid_event_and_accepts_none_of_the_future",),
     ),
 )
 
@@ -1187,7 +1204,7 @@ HEALTH_AND_METRICS = (
         "workers/reporting/heartbeats.py",
         "    if heartbeat_ms is not None:\n        return max(0.0, (now_ms - int(heartbeat_ms)) / 1000)\n",
         "",
-        ("tests/faults/test_clocks.py::test_wrong_clocks_of_workers_and_dispatchers_change_no_decision_and_no_answer",),
+        (f"{_CLOCKS}wrong_clocks_of_workers_and_dispatchers_change_no_decision_and_no_answer",),
     ),
     Mutant(
         "rates from before the clock was set back are counted again",

@@ -310,7 +310,7 @@ def test_the_last_of_repeated_members_counts() -> None:
 
 def test_a_tenant_has_one_partition_crc32_as_in_zlib() -> None:
     assert [partition_of(tenant, 1000) for tenant in ("a", "-")] == [0xE8B7BE43 % 1000, 0x97DDB3F8 % 1000]
-    wrong = Arrival((HERE.partition + 1) % 8, 8, HERE.entry_ms, 300)
+    wrong = Arrival((HERE.partition + 1) % 8, 8, HERE.now_ms, 300)
     reason, detail = reason_of(body(event()), wrong)
     assert reason is Reason.WRONG_PARTITION
     assert f"belongs to partition {HERE.partition} of 8" in detail
@@ -354,7 +354,7 @@ def test_no_message_quotes_the_data_of_an_event(type_: str) -> None:
 
 
 def test_the_clock_of_the_entry_decides_whether_a_time_is_in_the_future() -> None:
-    at = HERE.entry_ms * 1000
+    at = HERE.now_ms * 1000
     assert decode(body(event(time=format_time(at + 300_000_000))), HERE)
     assert reason_of(body(event(time=format_time(at + 300_000_001))))[0] is Reason.TIME_IN_FUTURE
     assert decode(body(event(time=format_time(at + 300_000_001))))  # logged events were validated before
@@ -365,7 +365,7 @@ def test_a_time_beyond_the_year_9999_is_in_the_future() -> None:
 
 
 def test_the_first_reason_in_the_order_of_the_contract_is_given() -> None:
-    elsewhere = Arrival((HERE.partition + 1) % 8, 8, HERE.entry_ms, 300)
+    elsewhere = Arrival((HERE.partition + 1) % 8, 8, HERE.now_ms, 300)
     bad = event(specversion="x", data={}, time="2999-01-01T00:00:00Z") | {"type": "unknown.v1"}
     in_order = [
         (b"[" * 70_000, Reason.TOO_LARGE),
@@ -639,7 +639,7 @@ def test_a_valid_event_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> N
         event(x=float("nan")),
         event(x="\x00"),
         event(tenantid=next(f"t{n}" for n in range(99) if partition_of(f"t{n}", 8) != HERE.partition)),
-        event(time=format_time(HERE.entry_ms * 1000 + 300_000_001)),
+        event(time=format_time(HERE.now_ms * 1000 + 300_000_001)),
         event("watchdog.evaluated.v1", {"passed": True, "summary": "x"}),
     ],
     ids=["envelope", "NaN", "U+0000", "partition", "clock", "data"],

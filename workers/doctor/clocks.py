@@ -10,7 +10,7 @@ from workers.doctor.context import Context
     "redis-clock-differs",
     Subject.REDIS,
     meaning="Redis's clock and this host's differ by more than 5 s. Positions carry Redis's time, so lags and times"
-    " cannot be compared.",
+    " cannot be compared. If another clock is wrong too, valid events may become dead letters (`time_in_future`).",
     remedy="synchronise both hosts with the same time servers (chrony, systemd-timesyncd)",
 )
 def redis_differs(context: Context) -> Iterator[Observation]:
@@ -21,19 +21,19 @@ def redis_differs(context: Context) -> Iterator[Observation]:
 
 
 @error_check(
-    "redis-clock-slow",
-    Subject.REDIS,
+    "sqlite-clock-slow",
+    Subject.SQLITE,
     "G7",
-    meaning="Redis's clock is behind this host's by more than PROJECTOR_MAX_CLOCK_SKEW_S. Events with the correct time"
-    " become dead letters (`time_in_future`).",
-    remedy="correct the clock of Redis's host, then `projector dead-letters replay --reason time_in_future`",
+    meaning="This host's clock, which is also SQLite's, is behind Redis's by more than PROJECTOR_MAX_CLOCK_SKEW_S. So"
+    " two of the three clocks that decide may be wrong, and valid events become dead letters (`time_in_future`).",
+    remedy="correct the clock of this host, then `projector dead-letters replay --reason time_in_future`",
 )
-def redis_slow(context: Context) -> Iterator[Observation]:
-    """Compare how far Redis's clock is behind with the skew that workers allow for events."""
+def sqlite_slow(context: Context) -> Iterator[Observation]:
+    """Compare how far this host's clock is behind Redis's with the skew that workers allow for events."""
     allowed_s = context.settings.max_clock_skew_s
-    behind_s = -_redis_difference_s(context)
+    behind_s = _redis_difference_s(context)
     if behind_s > allowed_s:
-        yield Observation(f"Redis is {behind_s:.1f} s behind, PROJECTOR_MAX_CLOCK_SKEW_S is {allowed_s}")
+        yield Observation(f"this host is {behind_s:.1f} s behind Redis, PROJECTOR_MAX_CLOCK_SKEW_S is {allowed_s}")
 
 
 def _redis_difference_s(context: Context) -> float:

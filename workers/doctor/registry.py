@@ -29,7 +29,7 @@ CHECKS: tuple[Check, ...] = (
     redis_memory.evicted,
     redis_memory.nearly_full,
     clocks.redis_differs,
-    clocks.redis_slow,
+    clocks.sqlite_slow,
     redis.partitions_differ,
     database.unreachable,
     database.schema_foreign,

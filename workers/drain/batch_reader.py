@@ -16,6 +16,7 @@ from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.dead_letters import DeadLetter
 from workers.drain.batch_size import BatchSize
+from workers.drain.clocks import Clocks, DatabaseClockNeededError
 from workers.drain.entry_decoding import decode_entry, decode_valid, fields_as_json
 from workers.drain.poison import PoisonSuspect
 from workers.runtime import Runtime
@@ -60,13 +61,14 @@ class BatchReader:
     partition: int
     batch_size: BatchSize
     poison: PoisonSuspect
+    clocks: Clocks
     _ahead: DecodedSlice | None = None
 
     def next_batch(self, expected: Checkpoint) -> Batch | None:
         """Return the batch after a checkpoint, or None if there is nothing to apply.
 
         If the stream was replaced since the checkpoint, the batch starts a new epoch. Raises NotAStreamError and the
-        errors of Redis.
+        errors of Redis and the database.
         """
         start, decoded = expected, self._prefetched(expected) or self._read(ReadRequest.at(expected))
         if decoded.stream_slice.end.wrong_type:
@@ -77,8 +79,7 @@ class BatchReader:
         found = decoded.stream_slice
         if not found.entries and start.with_lost_counted(found.end) == expected:
             return None
-        while self._decode_some(decoded):
-            pass
+        self._decode_all(decoded)
         parked = decoded.dead_letters
         return Batch(expected, start, found, decoded.events, parked, self._owner_partitions(parked))
 
@@ -98,12 +99,16 @@ class BatchReader:
     def decode_some(self) -> bool:
         """Decode a few of the prefetched entries; returns False if none were left.
 
-        A large entry is left to `next_batch`, because the rest of its body may have to be read.
+        A large entry is left to `next_batch`, because the rest of its body may have to be read; an event that may be in
+        the future as well, because the database's clock cannot be read while the database works.
         """
         ahead = self._ahead
         if ahead is None or any(entry.large for entry in ahead.stream_slice.entries[:1]):
             return False
-        return self._decode_some(ahead)
+        try:
+            return self._decode_some(ahead)
+        except DatabaseClockNeededError:
+            return False
 
     def _prefetched(self, expected: Checkpoint) -> DecodedSlice | None:
         """Return the prefetched slice if it starts exactly at the checkpoint; discard it otherwise."""
@@ -113,17 +118,30 @@ class BatchReader:
         return ahead if _continues(ahead.stream_slice, expected) else None
 
     def _read(self, request: ReadRequest, count: int | None = None) -> DecodedSlice:
+        self.clocks.expire()
         limit = self.batch_size.count if count is None else count
         stream = self.runtime.stream
         return DecodedSlice(request, stream.read_after(self.partition, request.position, limit, request.extra_position))
 
+    def _decode_all(self, decoded: DecodedSlice) -> None:
+        """Decode the remaining entries. The database's clock is read at most once."""
+        while True:
+            try:
+                while self._decode_some(decoded):
+                    pass
+            except DatabaseClockNeededError:
+                self.clocks.read_database()
+            else:
+                return
+
     def _decode_some(self, decoded: DecodedSlice) -> bool:
-        """Decode a few entries; returns False if none were left."""
+        """Decode a few entries; returns False if none were left. Raises DatabaseClockNeededError."""
         entries = decoded.undecoded(DECODED_AT_ONCE)
         if not entries:
             return False
         settings, first, last = self.runtime.settings, entries[0].position, entries[-1].position
-        arrival = Arrival(self.partition, settings.partitions, first.ms, settings.max_clock_skew_s)
+        now_ms = self.clocks.now_ms(first.ms)
+        arrival = Arrival(self.partition, settings.partitions, now_ms, settings.max_clock_skew_s)
         has_poison = self.poison.is_poison_between(decoded.request.epoch, first, last)
         is_whole = entries[0].large is None  # a large entry is read alone
         if is_whole and not has_poison and (events := decode_valid(entries, arrival)):
@@ -139,7 +157,7 @@ class BatchReader:
             decoded.dead_letters.append(self._too_large(entry))
             return
         try:
-            event = decode_entry(entry, body, arrival)
+            event = decode_entry(entry, body, arrival, self.clocks)
             if self.poison.is_poison(decoded.request.epoch, entry.position):
                 raise InvalidEventError(Reason.FOLD_FAILED, f"{self.poison.error}, on this event alone, twice")
             decoded.events.append(event)

@@ -26,6 +26,7 @@ from workers.drain import circuit_breaker
 from workers.drain.batch_reader import BatchReader
 from workers.drain.batch_size import BatchSize
 from workers.drain.circuit_breaker import CircuitBreaker
+from workers.drain.clocks import Clocks
 from workers.drain.poison import PoisonSuspect
 from workers.drain.recovery import Recovery
 from workers.jobs.lease import Lease
@@ -56,7 +57,9 @@ class Drainer:
     recovery: Recovery = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reader = BatchReader(self.runtime, self.partition, self.batch_size, self.poison)
+        self.reader = BatchReader(
+            self.runtime, self.partition, self.batch_size, self.poison, Clocks(self.runtime.reader)
+        )
         self.recovery = Recovery(self.batch_size, self.poison, self.breaker)
 
     def step(self, *, read_ahead: bool = False) -> bool:

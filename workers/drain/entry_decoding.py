@@ -6,6 +6,7 @@ from event_stream.errors import InvalidEventError, Reason
 from event_stream.events.decoding import Arrival, decode, decode_batch
 from event_stream.events.event import Event
 from event_stream.streams.entries import Entry
+from workers.drain.clocks import Clocks
 
 # How bindings name the attributes of an event in binary mode.
 _BINARY_MODE_PREFIXES = (b"ce_", b"ce-", b"cloudevents:", b"cloudevents_")
@@ -17,8 +18,11 @@ def decode_valid(entries: list[Entry], arrival: Arrival) -> list[Event] | None:
     return decode_batch(bodies, arrival) if len(bodies) == len(entries) else None
 
 
-def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
-    """Return the event of an entry that arrived at `arrival` or later; raises InvalidEventError."""
+def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival, clocks: Clocks) -> Event:
+    """Return the event of an entry that arrived at `arrival` or later.
+
+    Raises InvalidEventError, or DatabaseClockNeededError if it may be in the future.
+    """
     if body is None:
         raise InvalidEventError(Reason.NOT_AN_EVENT, _without_event_detail(entry))
     try:
@@ -26,8 +30,13 @@ def decode_entry(entry: Entry, body: bytes | None, arrival: Arrival) -> Event:
     except InvalidEventError as error:
         if error.reason is not Reason.TIME_IN_FUTURE:
             raise
-    # `arrival` has the time of an earlier entry. Only this entry's own id decides, and it is parsed only if needed.
-    return decode(body, arrival._replace(entry_ms=entry.position.ms))
+    # `arrival` has the time of an earlier entry. The id of this one is parsed only if needed.
+    entry_ms = entry.position.ms
+    try:
+        return decode(body, arrival._replace(now_ms=clocks.now_ms(entry_ms)))
+    except InvalidEventError as error:
+        detail = f"{error.detail}, by two of three clocks: {clocks.explain(entry_ms)}"
+        raise InvalidEventError(error.reason, detail) from None
 
 
 def fields_as_json(entry: Entry) -> bytes:
