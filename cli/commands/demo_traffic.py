@@ -1,4 +1,4 @@
-"""`projector demo-traffic`: append live events of the demo tenant. `projector up --demo` runs it."""
+"""`projector demo-traffic`: append live events of the demo tenants. `projector up --demo` runs it."""
 
 import os
 import time
@@ -14,7 +14,7 @@ INTERVAL_S = 1.0
 
 @click.command(hidden=True)
 def demo_traffic() -> None:
-    """Append one event of the demo tenant every second, until interrupted."""
+    """Append one event of a demo tenant every second, until interrupted."""
     environment.load()
     producer = make_producer(os.environ)
     while True:

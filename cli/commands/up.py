@@ -15,7 +15,7 @@ import structlog
 from api_stub.settings import ApiSettings
 from cli import environment
 from cli.local import demo, pid_file
-from cli.local.demo_tenant import start_demo
+from cli.local.demo_start import start_demo
 from cli.local.ports import check_free, http_url
 from cli.local.startup import Startup, operations_url, prepare_environ
 from cli.local.supervisor import Child, Supervisor
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 @click.command()
-@click.option("--demo", "with_demo", is_flag=True, help="Add a demo tenant with history and live traffic.")
+@click.option("--demo", "with_demo", is_flag=True, help="Add demo tenants with 30 days of history and live traffic.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Number of worker processes.")
 def up(with_demo: bool, workers: int) -> None:
     """Run everything on this machine: the API, a dispatcher and workers.
@@ -79,14 +79,17 @@ def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Eve
 
 
 def _print_demo_requests(api_url: str, key: str) -> None:
-    """Print a curl command for each read of the demo tenant."""
+    """Print a curl command for each read of the main demo tenant."""
     url = f"{api_url}/v1/config"
     header = f'-H "Authorization: Bearer {key}"'
-    click.echo(f"\nThe demo tenant is {demo.TENANT}. Its API key reads all its projects:\n")
-    for slug in demo.project_slugs():
+    tenant, *others = demo.TENANTS
+    click.echo(f"\nThe demo tenant is {tenant.id}. Its API key reads all its projects:\n")
+    for slug in tenant.projects:
         click.echo(f"curl -s {header} {url}/projects/{slug}/stats")
-    project_id = demo.project_id(demo.project_slugs()[0])
+    project_id = tenant.project_id(next(iter(tenant.projects)))
     click.echo(f'curl -s {header} -H "X-Project-Id: {project_id}" "{url}/monitoring/activity?hours=24"\n')
+    names = ", ".join(other.id for other in others)
+    click.echo(f"Other tenants are {names}. Create a key for one with `projector keys create --tenant ID`.\n")
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""The parts of `projector up`: startup, supervisor, watchdog, embedded Valkey, and the demo tenant."""
+"""The parts of `projector up`: startup, supervisor, watchdog, embedded Valkey, and the demo."""

@@ -1280,6 +1280,22 @@ HEALTH_AND_METRICS = (
         ("tests/e2e/test_logs.py::test_log_context_of_a_drain_ends_with_it",),
     ),
     Mutant(
+        "the demo appends its history at each start",
+        "duplicates",
+        "cli/local/demo_start.py",
+        " if identity not in known]",
+        "]",
+        ("tests/e2e/test_up.py::test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly",),
+    ),
+    Mutant(
+        "the demo makes another API key at each start",
+        "keys",
+        "cli/local/demo_start.py",
+        "        if _is_valid(connection, text):\n",
+        "        if False:\n",
+        ("tests/e2e/test_up.py::test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly",),
+    ),
+    Mutant(
         "log lines that nobody reads are kept without limit",
         "logs",
         "workers/background_stream.py",
