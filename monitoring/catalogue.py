@@ -91,7 +91,8 @@ FROM_BOTH_SERVERS: tuple[MetricDefinition[Status], ...] = (
         "projector_lag_seconds",
         "gauge",
         ("partition",),
-        "Age of the oldest entry that is not yet projected; 0 if there is none.",
+        "Age of the oldest entry that is not yet projected, or how long entries have waited without progress; 0 if no"
+        " entry waits.",
         by_partition(lambda partition: partition.lag_s),
     ),
     MetricDefinition(
@@ -107,6 +108,21 @@ FROM_BOTH_SERVERS: tuple[MetricDefinition[Status], ...] = (
         ("partition",),
         "1 if entries have waited for more than 30 s while none was projected, else 0.",
         by_partition(lambda partition: partition.stalled),
+    ),
+    MetricDefinition(
+        "projector_entry_ids_ahead_seconds",
+        "gauge",
+        ("partition",),
+        "How far the last id of a stream is ahead of the database's clock; 0 if that is at most"
+        " PROJECTOR_MAX_CLOCK_SKEW_S.",
+        by_partition(lambda partition: partition.id_ahead_s),
+    ),
+    MetricDefinition(
+        "projector_entry_ids_exhausted",
+        "gauge",
+        ("partition",),
+        "1 if the stream has given the largest id, so that it accepts no more entries, else 0.",
+        by_partition(lambda partition: partition.ids_exhausted),
     ),
     MetricDefinition(
         "projector_partition_consecutive_failures",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from event_stream.streams.entries import START, Position, StreamEnd
+from event_stream.streams.entries import LARGEST, START, Position, StreamEnd
 from event_stream.streams.entry_digest import DIGEST_LUA
 from event_stream.streams.scripts import Call, RedisTooOldError, Script, run_scripts
 from event_stream.streams.stream_keys import stream_key
@@ -20,7 +20,15 @@ EXPENSIVE_BYTES = 1024 * 1024
 UNCHANGED_S = 30.0
 CHANGED_S = 1.0
 
-# Defines `look`: nothing if there is no stream, else {length, entries added, last id}, first entry and last entry.
+# `XRANGE` refuses to start after the largest id. Nothing can follow it.
+RANGE_AFTER_LUA = f"""
+local function range_after(key, id, count)
+    if id == '{LARGEST}' then return {{}} end
+    return redis.call('XRANGE', key, '(' .. id, '+', 'COUNT', count)
+end
+"""
+# Defines `look`: nothing if there is no stream, else {length, entries added, id of the last entry, last id that was
+# given}, first entry and last entry.
 LOOK_LUA = (
     DIGEST_LUA
     + """
@@ -32,7 +40,7 @@ local function look(key)
     for i = 1, #reply, 2 do info[reply[i]] = reply[i + 1] end
     if not info['entries-added'] then return {'TOOOLD'} end
     local first, last = info['first-entry'] or nil, info['last-entry'] or nil
-    return {info['length'], info['entries-added'], last and last[1] or ''}, first, last
+    return {info['length'], info['entries-added'], last and last[1] or '', info['last-generated-id']}, first, last
 end
 """
 )
@@ -40,15 +48,16 @@ _LOOK = Script(
     LOOK_LUA
     + """
 local found, first, last = look(KEYS[1])
-if first then found[4] = size_of(first[2]) + size_of(last[2]) end
+if first then found[5] = size_of(first[2]) + size_of(last[2]) end
 return found
 """
 )
 # The id of the first entry after a position, and the length. It copies that entry only.
 _GROWN = Script(
-    """
+    RANGE_AFTER_LUA
+    + """
 if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return {0, ''} end
-local following = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1)[1]
+local following = range_after(KEYS[1], ARGV[1], 1)[1]
 return {redis.call('XLEN', KEYS[1]), following and following[1] or ''}
 """
 )
@@ -75,7 +84,7 @@ class EndReader:
         replies = run_scripts(self.redis, [Call(_LOOK, stream_key(partition)) for partition in unknown])
         for partition, reply in zip(unknown, replies, strict=True):
             known[partition] = parse_end(reply)
-            if len(reply) > 3 and reply[3] > EXPENSIVE_BYTES:
+            if len(reply) > 4 and reply[4] > EXPENSIVE_BYTES:
                 self._remembered[partition] = _Remembered(known[partition], read_at_s)
         return [known[partition] for partition in partitions]
 
@@ -97,7 +106,9 @@ class EndReader:
                 ends[partition] = end
             elif following and now_s - read_at_s < CHANGED_S:
                 added = end.added + max(1, length - end.length)
-                ends[partition] = replace(end, position=Position.parse(following), length=length, added=added)
+                position = Position.parse(following)
+                last_id = max(end.last_id, position)
+                ends[partition] = replace(end, position=position, length=length, added=added, last_id=last_id)
         return ends
 
 
@@ -107,5 +118,6 @@ def parse_end(reply: Sequence[Any]) -> StreamEnd:
         return StreamEnd(None, length=0, added=0, wrong_type=bool(reply))
     if reply[0] == b"TOOOLD":
         raise RedisTooOldError
-    length, added, last = reply[:3]
-    return StreamEnd(Position.parse(last) if last else None, length=length, added=added)
+    length, added, last, last_id = reply[:4]
+    position = Position.parse(last) if last else None
+    return StreamEnd(position, length=length, added=added, last_id=Position.parse(last_id))

@@ -29,6 +29,8 @@ class Position(NamedTuple):
 
 
 START = Position(0, 0)
+LARGEST = Position(2**64 - 1, 2**64 - 1)
+"""The largest id. A stream that has given it accepts no more entries."""
 
 
 class LargeEntry(NamedTuple):
@@ -84,13 +86,14 @@ class Entry(NamedTuple):
 class StreamEnd:
     """A stream at one moment: the position of its last existing entry, its length, and the entries ever added.
 
-    A stream that does not exist counts as empty, without a position. A key of another type also does, and sets
-    `wrong_type`.
+    `last_id` is the last id that it gave, also if that entry was deleted: later entries get larger ids. A stream that
+    does not exist counts as empty, without a position. A key of another type also does, and sets `wrong_type`.
     """
 
     position: Position | None
     length: int
     added: int
+    last_id: Position = START
     wrong_type: bool = False
 
 

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from event_stream.streams.ends import LOOK_LUA, parse_end
+from event_stream.streams.ends import LOOK_LUA, RANGE_AFTER_LUA, parse_end
 from event_stream.streams.entries import BODY_BYTES_KEPT, EVENT_FIELD, Entry, LargeEntry, Position, StreamSlice
 from event_stream.streams.entry_digest import ENTRY_BYTES_MAX, PART_BYTES
 from event_stream.streams.raw_reply import RawReply, connection_of
@@ -26,11 +26,12 @@ _PAGE_ENTRIES = 8
 # limits, these entries themselves if they are small, and a description of the first one instead if it is large.
 _MEASURE = Script(
     LOOK_LUA
+    + RANGE_AFTER_LUA
     + f"""
 local key, position, extra = KEYS[1], ARGV[1], ARGV[2]
 local count_max, bytes_max = tonumber(ARGV[3]), tonumber(ARGV[4])
 local found, first, last = look(key)
-if #found ~= 3 then return {{found}} end
+if #found ~= 4 then return {{found}} end
 
 local function digest_at(id)
     if id == '0-0' then return '' end
@@ -50,10 +51,10 @@ local function describe(entry)
 end
 
 local function measure()
-    local number, size, last_id, small, after = 0, 0, '', {{}}, '(' .. position
-    local page_max, call = 1, redis.call
+    local number, size, last_id, small, after = 0, 0, '', {{}}, position
+    local page_max = 1
     while number < count_max do
-        local page = call('XRANGE', key, after, '+', 'COUNT', math.min(page_max, count_max - number))
+        local page = range_after(key, after, math.min(page_max, count_max - number))
         if #page == 0 then break end
         for i = 1, #page do
             local entry = page[i]
@@ -70,7 +71,7 @@ local function measure()
                 small = {{}}
             end
         end
-        after = '(' .. last_id
+        after = last_id
         page_max = {_PAGE_ENTRIES}
     end
     return number, size, last_id, small
@@ -85,12 +86,13 @@ return {{found, own_digest, extra_digest, last and digest(last[2]) or '', number
 )
 # ARGV: position, number. Returns the id of the entry that is so many entries after the position, or of the last one.
 _POSITION_AFTER = Script(
-    f"""
+    RANGE_AFTER_LUA
+    + f"""
 if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return '' end
 local after, left = ARGV[1], tonumber(ARGV[2])
 local last_id = ''
 while left > 0 do
-    local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', math.min({_PAGE_ENTRIES}, left))
+    local page = range_after(KEYS[1], after, math.min({_PAGE_ENTRIES}, left))
     if #page == 0 then break end
     left, after = left - #page, page[#page][1]
     last_id = after

@@ -11,4 +11,4 @@ _QUERIES = {
 
 def read_clock_ms(connection: Connection) -> int:
     """Return the database's time in milliseconds since 1970 UTC."""
-    return int(connection.scalar(text(_QUERIES[connection.dialect.name])) or 0)
+    return int(connection.execute(text(_QUERIES[connection.dialect.name])).scalar_one())

@@ -20,7 +20,7 @@ from cli.rendering.status_screen import StatusScreen
 from event_stream.events.event import partition_of
 from monitoring.health import projector_health
 from tests.support.alerts import firing
-from tests.support.events import TENANT, event
+from tests.support.events import TENANT, body, event
 from tests.support.harness import append, append_raw, drain_all
 from tests.support.metrics_scrape import scrape
 from tests.support.processes import Start
@@ -54,6 +54,17 @@ def lost(runtime: Runtime, start: Start) -> None:
 def stuck(runtime: Runtime, start: Start) -> None:
     long_ago_ms = runtime.stream.now_ms() - 10 * LONG_S * 1000
     runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")
+
+
+def ids_ahead(runtime: Runtime, start: Start) -> None:
+    runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"event": body(event())}, id="9999999999999-0")
+    drain_all(runtime)
+
+
+def ids_exhausted(runtime: Runtime, start: Start) -> None:
+    largest = f"{2**64 - 1}-{2**64 - 1}"
+    runtime.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"event": body(event())}, id=largest)
+    drain_all(runtime)
 
 
 def one_worker_stalled(runtime: Runtime, start: Start) -> None:
@@ -109,6 +120,18 @@ CASES = [
         "failing",
         f"partition {TENANT_PARTITION} is stalled",
         frozenset({"ProjectorPartitionStalled", "ProjectorLags"}),
+    ),
+    Case(
+        ids_ahead,
+        "degraded",
+        f"partition {TENANT_PARTITION} gives ids that are ",
+        frozenset({"ProjectorEntryIdsAhead"}),
+    ),
+    Case(
+        ids_exhausted,
+        "failing",
+        f"partition {TENANT_PARTITION} accepts no more entries",
+        frozenset({"ProjectorEntryIdsExhausted", "ProjectorEntryIdsAhead"}),
     ),
     Case(one_worker_stalled, "degraded", "1 of 2 workers sent no heartbeat", frozenset({"ProjectorProcessSilent"})),
     Case(

@@ -642,6 +642,22 @@ def test_a_stalled_partition_is_an_error_just_as_in_status(alive: Runtime, envir
 
 
 @only_sqlite
+def test_entry_ids_that_are_ahead_are_a_warning_and_the_largest_id_is_an_error(
+    alive: Runtime, environ: Environ
+) -> None:
+    alive.stream.redis.xadd("events:{1}", {"noop": b""}, id="9999999999999-0")
+    alive.stream.redis.xadd("events:{2}", {"noop": b""}, id=f"{2**64 - 1}-{2**64 - 1}")
+    drain_all(alive)
+    found = [each for each in examined(environ).findings if each.code.startswith("entry-ids-")]
+    assert [(each.code, each.severity, each.guarantee) for each in found] == [
+        ("entry-ids-exhausted", "error", "G7"),
+        ("entry-ids-ahead", "warning", None),
+    ]
+    assert found[0].message.startswith("partition 2 accepts no more entries")
+    assert found[1].message.startswith("partition 1 gives ids that are 8,")
+
+
+@only_sqlite
 def test_a_partition_that_keeps_failing_is_an_error_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     append(alive, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")

@@ -75,7 +75,7 @@ def test_a_scrape_reports_the_same_values_as_status(runtime: Runtime) -> None:
     load(runtime)
     append(runtime, event(), event())
     enqueue_drain(runtime.queue, TENANT_PARTITION, "token")
-    Dispatcher(runtime)._send_heartbeat()
+    Dispatcher(runtime)._send_heartbeat([])
     create_worker(runtime).register_birth()  # type: ignore[no-untyped-call]
     scraped, status = scrape(runtime), read_status(runtime)
     assert families(scraped) == names(METRICS) - names(FROM_API_PROCESS) | {

@@ -160,7 +160,7 @@ def test_reading_starts_after_the_position_and_returns_the_end_and_three_digests
     first, second, *_, last = whole.entries
     assert len(whole.entries) == 5
     assert whole.reaches_end
-    assert whole.end == StreamEnd(last.position, length=5, added=5)
+    assert whole.end == StreamEnd(last.position, length=5, added=5, last_id=last.position)
     part = stream.read_after(TENANT_PARTITION, first.position, 2, extra_position=second.position)
     assert part.entries == whole.entries[1:3]
     assert not part.reaches_end

@@ -63,6 +63,7 @@ _VERIFY = "tests/integration/test_verify.py::test_"
 _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
 _BACKGROUND_STREAM = "tests/unit/test_background_stream.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
+_ENTRY_IDS = "tests/faults/test_entry_ids.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
 _MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
 
@@ -633,8 +634,8 @@ RECOVERY = (
         "a deleted tail is taken for the stream's end",
         "G7",
         "event_stream/streams/ends.py",
-        "last and last[1] or ''}",
-        "info['last-generated-id']}",
+        "last and last[1] or '', info",
+        "info['last-generated-id'], info",
         (f"{_STREAM}a_deleted_tail_is_not_the_end",),
     ),
     Mutant(
@@ -900,8 +901,8 @@ BOUNDED_RESOURCES = (
         "a large first or last entry is copied by the server at every look",
         "G8",
         "event_stream/streams/ends.py",
-        "if len(reply) > 3 and reply[3] > EXPENSIVE_BYTES:",
-        "if len(reply) > 4:",
+        "if len(reply) > 4 and reply[4] > EXPENSIVE_BYTES:",
+        "if len(reply) > 5:",
         (f"{_LARGE_ENTRIES}looking_at_an_unchanged_stream_does_not_copy_its_large_entry",),
     ),
     Mutant(
@@ -1202,7 +1203,7 @@ HEALTH_AND_METRICS = (
         "the silence of a worker is measured with the clocks of two hosts",
         "health",
         "workers/reporting/heartbeats.py",
-        "    if heartbeat_ms is not None:\n        return max(0.0, (now_ms - int(heartbeat_ms)) / 1000)\n",
+        "    if heartbeat_ms is not None:\n        return abs(now_ms - int(heartbeat_ms)) / 1000\n",
         "",
         (f"{_CLOCKS}wrong_clocks_of_workers_and_dispatchers_change_no_decision_and_no_answer",),
     ),
@@ -1629,6 +1630,69 @@ EVENT_VERSIONS = (
     ),
 )
 
+ENTRY_IDS = (
+    Mutant(
+        "stalls are judged by the ids of entries alone",
+        "health",
+        "workers/reporting/status_reader.py",
+        "stalled=max(waited_ms, 0 if progress.is_moving else age_ms)",
+        "stalled=(0 if progress.is_moving else age_ms)",
+        (f"{_ENTRY_IDS}a_partition_that_does_not_move_is_stalled_whatever_the_ids_of_its_entries_say",),
+    ),
+    Mutant(
+        "each sweep forgets since when entries wait",
+        "health",
+        "workers/telemetry/progress.py",
+        "if wait is None or wait.checkpoint != checkpoint or wait.since_ms > now_ms:",
+        "if True:",
+        (f"{_ENTRY_IDS}a_partition_that_does_not_move_is_stalled_whatever_the_ids_of_its_entries_say",),
+    ),
+    Mutant(
+        "a backlog that moves counts as waiting",
+        "health",
+        "workers/telemetry/progress.py",
+        "if self.wait is None or self.wait.checkpoint != _identify(checkpoint):",
+        "if self.wait is None:",
+        (f"{_ENTRY_IDS}a_backlog_that_moves_is_not_stalled_however_long_it_takes",),
+    ),
+    Mutant(
+        "the largest id is forgotten with its entry",
+        "health",
+        "event_stream/streams/ends.py",
+        "last and last[1] or '', info['last-generated-id']}",
+        "last and last[1] or '', last and last[1] or '0-0'}",
+        (
+            f"{_ENTRY_IDS}a_stream_that_has_given_its_largest_id_is_an_error_of_health_and_the_run_book_starts_a_new_one",
+        ),
+    ),
+    Mutant(
+        "a stream that follows the largest id cannot be read",
+        "G7",
+        "event_stream/streams/ends.py",
+        "    if id == '{LARGEST}' then return {{}} end\n",
+        "",
+        (
+            f"{_ENTRY_IDS}a_stream_that_has_given_its_largest_id_is_an_error_of_health_and_the_run_book_starts_a_new_one",
+        ),
+    ),
+    Mutant(
+        "entries of a stream that replaced another one are not seen to wait",
+        "health",
+        "workers/reporting/status_reader.py",
+        "    is_replaced = end.position is not None and end.position < checkpoint.position\n",
+        "    is_replaced = False\n",
+        (f"{_ENTRY_IDS}entries_of_a_stream_that_replaced_another_wait_visibly",),
+    ),
+    Mutant(
+        "a heartbeat from the future is a sign of life",
+        "health",
+        "workers/reporting/heartbeats.py",
+        "        return abs(now_ms - int(heartbeat_ms)) / 1000\n",
+        "        return max(0.0, (now_ms - int(heartbeat_ms)) / 1000)\n",
+        (f"{_ENTRY_IDS}a_heartbeat_from_a_clock_that_was_ahead_is_no_sign_of_life",),
+    ),
+)
+
 LOCAL = (
     Mutant(
         "the embedded server logs among the lines of `projector up`",
@@ -1676,5 +1740,6 @@ MUTANTS = (
     *PROJECTION_VERSIONS,
     *EVENT_VERSIONS,
     *DOCTOR,
+    *ENTRY_IDS,
     *LOCAL,
 )

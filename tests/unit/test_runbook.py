@@ -126,11 +126,12 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         retry_after_s=1,
     )
     stalled = PartitionStatus(
-        partition=3, epoch=0, position="0-0", end_position="1-0", lag_entries=1, lag_s=60, added=3, read=1, applied=1,
+        partition=3, epoch=0, position="0-0", end_position="1-0", lag_entries=1, lag_s=60, id_ahead_s=600, ids_exhausted=False, added=3, read=1, applied=1,
         duplicates=0, dead_lettered=0, lost=1, in_flight=1, stalled=True, failure=failure,
     )  # fmt: skip
+    exhausted = {"ids_exhausted": True, "id_ahead_s": 0, "stalled": False, "failure": None, "lost": 0}
     found = Status(
-        partitions=[stalled],
+        partitions=[stalled, stalled.model_copy(update=exhausted)],
         open_dead_letters={"not_json": 1},
         queue_length=0,
         workers=[],
@@ -253,7 +254,7 @@ def test_the_recommended_limits_of_a_role_are_those_of_a_session() -> None:
     [
         ("whose projection was committed {} s ago", trimmer.TRIM_AFTER_S),
         ("and within {} s of its snapshot", trimmer.TRIM_AFTER_S),
-        ("wait for more than {} s, and none was projected", progress.STALLED_AFTER_S),
+        ("its checkpoint has not moved for more than {} s", progress.STALLED_AFTER_S),
         ("sent no heartbeat for more than {} s", progress.STALLED_AFTER_S),
         ("it is forgotten {} minutes later", dispatcher.HEARTBEAT_TTL_S / 60),
         ("It waits up to {} s between tries", batch_size.BACK_OFF_MAX_S),

@@ -28,6 +28,7 @@ from workers.jobs.lease import Lease, partitions_without_lease
 from workers.jobs.queue import enqueue_drain
 from workers.maintenance import verify_jobs
 from workers.runtime import Runtime
+from workers.telemetry.progress import record_waits
 
 HEARTBEATS_KEY = "projector:dispatcher-heartbeats"
 HEARTBEAT_TTL_S = 120  # status shows a stalled dispatcher until then
@@ -101,7 +102,7 @@ class Dispatcher:
         # During a backlog most leases are held: docs/decisions/0010-the-dispatcher-listens.md
         self._enqueue_drains(partitions_without_lease(self.runtime.queue.connection, lagging) if lagging else [])
         self._repair_hints(hints, checkpoints, ends)
-        self._send_heartbeat()
+        self._send_heartbeat([checkpoints[partition] for partition in lagging])
         return ends, lagging
 
     def _listen(self, idle: dict[int, StreamEnd], until_sweep_s: float) -> None:
@@ -157,12 +158,15 @@ class Dispatcher:
             ):
                 self.runtime.stream.publish_projected(checkpoint.partition, progress)
 
-    def _send_heartbeat(self) -> None:
-        now_ms = self.runtime.stream.now_ms()
+    def _send_heartbeat(self, waiting: list[Checkpoint]) -> None:
+        """Record that this process lives, and at which checkpoints entries wait."""
+        now_ms, ttl_ms = self.runtime.stream.now_ms(), HEARTBEAT_TTL_S * 1000
         with self.runtime.queue.connection.pipeline() as pipe:
             pipe.zadd(HEARTBEATS_KEY, {self.name: now_ms})
-            pipe.zremrangebyscore(HEARTBEATS_KEY, "-inf", now_ms - HEARTBEAT_TTL_S * 1000)
+            pipe.zremrangebyscore(HEARTBEATS_KEY, "-inf", now_ms - ttl_ms)
+            pipe.zremrangebyscore(HEARTBEATS_KEY, now_ms + ttl_ms, "inf")  # sent before the clock was set back
             pipe.expire(HEARTBEATS_KEY, HEARTBEAT_TTL_S)
+            record_waits(self.runtime.queue.connection, pipe, waiting, now_ms)
             pipe.execute()
         self.has_heartbeat = True
         self.runtime.stream.announce_partitions()  # in case Redis has lost the key

@@ -26,6 +26,32 @@ def stalled(context: Context) -> Iterator[Observation]:
 
 
 @error_check(
+    "entry-ids-exhausted",
+    Subject.STATUS,
+    "G7",
+    meaning="A stream has given the largest possible id, so Redis refuses every append to its partition. A producer has"
+    " sent that id.",
+    remedy=problems.REPLACE_STREAM + "; find the producer that sends ids of its own instead of `*`",
+)
+def ids_exhausted(context: Context) -> Iterator[Observation]:
+    """Report which streams have given the largest id."""
+    yield from map(Observation, problems.exhausted_ids(context.status))
+
+
+@warning_check(
+    "entry-ids-ahead",
+    Subject.STATUS,
+    meaning="The last id of a stream is ahead of the database's clock by more than PROJECTOR_MAX_CLOCK_SKEW_S: a"
+    " producer has sent an id of its own, or Redis's clock was ahead. Later ids are ahead too, so they do not show how"
+    " long an entry waits. If all partitions are reported, the database's clock may be wrong.",
+    remedy="correct the clocks; then " + problems.REPLACE_STREAM,
+)
+def ids_ahead(context: Context) -> Iterator[Observation]:
+    """Report which streams give ids that are ahead."""
+    yield from map(Observation, problems.ids_ahead(context.status))
+
+
+@error_check(
     "partition-failing",
     Subject.STATUS,
     "G7",

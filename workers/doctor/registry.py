@@ -50,6 +50,8 @@ CHECKS: tuple[Check, ...] = (
     processes.dispatcher_missing,
     processes.worker_missing,
     partitions.stalled,
+    partitions.ids_exhausted,
+    partitions.ids_ahead,
     partitions.failing,
     partitions.breaker_open,
     projection_versions.rebuild_pending,

@@ -1,4 +1,8 @@
-"""Reads from Redis which workers and dispatchers exist, and how old their last heartbeats are."""
+"""Reads from Redis which workers and dispatchers exist, and how old their last heartbeats are.
+
+A heartbeat that is ahead of Redis's clock was sent before that clock was set back. It counts as that much too old: a
+process that lives sends another one within seconds.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -48,7 +52,7 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
                 host=host,
                 pid=int(pid),
                 state="sweeping",
-                heartbeat_age_s=max(0.0, (now_ms - at_ms) / 1000),
+                heartbeat_age_s=abs(now_ms - at_ms) / 1000,
             )
         )
     return dispatchers
@@ -57,6 +61,6 @@ def read_dispatchers(runtime: Runtime) -> list[ProcessStatus]:
 def _heartbeat_age_s(worker: BaseWorker, heartbeat_ms: bytes | None, now_ms: int) -> float:
     """Return the age by Redis's clock; for a plain RQ worker, which does not record that time, by the hosts' clocks."""
     if heartbeat_ms is not None:
-        return max(0.0, (now_ms - int(heartbeat_ms)) / 1000)
+        return abs(now_ms - int(heartbeat_ms)) / 1000
     last: datetime | None = worker.last_heartbeat
     return max(0.0, (datetime.now(UTC) - last).total_seconds()) if last else 0.0

@@ -9,6 +9,7 @@ from typing import Literal
 from workers.reporting.status import Status
 from workers.telemetry.progress import STALLED_AFTER_S
 
+REPLACE_STREAM = "replace its stream: docs/how-to/run-book.md#entry-ids-are-ahead-of-the-clock"
 FAILING_AFTER = 3  # failed batches in a row; one or two failures are retried without being reported
 
 
@@ -26,6 +27,7 @@ def errors(status: Status) -> list[str]:
     """Return the problems that keep events from the read models, or would keep new events from them."""
     return [
         *stalled_partitions(status),
+        *(f"{problem}; {REPLACE_STREAM}" for problem in exhausted_ids(status)),
         *(f"{problem}; it retries by itself, see `projector status`" for problem in failing_partitions(status)),
         *(f"{problem}; start `projector dispatcher`" for problem in missing_dispatcher(status)),
         *(f"{problem}; start `projector worker`" for problem in missing_worker(status)),
@@ -38,6 +40,7 @@ def errors(status: Status) -> list[str]:
 def warnings(status: Status) -> list[str]:
     """Return the problems that do not keep other events from the read models."""
     return [
+        *(f"{problem}; {REPLACE_STREAM}" for problem in ids_ahead(status)),
         *(f"{problem}; see `projector dead-letters list`" for problem in open_dead_letters(status)),
         *(f"{problem}; let producers append again what they still have" for problem in lost_entries(status)),
         *(f"{problem}; run `projector verify`" for problem in verification_mismatches(status)),
@@ -51,6 +54,24 @@ def stalled_partitions(status: Status) -> list[str]:
         f"partition {each.partition} is stalled, {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
         for each in status.partitions
         if each.stalled
+    ]
+
+
+def exhausted_ids(status: Status) -> list[str]:
+    """Return the partitions whose stream has given the largest id, so that Redis refuses every append."""
+    return [
+        f"partition {each.partition} accepts no more entries, because its stream has given the largest id"
+        for each in status.partitions
+        if each.ids_exhausted
+    ]
+
+
+def ids_ahead(status: Status) -> list[str]:
+    """Return the partitions whose stream gives ids that are ahead of the database's clock."""
+    return [
+        f"partition {each.partition} gives ids that are {each.id_ahead_s:,.0f} s ahead of the database's clock"
+        for each in status.partitions
+        if each.id_ahead_s and not each.ids_exhausted
     ]
 
 

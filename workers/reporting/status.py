@@ -19,7 +19,17 @@ class PartitionStatus(BaseModel):
     position: str = Field(description="Checkpoint: id of the last entry that was read, `<ms>-<seq>`.")
     end_position: str | None = Field(description="Id of the stream's last entry; null if the stream is empty.")
     lag_entries: int = Field(description="Same as `in_flight`.")
-    lag_s: float = Field(description="Age in seconds of the oldest entry after the checkpoint; 0 if there is none.")
+    lag_s: float = Field(
+        description="Age in seconds of the oldest entry after the checkpoint, but at least the time for which entries"
+        " have waited while the checkpoint did not move; 0 if no entry waits."
+    )
+    id_ahead_s: float = Field(
+        description="Seconds by which the stream's last id is ahead of the database's clock; 0 if that is at most"
+        " PROJECTOR_MAX_CLOCK_SKEW_S."
+    )
+    ids_exhausted: bool = Field(
+        description="Whether the stream has given the largest possible id, so that it accepts no more entries."
+    )
     added: int = Field(description="Entries ever appended: read + in_flight + lost.")
     read: int = Field(description="Entries ever read: applied + duplicates + dead_lettered.")
     applied: int = Field(description="Entries whose event was new and was applied.")

@@ -7,7 +7,8 @@ The two halves can be read separately, because `GET /metrics` must report one ha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from event_stream.streams.entries import StreamEnd
+from event_stream.streams.entries import LARGEST, StreamEnd
+from projections.database.clock import read_clock_ms
 from projections.transaction import checkpoint_table, dead_letters, projection_version
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.projection_version import TenantCounts
@@ -22,8 +23,9 @@ from workers.telemetry.progress import STALLED_AFTER_S, PartitionProgress, read_
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DatabaseState:
-    """The half of the status that the database knows. `outdated` counts tenants for each projection."""
+    """The half of the status that the database knows, with its time. `outdated` counts tenants for each projection."""
 
+    now_ms: int
     checkpoints: Sequence[Checkpoint]
     open_dead_letters: dict[str, int]
     outdated: Mapping[str, TenantCounts]
@@ -50,7 +52,8 @@ def read_database_state(runtime: Runtime) -> DatabaseState:
     with runtime.reader.connect() as connection:
         checkpoints = checkpoint_table.read_all(connection, runtime.stream.partitions)
         outdated = projection_version.count_tenants(connection, runtime.projections)
-        return DatabaseState(checkpoints, dead_letters.count_open_by_reason(connection), outdated)
+        now_ms = read_clock_ms(connection)
+        return DatabaseState(now_ms, checkpoints, dead_letters.count_open_by_reason(connection), outdated)
 
 
 def read_redis_state(runtime: Runtime) -> RedisState:
@@ -76,7 +79,7 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
     partitions = zip(database.checkpoints, ends, progress, strict=True)
     return Status(
         partitions=[
-            _partition_status(runtime, checkpoint, end, partition_progress, now_ms)
+            _partition_status(runtime, checkpoint, end, partition_progress, now_ms, database.now_ms)
             for checkpoint, end, partition_progress in partitions
         ],
         open_dead_letters=database.open_dead_letters,
@@ -103,20 +106,30 @@ def _projection_statuses(runtime: Runtime, outdated: Mapping[str, TenantCounts])
 
 
 def _partition_status(
-    runtime: Runtime, checkpoint: Checkpoint, end: StreamEnd, progress: PartitionProgress, now_ms: int
+    runtime: Runtime,
+    checkpoint: Checkpoint,
+    end: StreamEnd,
+    progress: PartitionProgress,
+    now_ms: int,
+    database_now_ms: int,
 ) -> PartitionStatus:
-    has_lag = end.position is not None and end.position != checkpoint.position
-    counted = checkpoint.with_lost_counted(end)
-    added = max(checkpoint.read + counted.lost, checkpoint.known_end.added, counted.added_offset + end.added)
+    is_replaced = end.position is not None and end.position < checkpoint.position
+    counted = checkpoint.new_epoch(end) if is_replaced else checkpoint.with_lost_counted(end)
+    known_added = 0 if is_replaced else checkpoint.known_end.added
+    added = max(checkpoint.read + counted.lost, known_added, counted.added_offset + end.added)
     in_flight = added - checkpoint.read - counted.lost
-    lag_s = _lag_s(runtime, checkpoint, now_ms) if has_lag else 0.0
+    has_lag = end.position is not None and end.position != checkpoint.position
+    age_ms = _age_ms(runtime, counted, now_ms) if has_lag else 0
+    waited_ms = progress.waited_ms(checkpoint, now_ms) if has_lag else 0
     return PartitionStatus(
         partition=checkpoint.partition,
         epoch=checkpoint.epoch,
         position=str(checkpoint.position),
         end_position=str(end.position) if end.position else None,
         lag_entries=in_flight,
-        lag_s=lag_s,
+        lag_s=max(age_ms, waited_ms, 1) / 1000 if has_lag else 0.0,
+        id_ahead_s=_id_ahead_s(runtime, end, database_now_ms),
+        ids_exhausted=end.last_id == LARGEST,
         added=added,
         read=checkpoint.read,
         applied=checkpoint.applied,
@@ -125,12 +138,18 @@ def _partition_status(
         lost=counted.lost,
         in_flight=in_flight,
         # While a backlog is drained, the lag is high although batches are committed.
-        stalled=lag_s > STALLED_AFTER_S and not progress.is_moving,
+        stalled=max(waited_ms, 0 if progress.is_moving else age_ms) / 1000 > STALLED_AFTER_S,
         failure=progress.failure,
     )
 
 
-def _lag_s(runtime: Runtime, checkpoint: Checkpoint, now_ms: int) -> float:
-    """Return the age of the oldest entry after the checkpoint."""
+def _age_ms(runtime: Runtime, checkpoint: Checkpoint, now_ms: int) -> int:
+    """Return the age of the oldest entry after a checkpoint by its id; 0 if the id is ahead of Redis's clock."""
     oldest = runtime.stream.position_after(checkpoint.partition, checkpoint.position)
-    return max(0.0, (now_ms - oldest.ms) / 1000) if oldest else 0.0
+    return max(0, now_ms - oldest.ms) if oldest else 0
+
+
+def _id_ahead_s(runtime: Runtime, end: StreamEnd, now_ms: int) -> float:
+    """Return how far a stream's last id is ahead of the database's clock, if that is more than clocks may differ."""
+    ahead_s = (end.last_id.ms - now_ms) / 1000
+    return ahead_s if ahead_s > runtime.settings.max_clock_skew_s else 0.0

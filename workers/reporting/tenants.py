@@ -64,7 +64,7 @@ def read_tenants(runtime: Runtime, status: Status, rates: Sequence[Rate], now_ms
     limit = max(INSPECTED_PER_PARTITION_MIN, INSPECTED_MAX // runtime.stream.partitions)
     lagging = [each for each in status.partitions if each.in_flight]
     inspected = {each.partition: _oldest_in_flight(runtime, each, limit) for each in lagging}
-    lags = chain.from_iterable(_tenant_lags(partition, entries, now_ms) for partition, entries in inspected.items())
+    lags = chain.from_iterable(_tenant_lags(each, inspected[each.partition], now_ms) for each in lagging)
     return BusiestTenants(
         by_traffic=_tenants_by_traffic(runtime, status, rates, limit),
         by_lag=sorted(lags, key=lambda each: (-each.entries, -each.lag_s))[:TENANTS_SHOWN],
@@ -116,7 +116,7 @@ def _oldest_in_flight(runtime: Runtime, partition: PartitionStatus, limit: int) 
     return entries
 
 
-def _tenant_lags(partition: int, entries: Sequence[Entry], now_ms: int) -> list[TenantLag]:
+def _tenant_lags(partition: PartitionStatus, entries: Sequence[Entry], now_ms: int) -> list[TenantLag]:
     positions: dict[str | None, list[Position]] = {}
     for entry in entries:
         tenant_id, _ = claimed_identity(entry.body or b"")
@@ -124,9 +124,10 @@ def _tenant_lags(partition: int, entries: Sequence[Entry], now_ms: int) -> list[
     return [
         TenantLag(
             tenant_id=tenant_id,
-            partition=partition,
+            partition=partition.partition,
             entries=len(found),
-            lag_s=max(0.0, (now_ms - found[0].ms) / 1000),
+            # An id that is ahead of the clock shows no age, but the partition's lag is known.
+            lag_s=(now_ms - found[0].ms) / 1000 if found[0].ms < now_ms else partition.lag_s,
         )
         for tenant_id, found in positions.items()
     ]
