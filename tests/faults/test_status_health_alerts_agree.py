@@ -1,6 +1,7 @@
 """`status`, health and alerts agree about what is wrong, and none is green while an entry is parked, lost or stuck."""
 
 import io
+import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from api_stub.operations import Operations
 from cli.rendering.status_screen import StatusScreen
 from event_stream.events.event import partition_of
 from monitoring.health import projector_health
-from tests.support.alerts import firing
+from tests.support.alerts import INHIBIT_RULES, RULES, firing, notified
 from tests.support.events import TENANT, body, event
 from tests.support.harness import append, append_raw, drain_all
 from tests.support.metrics_scrape import scrape
@@ -109,6 +110,7 @@ class Case:
     health: str
     says: str | None
     alerts: frozenset[str]
+    inhibited: frozenset[str] = frozenset()
 
 
 CASES = [
@@ -120,6 +122,7 @@ CASES = [
         "failing",
         f"partition {TENANT_PARTITION} is stalled",
         frozenset({"ProjectorPartitionStalled", "ProjectorLags"}),
+        inhibited=frozenset({"ProjectorLags"}),
     ),
     Case(
         ids_ahead,
@@ -132,6 +135,7 @@ CASES = [
         "failing",
         f"partition {TENANT_PARTITION} accepts no more entries",
         frozenset({"ProjectorEntryIdsExhausted", "ProjectorEntryIdsAhead"}),
+        inhibited=frozenset({"ProjectorEntryIdsAhead"}),
     ),
     Case(one_worker_stalled, "degraded", "1 of 2 workers sent no heartbeat", frozenset({"ProjectorProcessSilent"})),
     Case(
@@ -139,6 +143,7 @@ CASES = [
         "failing",
         "no worker is alive",
         frozenset({"ProjectorProcessMissing", "ProjectorProcessSilent"}),
+        inhibited=frozenset({"ProjectorProcessSilent"}),
     ),
     Case(no_dispatcher, "failing", "no dispatcher is alive", frozenset({"ProjectorProcessMissing"})),
 ]
@@ -152,7 +157,7 @@ def test_status_health_and_alerts_agree_about_what_is_wrong(runtime: Runtime, st
     alive.register_birth()  # type: ignore[no-untyped-call]
     alive.heartbeat()
     before = scrape(runtime)
-    assert firing(before, before) == set()
+    assert firing(before, before) == []
     case.happens(runtime, start)
     found = read_overview(runtime)
     shown = in_pipe(StatusScreen(found))
@@ -164,7 +169,42 @@ def test_status_health_and_alerts_agree_about_what_is_wrong(runtime: Runtime, st
     assert f"health: {case.health}\n" in shown
     assert [line for line in shown.splitlines() if line.startswith("problem: ")] == [f"problem: {p}" for p in problems]
     assert [problem.startswith(str(case.says)) for problem in problems] == [True] * (case.says is not None)
-    assert firing(before, scrape(runtime)) == case.alerts
+    alerts = firing(before, scrape(runtime))
+    assert {alert["alertname"] for alert in alerts} == case.alerts
+    notifications = [alert["alertname"] for alert in notified(alerts)]
+    assert len(notifications) == (case.health != "ok")  # one cause, one notification
+    assert set(notifications) == case.alerts - case.inhibited
+
+
+@pytest.mark.first
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_stopped_workers_page_once_although_entries_wait_in_every_partition(runtime: Runtime) -> None:
+    Dispatcher(runtime).sweep()
+    before = scrape(runtime)
+    long_ago_ms = runtime.stream.now_ms() - 10 * LONG_S * 1000
+    for partition in range(4):
+        runtime.stream.redis.xadd(f"events:{{{partition}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")
+    now = scrape(runtime)
+    assert [now("projector_partition_stalled", partition=str(partition)) for partition in range(4)] == [1] * 4
+    alerts = firing(before, now)
+    assert sorted(alert["alertname"] for alert in alerts) == [
+        "ProjectorLags",
+        "ProjectorPartitionStalled",
+        "ProjectorProcessMissing",
+    ]
+    assert notified(alerts) == [{"alertname": "ProjectorProcessMissing", "severity": "page", "role": "worker"}]
+
+
+def test_an_inhibition_rule_names_alerts_that_exist() -> None:
+    names = {rule["alert"] for rule in RULES}
+    for rule in INHIBIT_RULES:
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
+            label, value = re.split("=~?", matcher, maxsplit=1)
+            alternatives = re.fullmatch(r"(\w*)\(([\w|]+)\)", value.strip('"'))
+            found = (
+                {alternatives[1] + each for each in alternatives[2].split("|")} if alternatives else {value.strip('"')}
+            )
+            assert found <= (names if label == "alertname" else {"database"}), matcher
 
 
 def in_pipe(screen: StatusScreen) -> str:

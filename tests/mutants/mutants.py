@@ -10,6 +10,7 @@ GUARANTEES = tuple(f"G{number}" for number in range(1, 10))
 # Parts of the product that promise something besides the guarantees.
 AREAS = (
     "activity",
+    "alerts",
     "dead_letters",
     "doctor",
     "duplicates",
@@ -63,6 +64,7 @@ _VERIFY = "tests/integration/test_verify.py::test_"
 _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
 _BACKGROUND_STREAM = "tests/unit/test_background_stream.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
+_ALERTS = "tests/faults/test_status_health_alerts_agree.py::test_"
 _ENTRY_IDS = "tests/faults/test_entry_ids.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
 _MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
@@ -1630,6 +1632,25 @@ EVENT_VERSIONS = (
     ),
 )
 
+ALERTS = (
+    Mutant(
+        "stopped workers page for what follows from it, too",
+        "alerts",
+        "monitoring/alertmanager.yml",
+        "Projector(PartitionStalled|PartitionFails|ProcessSilent|Lags|NotVerified)",
+        "Projector(PartitionFails|ProcessSilent|Lags|NotVerified)",
+        (f"{_ALERTS}stopped_workers_page_once_although_entries_wait_in_every_partition",),
+    ),
+    Mutant(
+        "each partition pages",
+        "alerts",
+        "monitoring/alerts.yml",
+        "expr: sum(max by (partition) (projector_partition_stalled)) > 0",
+        "expr: max by (partition) (projector_partition_stalled) > 0",
+        (f"{_ALERTS}stopped_workers_page_once_although_entries_wait_in_every_partition",),
+    ),
+)
+
 ENTRY_IDS = (
     Mutant(
         "stalls are judged by the ids of entries alone",
@@ -1740,6 +1761,7 @@ MUTANTS = (
     *PROJECTION_VERSIONS,
     *EVENT_VERSIONS,
     *DOCTOR,
+    *ALERTS,
     *ENTRY_IDS,
     *LOCAL,
 )
