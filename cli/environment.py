@@ -5,18 +5,27 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
+
 UP_ENV = "up.env"
+
+log = structlog.get_logger()
 
 
 def load() -> None:
-    """Set missing variables to those of the `projector up` that runs on the data directory, if one does."""
+    """Set the variables of the `projector up` that runs on the data directory, unless one of them is set already.
+
+    A mixture would join the Redis of one deployment with the database of another.
+    """
     file = data_dir(os.environ) / UP_ENV
     if not file.is_file():
         return
-    for assignment in shlex.split(file.read_text(), comments=True):
-        name, _, value = assignment.partition("=")
-        if not os.environ.get(name):
-            os.environ[name] = value
+    variables = dict(_assignments(file))
+    given = [name for name in variables if os.environ.get(name)]
+    if not given:
+        os.environ.update(variables)
+    elif len(given) < len(variables):
+        log.warning("environment.up_env_ignored", file=str(file), variables_set=given)
 
 
 def write(variables: Mapping[str, str], directory: Path) -> None:
@@ -36,3 +45,8 @@ def write_secret(file: Path, text: str) -> None:
 def data_dir(environ: Mapping[str, str]) -> Path:
     """Return the directory for the data of this machine: PROJECTOR_DATA_DIR, or `var`."""
     return Path(environ.get("PROJECTOR_DATA_DIR") or "var").resolve()
+
+
+def _assignments(file: Path) -> list[tuple[str, str]]:
+    parts = [each.partition("=") for each in shlex.split(file.read_text(), comments=True)]
+    return [(name, value) for name, _, value in parts]

@@ -23,6 +23,7 @@ MODULES = {
     "contract": "cli.commands.contract",
     "dead-letters": "cli.commands.dead_letters",
     "demo-traffic": "cli.commands.demo_traffic",
+    "deployment": "cli.commands.deployment",
     "dispatcher": "cli.commands.dispatcher",
     "doctor": "cli.commands.doctor",
     "keys": "cli.commands.keys",

@@ -19,6 +19,7 @@ from event_stream.events.event import partition_of
 from event_stream.settings import StreamSettings
 from event_stream.streams.appending import Appended
 from event_stream.streams.backlog import Backlog
+from event_stream.streams.deployment import DeploymentPin
 from event_stream.streams.stream import ProjectedPosition, Stream
 
 _APPEND_MAX = 1_000
@@ -51,10 +52,13 @@ class Producer:
     def from_url(cls, url: str, settings: StreamSettings | None = None) -> Self:
         """Return a producer for the Redis at `url`; without `settings` they come from the environment.
 
-        A request retries once on a new connection if its connection was lost or the server has become a replica.
+        A request retries once on a new connection if its connection was lost or the server has become a replica. A
+        connection that leads to the Redis of another deployment than the first one raises DeploymentMismatchError.
         """
         settings = settings or StreamSettings.from_environ(os.environ)
-        return cls(Stream(Redis.from_url(url, retry_on_error=[ReadOnlyError]), settings.partitions), settings)
+        pin = DeploymentPin()
+        redis = Redis.from_url(url, retry_on_error=[ReadOnlyError], redis_connect_func=pin.on_redis_connect)
+        return cls(Stream(redis, settings.partitions), settings)
 
     def append(self, event: Mapping[str, Any] | CloudEvent) -> Appended:
         """Append one event and return its partition and position.

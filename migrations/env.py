@@ -10,6 +10,7 @@ import api_stub.auth.keys
 import projections.lifecycle.pending_rebuilds
 import projections.schema
 import projections.transaction.dead_letters
+import projections.transaction.deployment_table
 from migrations.lock_wait import LockWait
 from projections.database.columns import metadata
 
@@ -18,6 +19,7 @@ _TABLES = (
     api_stub.auth.keys.table,
     projections.lifecycle.pending_rebuilds.table,
     projections.transaction.dead_letters.table,
+    projections.transaction.deployment_table.table,
     *projections.schema.READ_MODELS,
 )
 

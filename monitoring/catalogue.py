@@ -81,6 +81,13 @@ FROM_DATABASE: tuple[MetricDefinition[DatabaseState], ...] = (
 )
 FROM_BOTH_SERVERS: tuple[MetricDefinition[Status], ...] = (
     MetricDefinition(
+        "projector_deployment_consistent",
+        "gauge",
+        (),
+        "1 if Redis and the database belong to one deployment and the database is not a copy, else 0.",
+        lambda status: single(not (status.deployment.differs or status.deployment.is_copy)),
+    ),
+    MetricDefinition(
         "projector_lag_entries",
         "gauge",
         ("partition",),

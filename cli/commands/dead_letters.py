@@ -145,7 +145,7 @@ def replay(selection: Selection, as_json: bool) -> None:
     dead letter closes when its event is applied. If the event still cannot be applied, its dead letter stays open and
     is counted as seen once more; if the reason is another one, a dead letter with that reason replaces it.
     """
-    runtime = Runtime.from_environ(os.environ)
+    runtime = Runtime.for_writing(os.environ)
     runtime.check()
     with progress_bar() as progress:
         task = progress.add_task("replaying", total=None)

@@ -19,7 +19,7 @@ def dispatcher() -> None:
     A deployment needs at least one; several can run at once.
     """
     environment.load()
-    runtime = Runtime.from_environ(os.environ)
+    runtime = Runtime.for_writing(os.environ)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -6,7 +6,7 @@ import sys
 import click
 
 from cli import environment
-from cli.connections import open_reader, open_writer
+from cli.connections import open_reader, open_writer, refuse_other_database
 from cli.options import processes_option, timeout_option
 from cli.rendering.rebuild_progress import show_run
 from cli.rendering.rebuild_report import RebuildReport
@@ -33,7 +33,7 @@ from workers.maintenance.rebuild_tenants import Rebuilder
 @processes_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of the rebuild as JSON.")
 def migrate(with_rebuild: bool, lock_wait: float, timeout: float, processes: int | None, as_json: bool) -> None:
-    """Create or upgrade the schema.
+    """Create or upgrade the schema. Refuses a database of another application, or of another deployment than Redis.
 
     With --rebuild, also recompute the read models that are new or have a new version, tenant by tenant, from the event
     log. Producers, workers and readers keep running. If the command is interrupted, run it again to continue.
@@ -43,6 +43,7 @@ def migrate(with_rebuild: bool, lock_wait: float, timeout: float, processes: int
     environment.load()
     partitions = StreamSettings.from_environ(os.environ).partitions
     url = DatabaseSettings.from_environ(os.environ).database_url
+    refuse_other_database(os.environ)
     revision = migrate_database(url, partitions, lock_wait)
     click.echo(f"schema is at revision {revision}, {partitions} partitions", err=as_json)
     if with_rebuild and not _rebuild_outdated(partitions, timeout, processes, as_json):

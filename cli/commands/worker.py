@@ -26,7 +26,7 @@ def worker() -> None:
     read models.
     """
     environment.load()
-    await_servers(Runtime.from_environ(os.environ), should_stop=lambda: False)
+    await_servers(Runtime.for_writing(os.environ), should_stop=lambda: False)
     runtime = process_runtime()
     with runtime.reader.connect() as connection:
         projection_version.check(connection, runtime.projections)

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from api_stub.settings import ApiSettings
 from cli import environment
+from cli.connections import refuse_other_database
 from cli.local.embedded import EmbeddedValkey
 from cli.local.ports import free_port, http_url
 from cli.local.supervisor import POLL_S, Child, Supervisor
@@ -75,8 +76,8 @@ class Startup:
         self.wait_until(lambda: _pings(client), f"Redis did not answer; {self.redis_remedy}")
         if self.stopping.is_set():
             return False
-        partitions = StreamSettings.from_environ(self.environ).partitions
-        migrate_database(self.environ["DATABASE_URL"], partitions)
+        refuse_other_database(self.environ)
+        migrate_database(self.environ["DATABASE_URL"], StreamSettings.from_environ(self.environ).partitions)
         environment.write({name: self.environ[name] for name in ("REDIS_URL", "DATABASE_URL")}, directory)
         for name in ["api", "dispatcher", *["worker"] * workers]:
             self.add(name)

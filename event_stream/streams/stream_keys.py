@@ -6,9 +6,13 @@ The braces are part of the key: they are a hash tag for Redis Cluster.
     events:{p}:projected        string  the last projected position, `<ms>-<seq>`: a hint for producers that wait
     events:{p}:projected-count  string  the stream's `entries-added` at that position: a hint for the backlog limit
     events:partitions           string  the number of partitions, written by the processes that drain
+    events:deployment           string  the id of the deployment that the streams belong to
+    events:database             string  the database server that writes for this deployment
 """
 
 PARTITIONS_KEY = "events:partitions"
+DEPLOYMENT_KEY = "events:deployment"
+DATABASE_KEY = "events:database"
 
 
 def stream_key(partition: int) -> str:

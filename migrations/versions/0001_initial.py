@@ -44,6 +44,11 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": 70},
     )
     op.create_table(
+        "deployment",
+        sa.Column("only_row", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("deployment_id", sa.Text, nullable=False),
+    )
+    op.create_table(
         "dead_letter",
         sa.Column("id", KEY, primary_key=True),
         sa.Column("state", KEY, nullable=False),

@@ -19,6 +19,7 @@ from api_stub.app import application, operations_routes
 from api_stub.operations import Operations
 from cli.rendering.status_screen import StatusScreen
 from event_stream.events.event import partition_of
+from event_stream.streams.stream_keys import DATABASE_KEY, DEPLOYMENT_KEY
 from monitoring.health import projector_health
 from tests.support.alerts import INHIBIT_RULES, RULES, firing, notified
 from tests.support.events import TENANT, body, event
@@ -96,6 +97,14 @@ def no_dispatcher(runtime: Runtime, start: Start) -> None:
     )  # as if it had expired, two minutes after the last dispatcher ended
 
 
+def of_another_deployment(runtime: Runtime, start: Start) -> None:
+    runtime.stream.redis.set(DEPLOYMENT_KEY, "another")
+
+
+def with_a_copied_database(runtime: Runtime, start: Start) -> None:
+    runtime.stream.redis.set(DATABASE_KEY, "another")
+
+
 def _silence(runtime: Runtime, name: str) -> None:
     """Move a worker's last heartbeat into the past, instead of waiting."""
     client: Any = runtime.queue.connection
@@ -144,6 +153,18 @@ CASES = [
         "no worker is alive",
         frozenset({"ProjectorProcessMissing", "ProjectorProcessSilent"}),
         inhibited=frozenset({"ProjectorProcessSilent"}),
+    ),
+    Case(
+        of_another_deployment,
+        "failing",
+        "Redis belongs to deployment another, but",
+        frozenset({"ProjectorDeploymentDiffers"}),
+    ),
+    Case(
+        with_a_copied_database,
+        "failing",
+        "the database is a copy",
+        frozenset({"ProjectorDeploymentDiffers"}),
     ),
     Case(no_dispatcher, "failing", "no dispatcher is alive", frozenset({"ProjectorProcessMissing"})),
 ]

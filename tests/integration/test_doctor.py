@@ -21,6 +21,7 @@ import pytest
 from sqlalchemy import create_engine, insert, make_url, text
 
 from event_stream.events.event import partition_of
+from event_stream.streams.stream_keys import DEPLOYMENT_KEY
 from migrations import config, migrate_database, upgrade
 from projections import schema
 from projections.database.engines import writer_engine
@@ -224,6 +225,28 @@ def test_a_cluster_is_reported(environ: Environ) -> None:
         server.remove()
     assert "redis-cluster" in codes(found)
     assert "worker-missing" in found.skipped
+
+
+@only_sqlite
+def test_the_redis_of_another_deployment_is_an_error(alive: Runtime, environ: Environ) -> None:
+    alive.stream.redis.set(DEPLOYMENT_KEY, "another")
+    found = finding(environ, "deployment-differs")
+    assert (found.severity, found.guarantee) == ("error", "G1")
+    assert "Redis at 127.0.0.1:" in found.message
+    assert f"has id another, the database {make_url(environ['DATABASE_URL']).database} has id" in found.message
+
+
+@only_postgresql
+def test_a_server_without_an_identifier_is_reported(
+    alive: Runtime, environ: Environ, looker_url: str, durable_server: PostgresServer
+) -> None:
+    with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
+        connection.execute("GRANT pg_read_all_stats TO looker")
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        found = finding(environ | {"DATABASE_URL": looker_url}, "database-unidentified")
+        assert found.severity == "warning"
+        connection.execute(found.remedy.strip("`").encode())
+    assert examined(environ | {"DATABASE_URL": looker_url}).findings == []
 
 
 @only_sqlite
@@ -545,7 +568,7 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute(
-            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter TO looker"
+            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter, deployment TO looker"
         )
     yield durable_url.replace("postgres@", "looker@")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
@@ -589,7 +612,9 @@ def test_a_journal_that_is_not_write_ahead_is_an_error(
     with closing(sqlite3.connect(str(make_url(sqlite_url).database))) as source, closing(sqlite3.connect(copy)) as to:
         source.backup(to)
         to.execute("PRAGMA journal_mode = DELETE")
-    found = finding(environ | {"DATABASE_URL": f"sqlite:///file:{copy}?vfs=unix-dotfile&uri=true"}, "sqlite-not-wal")
+    both = examined(environ | {"DATABASE_URL": f"sqlite:///file:{copy}?vfs=unix-dotfile&uri=true"})
+    assert codes(both) == {"sqlite-not-wal", "deployment-copied"}
+    found = both.findings[0]
     assert (found.severity, found.message) == ("error", "journal_mode is delete")
 
 

@@ -40,6 +40,7 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+_DEPLOYMENT = "tests/faults/test_deployment.py::test_"
 _LARGE_ENTRIES = "tests/faults/test_large_entries.py::test_"
 _PROJECTION_VERSIONS = "tests/integration/test_projection_versions.py::test_"
 _RESTORED_DATABASE = "tests/faults/test_restored_database.py::test_"
@@ -1744,7 +1745,43 @@ DOCTOR = (
     ),
 )
 
+DEPLOYMENTS = (
+    Mutant(
+        "a new connection to Redis is not compared with the deployment",
+        "G1",
+        "event_stream/streams/deployment.py",
+        "        self.check(stored.decode() if stored else None, _place(connection.__dict__))\n",
+        "",
+        (f"{_DEPLOYMENT}a_producer_is_refused_where_a_reconnection_leads_to_another_deployment",),
+    ),
+    Mutant(
+        "a stream that starts over may be that of another deployment",
+        "G1",
+        "workers/drain/batch_reader.py",
+        "            self.runtime.deployment().check()\n",
+        "            pass\n",
+        (f"{_DEPLOYMENT}no_entry_of_another_deployment_is_applied_or_trimmed",),
+    ),
+    Mutant(
+        "the dispatcher trims for a copy of the database",
+        "G1",
+        "workers/dispatch/trimmer.py",
+        "        if is_copy:\n",
+        "        if False:\n",
+        (f"{_DEPLOYMENT}a_copy_of_the_database_trims_nothing_until_it_is_adopted",),
+    ),
+    Mutant(
+        "variables of up.env are mixed with those that are set",
+        "G1",
+        "cli/environment.py",
+        "    if not given:\n        os.environ.update(variables)\n",
+        "    if len(given) < len(variables):\n        os.environ.update(variables | dict(os.environ))\n",
+        (f"{_DEPLOYMENT}up_env_is_used_whole_or_not_at_all",),
+    ),
+)
+
 MUTANTS = (
+    *DEPLOYMENTS,
     *NOTHING_LOST,
     *EXACTLY_ONCE,
     *ANY_ORDER,

@@ -28,6 +28,7 @@ from projections.database import engines, postgresql_engine
 from projections.error_classes import ErrorClass
 from tests.soak.redis_keys import DOCUMENTING_MODULES, documented
 from tests.support.events import body, event
+from workers.deployment import Deployment
 from workers.dispatch import dispatcher, rq_worker, trimmer
 from workers.doctor.context import Limits
 from workers.doctor.registry import CHECKS
@@ -130,7 +131,11 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         duplicates=0, dead_lettered=0, lost=1, in_flight=1, stalled=True, failure=failure,
     )  # fmt: skip
     exhausted = {"ids_exhausted": True, "id_ahead_s": 0, "stalled": False, "failure": None, "lost": 0}
+    differs = Deployment(
+        database="d", database_id="1", database_server="s", redis="r", redis_id="2", redis_database_server="s"
+    )
     found = Status(
+        deployment=differs,
         partitions=[stalled, stalled.model_copy(update=exhausted)],
         open_dead_letters={"not_json": 1},
         queue_length=0,

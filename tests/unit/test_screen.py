@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cli.rendering.status_screen import StatusScreen, short_count, short_duration
 from projections.error_classes import ErrorClass
+from workers.deployment import Deployment
 from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.overview import Overview
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus
@@ -50,6 +51,14 @@ def partition(number: int, failure: BatchFailure | None = None) -> PartitionStat
 def overview(tenant: str = "ten_acme") -> Overview:
     process = ProcessStatus(name="worker-host.123456.0123abcd", host="h", pid=1, state="busy", heartbeat_age_s=0.2)
     return Overview(
+        deployment=Deployment(
+            database="the database d at h",
+            database_id="019635a4",
+            database_server=None,
+            redis="Redis at h/0",
+            redis_id="019635a4",
+            redis_database_server=None,
+        ),
         partitions=[partition(0), partition(1, FAILURE)],
         open_dead_letters={"unknown_type": MILLIONS},
         queue_length=3,

@@ -8,12 +8,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
+
 from event_stream.streams.entries import START, Position
 from projections.transaction.checkpoint import Checkpoint
 from workers.runtime import Runtime
 
 TRIM_AFTER_S = 60.0
 TRIM_EVERY_S = 5.0
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -30,14 +34,23 @@ class Trimmer:
     last_trims: dict[int, tuple[tuple[int, Position, Position], float]] = field(default_factory=dict)
 
     def update(self, checkpoints: list[Checkpoint]) -> None:
-        """Remember the current checkpoints, and trim to those of TRIM_AFTER_S ago; at most every TRIM_EVERY_S."""
+        """Remember the current checkpoints, and trim to those of TRIM_AFTER_S ago; at most every TRIM_EVERY_S.
+
+        Nothing is trimmed for a copy of the database, because the original may not have read these entries yet. Raises
+        DeploymentMismatchError and the errors of Redis and of the database.
+        """
         now_s = self.clock()
         if self.history and now_s - self.history[-1][0] < TRIM_EVERY_S:
             return
+        # Every few seconds, and not only at new connections: a live server may be made the replica of another one.
+        is_copy = self.runtime.link().is_copy
         self.history.append((now_s, checkpoints))
         old: list[Checkpoint] = []
         while now_s - self.history[0][0] >= TRIM_AFTER_S:
             old = self.history.popleft()[1]
+        if is_copy:
+            log.warning("trimmer.database_is_copy", remedy="see `projector deployment show`")
+            return
         for earlier, current in zip(old, checkpoints, strict=bool(old)):
             if earlier.epoch == current.epoch:
                 # A database that was restored is at an earlier position, and needs the entries after that.

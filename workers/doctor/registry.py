@@ -3,6 +3,7 @@
 from workers.doctor import (
     clocks,
     database,
+    deployment,
     disk,
     partitions,
     postgresql,
@@ -47,6 +48,9 @@ CHECKS: tuple[Check, ...] = (
     sqlite.not_wal,
     sqlite.read_only,
     sqlite.locked,
+    deployment.differs,
+    deployment.copied,
+    deployment.unidentified,
     processes.dispatcher_missing,
     processes.worker_missing,
     partitions.stalled,

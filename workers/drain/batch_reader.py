@@ -10,7 +10,7 @@ from event_stream.errors import InvalidEventError, Reason
 from event_stream.events.decoding import Arrival
 from event_stream.events.event import Event, partition_of
 from event_stream.events.json_body import BODY_BYTES_MAX
-from event_stream.streams.entries import Entry, Position, StreamSlice
+from event_stream.streams.entries import START, Entry, Position, StreamSlice
 from event_stream.streams.stream import NotAStreamError
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
@@ -67,8 +67,8 @@ class BatchReader:
     def next_batch(self, expected: Checkpoint) -> Batch | None:
         """Return the batch after a checkpoint, or None if there is nothing to apply.
 
-        If the stream was replaced since the checkpoint, the batch starts a new epoch. Raises NotAStreamError and the
-        errors of Redis and the database.
+        If the stream was replaced since the checkpoint, the batch starts a new epoch. Raises NotAStreamError,
+        DeploymentMismatchError, and the errors of Redis and of the database.
         """
         start, decoded = expected, self._prefetched(expected) or self._read(ReadRequest.at(expected))
         if decoded.stream_slice.end.wrong_type:
@@ -79,6 +79,9 @@ class BatchReader:
         found = decoded.stream_slice
         if not found.entries and start.with_lost_counted(found.end) == expected:
             return None
+        if start.position == START or not found.entries:
+            # No entry proves that the stream is the one of this database, so compare the deployments, after the read.
+            self.runtime.deployment().check()
         self._decode_all(decoded)
         parked = decoded.dead_letters
         return Batch(expected, start, found, decoded.events, parked, self._owner_partitions(parked))

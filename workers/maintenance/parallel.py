@@ -17,9 +17,11 @@ from typing import NamedTuple, TypeAlias
 
 import structlog
 
+from event_stream.streams.deployment import DeploymentPin
 from projections.database.engines import reader_engine, writer_engine
 from projections.error_classes import describe
 from projections.read_models.registry import PROJECTIONS
+from projections.transaction import deployment_table
 from workers import background_stream, logs
 from workers.errors import WorkersError
 from workers.maintenance.rebuild_results import TenantRebuild
@@ -174,4 +176,7 @@ def _receive_tenant(pipe: Connection) -> str | None:
 def _open_rebuilder(database_url: str, partitions: int, names: frozenset[str], timeout_s: float) -> Rebuilder:
     """Return a rebuilder with engines of its own, because a process cannot use those of another one."""
     projections = [projection for projection in PROJECTIONS if projection.name in names]
-    return Rebuilder(writer_engine(database_url), reader_engine(database_url), partitions, projections, timeout_s)
+    writer, reader, pin = writer_engine(database_url), reader_engine(database_url), DeploymentPin()
+    deployment_table.pin(writer, pin)
+    deployment_table.pin(reader, pin)
+    return Rebuilder(writer, reader, partitions, projections, timeout_s)

@@ -6,6 +6,7 @@ one message per problem. `errors` and `warnings` append what to do.
 
 from typing import Literal
 
+from workers.deployment import Deployment
 from workers.reporting.status import Status
 from workers.telemetry.progress import STALLED_AFTER_S
 
@@ -26,6 +27,7 @@ def all_problems(status: Status) -> list[str]:
 def errors(status: Status) -> list[str]:
     """Return the problems that keep events from the read models, or would keep new events from them."""
     return [
+        *deployment_problems(status.deployment),
         *stalled_partitions(status),
         *(f"{problem}; {REPLACE_STREAM}" for problem in exhausted_ids(status)),
         *(f"{problem}; it retries by itself, see `projector status`" for problem in failing_partitions(status)),
@@ -46,6 +48,23 @@ def warnings(status: Status) -> list[str]:
         *(f"{problem}; run `projector verify`" for problem in verification_mismatches(status)),
         *(f"{problem}; kill those that still run, see `projector status`" for problem in silent_processes(status)),
     ]
+
+
+def deployment_problems(found: Deployment) -> list[str]:
+    """Return a problem, with its remedy, if the database and Redis do not belong together."""
+    if found.differs:
+        wrong = (
+            f"Redis belongs to deployment {found.redis_id}, but the database to deployment {found.database_id}, so"
+            " nothing is projected; correct REDIS_URL or DATABASE_URL, see `projector deployment show`"
+        )
+    elif found.is_copy:
+        wrong = (
+            "the database is a copy of the one that writes for this deployment, so nothing is trimmed; run `projector"
+            " deployment adopt` if it replaces that one, or `projector deployment fork` if Redis is a copy too"
+        )
+    else:
+        return []
+    return [wrong]
 
 
 def stalled_partitions(status: Status) -> list[str]:

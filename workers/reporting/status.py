@@ -5,6 +5,7 @@ The fields and their descriptions are the JSON output of `projector status --jso
 
 from pydantic import BaseModel, Field
 
+from workers.deployment import Deployment
 from workers.maintenance.verify_results import VerificationSummary
 from workers.telemetry.progress import STALLED_AFTER_S, BatchFailure
 
@@ -74,6 +75,7 @@ class ProcessStatus(BaseModel):
 class Status(BaseModel):
     """The state of the deployment at one moment; workers/reporting/problems.py finds what is wrong in it."""
 
+    deployment: Deployment = Field(description="Whether the database and Redis belong together.")
     partitions: list[PartitionStatus] = Field(description="All partitions, by number.")
     open_dead_letters: dict[str, int] = Field(
         description="Open dead letters by reason; reasons without any are left out."

@@ -7,11 +7,14 @@ The two halves can be read separately, because `GET /metrics` must report one ha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from event_stream.streams.deployment import RedisDeployment, read_deployment, redis_place
 from event_stream.streams.entries import LARGEST, StreamEnd
 from projections.database.clock import read_clock_ms
-from projections.transaction import checkpoint_table, dead_letters, projection_version
+from projections.transaction import checkpoint_table, dead_letters, deployment_table, projection_version
 from projections.transaction.checkpoint import Checkpoint
+from projections.transaction.deployment_table import DatabaseDeployment
 from projections.transaction.projection_version import TenantCounts
+from workers import deployment
 from workers.drain import circuit_breaker
 from workers.maintenance import verify_results
 from workers.maintenance.verify_results import VerificationSummary
@@ -26,6 +29,7 @@ class DatabaseState:
     """The half of the status that the database knows, with its time. `outdated` counts tenants for each projection."""
 
     now_ms: int
+    deployment: DatabaseDeployment
     checkpoints: Sequence[Checkpoint]
     open_dead_letters: dict[str, int]
     outdated: Mapping[str, TenantCounts]
@@ -35,6 +39,7 @@ class DatabaseState:
 class RedisState:
     """The half of the status that Redis knows, without the streams."""
 
+    deployment: RedisDeployment
     queue_length: int
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
@@ -52,13 +57,19 @@ def read_database_state(runtime: Runtime) -> DatabaseState:
     with runtime.reader.connect() as connection:
         checkpoints = checkpoint_table.read_all(connection, runtime.stream.partitions)
         outdated = projection_version.count_tenants(connection, runtime.projections)
-        now_ms = read_clock_ms(connection)
-        return DatabaseState(now_ms, checkpoints, dead_letters.count_open_by_reason(connection), outdated)
+        return DatabaseState(
+            now_ms=read_clock_ms(connection),
+            deployment=deployment_table.read_deployment(connection),
+            checkpoints=checkpoints,
+            open_dead_letters=dead_letters.count_open_by_reason(connection),
+            outdated=outdated,
+        )
 
 
 def read_redis_state(runtime: Runtime) -> RedisState:
     """Return the half of Redis; raises RedisError."""
     return RedisState(
+        deployment=read_deployment(runtime.stream.redis),
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
@@ -78,6 +89,7 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
     progress = read_progress(runtime.queue.connection, runtime.stream.partitions)
     partitions = zip(database.checkpoints, ends, progress, strict=True)
     return Status(
+        deployment=deployment.combine(database.deployment, redis.deployment, redis_place(runtime.stream.redis)),
         partitions=[
             _partition_status(runtime, checkpoint, end, partition_progress, now_ms, database.now_ms)
             for checkpoint, end, partition_progress in partitions
