@@ -141,6 +141,14 @@ FROM_BOTH_SERVERS: tuple[MetricDefinition[Status], ...] = (
 )
 FROM_REDIS: tuple[MetricDefinition[RedisState], ...] = (
     MetricDefinition(
+        "projector_redis_refuses_writes",
+        "gauge",
+        (),
+        "1 if Redis answers a write with an error, else 0. Meanwhile producers cannot append, and heartbeats are"
+        " missing.",
+        lambda redis: single(redis.refusal is not None),
+    ),
+    MetricDefinition(
         "projector_processes",
         "gauge",
         ("role", "state"),

@@ -20,10 +20,11 @@ COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 @click.option("--verbose", is_flag=True, help="Also list the problems that were checked for.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(*, verbose: bool, as_json: bool) -> None:
-    """Report what endangers the guarantees, each finding with its remedy. Changes nothing.
+    """Report what endangers the guarantees, each finding with its remedy.
 
-    It checks Redis, the database, the settings, and whether events reach the read models. The exit status is 1 if a
-    guarantee is in danger (an error), else 0, even if there are warnings. docs/reference/doctor.md lists all codes.
+    It changes nothing but a key in Redis that expires. It checks Redis, the database, the settings, and whether events
+    reach the read models. The exit status is 1 if a guarantee is in danger (an error), else 0, even if there are
+    warnings. docs/reference/doctor.md lists all codes.
     """
     environment.load()
     with closing(Context.from_environ(os.environ)) as context:

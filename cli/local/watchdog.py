@@ -1,9 +1,4 @@
-"""The watchdog of `projector up`: restarts processes that have exited, and kills those that have stalled.
-
-Keys:
-
-    projector:up-probe  string  written by `projector up` to see whether Redis accepts writes; expires
-"""
+"""The watchdog of `projector up`: restarts processes that have exited, and kills those that have stalled."""
 
 import socket
 import threading
@@ -21,11 +16,11 @@ from cli.local.supervisor import POLL_S, Supervisor
 from workers.reporting.heartbeats import read_dispatchers, read_workers
 from workers.runtime import Runtime, redis_client
 from workers.telemetry.progress import STALLED_AFTER_S
+from workers.telemetry.write_probe import write_probe
 
 START_TIMEOUT_S = 60.0
 PROBE_TIMEOUT_S = 1.0
 PROBE_EVERY_S = 5.0
-PROBE_KEY = "projector:up-probe"
 WITH_HEARTBEAT = ("worker", "dispatcher")  # these processes write heartbeats to Redis
 
 
@@ -76,7 +71,7 @@ class HeartbeatProbe:
     def is_reliable(self) -> bool:
         """Write the probe key. Returns whether that worked, now and at every probe of the last STALLED_AFTER_S."""
         try:
-            self.redis.set(PROBE_KEY, 1, ex=60)
+            write_probe(self.redis)
         except RedisError:
             self.failed_at = self.clock()
         return self.clock() - self.failed_at > STALLED_AFTER_S

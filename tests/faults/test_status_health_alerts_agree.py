@@ -105,6 +105,10 @@ def with_a_copied_database(runtime: Runtime, start: Start) -> None:
     runtime.stream.redis.set(DATABASE_KEY, "another")
 
 
+def refused_writes(runtime: Runtime, start: Start) -> None:
+    runtime.stream.redis.config_set("min-replicas-to-write", 1)
+
+
 def _silence(runtime: Runtime, name: str) -> None:
     """Move a worker's last heartbeat into the past, instead of waiting."""
     client: Any = runtime.queue.connection
@@ -166,19 +170,28 @@ CASES = [
         "the database is a copy",
         frozenset({"ProjectorDeploymentDiffers"}),
     ),
+    Case(
+        refused_writes,
+        "failing",
+        "Redis refuses writes, so producers cannot append: NOREPLICAS",
+        frozenset({"ProjectorRedisRefusesWrites"}),
+    ),
     Case(no_dispatcher, "failing", "no dispatcher is alive", frozenset({"ProjectorProcessMissing"})),
 ]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.happens.__name__)
-def test_status_health_and_alerts_agree_about_what_is_wrong(runtime: Runtime, start: Start, case: Case) -> None:
+def test_status_health_and_alerts_agree_about_what_is_wrong(
+    request: pytest.FixtureRequest, runtime: Runtime, start: Start, case: Case
+) -> None:
     Dispatcher(runtime).sweep()
     alive = create_worker(runtime)
     alive.register_birth()  # type: ignore[no-untyped-call]
     alive.heartbeat()
     before = scrape(runtime)
     assert firing(before, before) == []
+    request.addfinalizer(lambda: runtime.stream.redis.config_set("min-replicas-to-write", 0))
     case.happens(runtime, start)
     found = read_overview(runtime)
     shown = in_pipe(StatusScreen(found))

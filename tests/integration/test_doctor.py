@@ -45,6 +45,7 @@ from workers.jobs.lease import Lease
 from workers.reporting import problems
 from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime, redis_client
+from workers.telemetry.write_probe import PROBE_KEY
 
 Environ = dict[str, str]
 
@@ -159,16 +160,17 @@ def test_every_error_names_a_guarantee() -> None:
 
 
 @only_sqlite
-def test_examining_changes_nothing(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
+def test_examining_changes_nothing_but_a_key_that_expires(alive: Runtime, environ: Environ, sqlite_url: str) -> None:
     def state() -> tuple[dict[Any, bytes | None], bytes]:
         redis = alive.stream.redis
-        return {key: redis.dump(key) for key in redis.scan_iter()}, Path(
+        return {key: redis.dump(key) for key in redis.scan_iter() if key != PROBE_KEY.encode()}, Path(
             str(make_url(sqlite_url).database)
         ).read_bytes()
 
     before = state()
     examined(environ)
     assert state() == before
+    assert 0 < alive.stream.redis.ttl(PROBE_KEY) <= 60
 
 
 # Redis
@@ -254,9 +256,11 @@ def test_a_replica_is_reported_with_its_primary(alive: Runtime, environ: Environ
     port = free_port()
     alive.stream.redis.replicaof("127.0.0.1", str(port))
     try:
-        found = finding(environ, "redis-replica")
+        found, refused = examined(environ).findings
     finally:
         alive.stream.redis.replicaof("NO", "ONE")
+    assert (found.code, refused.code) == ("redis-replica", "redis-refuses-writes")
+    assert refused.message == "READONLY You can't write against a read only replica"
     assert (found.severity, found.guarantee, found.message) == ("error", "G7", "role is slave")
     assert f"127.0.0.1:{port}" in found.remedy
 

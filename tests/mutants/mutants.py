@@ -41,6 +41,7 @@ class Mutant:
 
 
 _DEPLOYMENT = "tests/faults/test_deployment.py::test_"
+_REDIS_REFUSALS = "tests/faults/test_redis_refusals.py::test_"
 _LARGE_ENTRIES = "tests/faults/test_large_entries.py::test_"
 _PROJECTION_VERSIONS = "tests/integration/test_projection_versions.py::test_"
 _RESTORED_DATABASE = "tests/faults/test_restored_database.py::test_"
@@ -1745,6 +1746,24 @@ DOCTOR = (
     ),
 )
 
+REFUSED_WRITES = (
+    Mutant(
+        "a Redis that refuses writes is healthy until the heartbeats expire",
+        "health",
+        "workers/telemetry/write_probe.py",
+        "        write_probe(redis)\n    except NoPermissionError",
+        "        redis.get(PROBE_KEY)\n    except NoPermissionError",
+        (f"{_REDIS_REFUSALS}refused_writes_are_an_error_at_once_that_says_what_redis_says",),
+    ),
+    Mutant(
+        "processes whose heartbeats Redis refuses are reported as missing",
+        "health",
+        "workers/reporting/problems.py",
+        "    may_be_alive = status.redis_refusal is not None or any(not each.stalled for each in status.workers)\n",
+        "    may_be_alive = any(not each.stalled for each in status.workers)\n",
+        (f"{_REDIS_REFUSALS}refused_writes_are_an_error_at_once_that_says_what_redis_says",),
+    ),
+)
 DEPLOYMENTS = (
     Mutant(
         "a new connection to Redis is not compared with the deployment",
@@ -1782,6 +1801,7 @@ DEPLOYMENTS = (
 
 MUTANTS = (
     *DEPLOYMENTS,
+    *REFUSED_WRITES,
     *NOTHING_LOST,
     *EXACTLY_ONCE,
     *ANY_ORDER,

@@ -9,7 +9,7 @@ from workers.dispatch import dispatcher
 from workers.drain import circuit_breaker
 from workers.jobs import lease
 from workers.maintenance import verify_jobs, verify_pass, verify_results
-from workers.telemetry import apply_rates, batch_metrics, progress
+from workers.telemetry import apply_rates, batch_metrics, progress, write_probe
 
 DOCUMENTING_MODULES = (
     stream_keys,
@@ -22,6 +22,7 @@ DOCUMENTING_MODULES = (
     verify_results,
     verify_pass,
     verify_jobs,
+    write_probe,
 )
 # RQ does not document its keys; these are all that it creates for our queue.
 RQ_KEYS = (

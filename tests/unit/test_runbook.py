@@ -138,6 +138,7 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         deployment=differs,
         partitions=[stalled, stalled.model_copy(update=exhausted)],
         open_dead_letters={"not_json": 1},
+        redis_refusal=None,
         queue_length=0,
         workers=[],
         dispatchers=[],
@@ -145,11 +146,12 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         projections=[ProjectionStatus(name="activity", version=1, rebuild_pending_tenants=1, newer_version_tenants=1)],
         verification=VerificationSummary(mismatched_rows=1, mismatched_tenants=1, log_errors={3: "a gap"}),
     )
+    refusing = found.model_copy(update={"redis_refusal": "NOREPLICAS"})
     beside = found.model_copy(update={"workers": [silent, silent.model_copy(update={"heartbeat_age_s": 0})]})
     listed = [cells for cells in rows(chapter("Problems")) if cells[1] in ("failing", "degraded")]
     shown = {state: [pattern(cells[0]) for cells in listed if cells[1] == state] for state in ("failing", "degraded")}
     named = {
-        "failing": problems.errors(found),
+        "failing": [*problems.errors(found), *problems.refused_writes(refusing)],
         "degraded": [*problems.warnings(found), *problems.silent_processes(beside)],
     }
     for state, said in named.items():

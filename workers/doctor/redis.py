@@ -9,6 +9,7 @@ from event_stream.streams.stream_keys import PARTITIONS_KEY
 from projections.error_classes import describe
 from workers.doctor.check import Observation, Subject, denied_inspections, error_check, warning_check
 from workers.doctor.context import Context, UnavailableError
+from workers.telemetry.write_probe import read_write_refusal
 
 
 @error_check(
@@ -75,6 +76,23 @@ def replica(context: Context) -> Iterator[Observation]:
     if context.info("role") != "master":
         primary = f"{context.info('master_host')}:{context.info('master_port')}"
         yield Observation(f"role is {context.info('role')}", {"primary": primary})
+
+
+@error_check(
+    "redis-refuses-writes",
+    Subject.REDIS,
+    "G7",
+    meaning="Redis answers a write with an error. Producers cannot append, no drain is enqueued, and heartbeats are"
+    " missing although the processes run.",
+    remedy="`OOM`: raise `maxmemory`. `READONLY`: point REDIS_URL at the primary. `NOREPLICAS`: bring the replicas"
+    " back, or lower `min-replicas-to-write`. `MISCONF`: free space on Redis's disk, or correct its folder and"
+    " permissions; Redis's log names the cause. Everything continues by itself",
+)
+def refuses_writes(context: Context) -> Iterator[Observation]:
+    """Write a key that expires."""
+    refusal = read_write_refusal(context.stream.redis)
+    if refusal is not None:
+        yield Observation(refusal)
 
 
 @error_check(

@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     redis.too_old,
     redis.cluster,
     redis.replica,
+    redis.refuses_writes,
     redis_persistence.append_only_file_off,
     redis_persistence.append_only_file_failing,
     redis_persistence.fsync_no,

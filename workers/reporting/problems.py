@@ -28,6 +28,7 @@ def errors(status: Status) -> list[str]:
     """Return the problems that keep events from the read models, or would keep new events from them."""
     return [
         *deployment_problems(status.deployment),
+        *(f"{problem}; see `projector doctor`" for problem in refused_writes(status)),
         *stalled_partitions(status),
         *(f"{problem}; {REPLACE_STREAM}" for problem in exhausted_ids(status)),
         *(f"{problem}; it retries by itself, see `projector status`" for problem in failing_partitions(status)),
@@ -65,6 +66,12 @@ def deployment_problems(found: Deployment) -> list[str]:
     else:
         return []
     return [wrong]
+
+
+def refused_writes(status: Status) -> list[str]:
+    """Return what Redis answers to writes, if it refuses them."""
+    refusal = status.redis_refusal
+    return [] if refusal is None else [f"Redis refuses writes, so producers cannot append: {refusal}"]
 
 
 def stalled_partitions(status: Status) -> list[str]:
@@ -105,13 +112,15 @@ def failing_partitions(status: Status) -> list[str]:
 
 
 def missing_dispatcher(status: Status) -> list[str]:
-    """Return a problem if no dispatcher is alive."""
-    return [] if any(not each.stalled for each in status.dispatchers) else ["no dispatcher is alive"]
+    """Return a problem if no dispatcher is alive. Where Redis refuses heartbeats, it cannot be known."""
+    may_be_alive = status.redis_refusal is not None or any(not each.stalled for each in status.dispatchers)
+    return [] if may_be_alive else ["no dispatcher is alive"]
 
 
 def missing_worker(status: Status) -> list[str]:
-    """Return a problem if no worker is alive."""
-    return [] if any(not each.stalled for each in status.workers) else ["no worker is alive"]
+    """Return a problem if no worker is alive. Where Redis refuses heartbeats, it cannot be known."""
+    may_be_alive = status.redis_refusal is not None or any(not each.stalled for each in status.workers)
+    return [] if may_be_alive else ["no worker is alive"]
 
 
 def open_circuit_breaker(status: Status) -> list[str]:
@@ -162,7 +171,12 @@ def verification_mismatches(status: Status) -> list[str]:
 
 
 def silent_processes(status: Status) -> list[str]:
-    """Return how many processes of a role are silent while others work; if all are silent, it is an error."""
+    """Return how many processes of a role are silent while others work; if all are silent, it is an error.
+
+    Where Redis refuses heartbeats, it cannot be known.
+    """
+    if status.redis_refusal is not None:
+        return []
     roles = {"workers": status.workers, "dispatchers": status.dispatchers}
     counts = [(role, sum(each.stalled for each in processes), len(processes)) for role, processes in roles.items()]
     return [

@@ -80,6 +80,7 @@ class Status(BaseModel):
     open_dead_letters: dict[str, int] = Field(
         description="Open dead letters by reason; reasons without any are left out."
     )
+    redis_refusal: str | None = Field(description="What Redis answers to a write; null if it accepts writes.")
     queue_length: int = Field(description="Jobs that wait for a worker.")
     workers: list[ProcessStatus] = Field(description="All known workers, by name.")
     dispatchers: list[ProcessStatus] = Field(description="All known dispatchers, by name.")

@@ -22,6 +22,7 @@ from workers.reporting.heartbeats import read_dispatchers, read_workers
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus, Status
 from workers.runtime import Runtime
 from workers.telemetry.progress import STALLED_AFTER_S, PartitionProgress, read_progress
+from workers.telemetry.write_probe import read_write_refusal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,7 @@ class RedisState:
     """The half of the status that Redis knows, without the streams."""
 
     deployment: RedisDeployment
+    refusal: str | None
     queue_length: int
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
@@ -70,6 +72,7 @@ def read_redis_state(runtime: Runtime) -> RedisState:
     """Return the half of Redis; raises RedisError."""
     return RedisState(
         deployment=read_deployment(runtime.stream.redis),
+        refusal=read_write_refusal(runtime.stream.redis),
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
@@ -95,6 +98,7 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
             for checkpoint, end, partition_progress in partitions
         ],
         open_dead_letters=database.open_dead_letters,
+        redis_refusal=redis.refusal,
         queue_length=redis.queue_length,
         workers=redis.workers,
         dispatchers=redis.dispatchers,
