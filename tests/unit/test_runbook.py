@@ -151,7 +151,7 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
     listed = [cells for cells in rows(chapter("Problems")) if cells[1] in ("failing", "degraded")]
     shown = {state: [pattern(cells[0]) for cells in listed if cells[1] == state] for state in ("failing", "degraded")}
     named = {
-        "failing": [*problems.errors(found), *problems.refused_writes(refusing)],
+        "failing": sorted({*problems.errors(found), *problems.errors(refusing)}),
         "degraded": [*problems.warnings(found), *problems.silent_processes(beside)],
     }
     for state, said in named.items():
@@ -179,7 +179,8 @@ def test_a_command_has_this_name_and_takes_these_options(
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
     if words:
-        command.make_context(line, words)
+        # click keeps the help option of a command's first context, and takes its names from the parent.
+        command.make_context(line, words, parent=click.Context(projector, **projector.context_settings))
 
 
 def test_commands_are_found_in_prose_and_in_blocks() -> None:
