@@ -3,9 +3,8 @@
 The event with the greatest stamp decides a value, in whatever order events are folded (docs/reference/events.md#order).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Self, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 from pydantic_core import from_json, to_json
 
@@ -15,6 +14,9 @@ Stamp: TypeAlias = tuple[int, str]
 """(`time` in microseconds, event id) of the event that set a value. The greater stamp wins."""
 
 NEVER: Stamp = (-1, "")
+
+_Register: TypeAlias = Sequence[Any]
+"""Whether an id is present, and the stamp of the event that decided it: `(present, time_us, event_id)`."""
 
 
 class LWWRegister(NamedTuple, Generic[T]):
@@ -28,28 +30,70 @@ class LWWRegister(NamedTuple, Generic[T]):
         return LWWRegister(value, stamp) if stamp > self.stamp else self
 
 
-@dataclass(frozen=True, slots=True)
 class LWWSet:
-    """Ids, each present or removed by its latest event. Removed ids stay, so that a late event cannot revive them."""
+    """Ids, each present or removed by its latest event. Removed ids stay, so that a late event cannot revive them.
 
-    by_id: Mapping[str, LWWRegister[bool]] = field(default_factory=dict)
+    A set is a value: `set` returns another one and leaves this one as it is. Sets that follow from one another share a
+    dict of the latest of them and a list of what each change replaced, so that a change costs the same whatever the
+    size. An older set that is used again is copied (docs/decisions/0023-memberships-as-canonical-json.md).
+    """
+
+    __slots__ = ("_latest", "_replaced", "_version")
+
+    def __init__(self, registers: dict[str, _Register] | None = None) -> None:
+        """Make a set from the register of each id, in a dict that it owns from now on."""
+        self._latest = registers or {}
+        self._replaced: list[tuple[str, _Register | None]] = []
+        self._version = 0
 
     def set(self, member: str, present: bool, stamp: Stamp) -> "LWWSet":
         """Return the set after an event that adds or removes a member."""
-        before = self.by_id.get(member, LWWRegister(value=False))
-        after = before.set(present, stamp)
-        return self if after is before else LWWSet({**self.by_id, member: after})
+        registers = self._registers()
+        before = registers.get(member)
+        if before is not None and stamp <= (before[1], before[2]):
+            return self
+        register = (present, *stamp)
+        # Rows share the empty set as their default, so it must never own what follows from it.
+        if registers is not self._latest or not registers:
+            return LWWSet({**registers, member: register})
+        self._replaced.append((member, before))
+        registers[member] = register
+        after = LWWSet(registers)
+        after._replaced, after._version = self._replaced, self._version + 1
+        return after
 
     @property
     def count(self) -> int:
         """How many ids are present."""
-        return sum(register.value for register in self.by_id.values())
+        return sum(present for present, _, _ in self._registers().values())
 
     def to_json(self) -> str:
         """Return `{"<id>": [present, time_us, "<event id>"]}`; equal sets give identical bytes."""
-        return to_json({member: (each.value, *each.stamp) for member, each in sorted(self.by_id.items())}).decode()
+        return to_json(dict(sorted(self._registers().items()))).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the set that `to_json` wrote."""
-        return cls({key: LWWRegister(value, (time_us, id_)) for key, (value, time_us, id_) in from_json(text).items()})
+        return cls(from_json(text))
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other set has the same ids with the same registers."""
+        return isinstance(other, LWWSet) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]  # like that of a dict
+
+    def __repr__(self) -> str:
+        """Show the registers."""
+        return f"LWWSet.from_json({self.to_json()!r})"
+
+    def _registers(self) -> dict[str, _Register]:
+        """Return the register of each id. If this is not the latest set, it is a copy."""
+        if self._version == len(self._replaced):
+            return self._latest
+        registers = dict(self._latest)
+        for member, register in reversed(self._replaced[self._version :]):
+            if register is None:
+                del registers[member]
+            else:
+                registers[member] = register
+        return registers

@@ -28,7 +28,7 @@ from projections.database.engines import writer_engine
 from projections.transaction import projection_version
 from tests.conftest import PARTITIONS, sqlalchemy_url
 from tests.support.commands import CommandResult, run_command
-from tests.support.events import TENANT, body, event
+from tests.support.events import OTHER_PROJECT, PROJECT, TENANT, body, event
 from tests.support.harness import append, append_raw, checkpoints, drain_all
 from tests.support.second_projection_version import line
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
@@ -351,6 +351,19 @@ def test_a_clock_difference_is_reported_and_one_that_refuses_events_is_an_error(
     assert slow_clock.has_errors
 
 
+def test_a_row_that_many_distinct_ids_have_made_large_is_reported(alive: Runtime, environ: Environ) -> None:
+    for project, count in ((PROJECT, 200), (OTHER_PROJECT, 150)):
+        ids = ({"logSourceId": f"log_{number}"} for number in range(count))
+        append(alive, *(event("log_source.removed.v1", data, projectid=project) for data in ids))
+    drain_all(alive)
+    assert examined(environ).findings == []
+    (found,) = examined(environ, limits=Limits(text_bytes=10_000)).findings
+    assert (found.code, found.severity) == ("large-rows", "warning")
+    assert found.message.startswith("table project has rows with large log_sources: 2; the largest has 0.0 MiB (tenant")
+    assert f"project_id {PROJECT})" in found.message
+    assert "(`log_sources` of table `project`)" in found.remedy
+
+
 @only_postgresql
 def test_the_clock_of_the_database_is_compared_too(alive: Runtime, environ: Environ) -> None:
     # There is only one clock on this machine, so the test sets the other.
@@ -572,7 +585,8 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute(
-            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter, deployment TO looker"
+            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter, deployment, project,"
+            " tenant, analysis_trend TO looker"
         )
     yield durable_url.replace("postgres@", "looker@")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:

@@ -1,9 +1,13 @@
 """What the folds compute, one rule at a time: `after(*events) == row`."""
 
+import json
+import time
 from datetime import date
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from event_stream.events.decoding import decode
 from event_stream.events.upcasting import upcast
@@ -79,6 +83,39 @@ def test_a_membership_survives_being_stored() -> None:
     members = LWWSet().set("b", True, (2, LOW)).set("a", False, (1, HIGH)).set('"ü', True, (3, LOW))
     assert LWWSet.from_json(members.to_json()) == members
     assert members.count == 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 50), st.sampled_from("abc"), st.booleans(), st.integers(1, 5), st.sampled_from([LOW, HIGH])
+        ),
+        max_size=50,
+    )
+)
+def test_every_set_stays_as_it_is_whatever_follows_from_it(changes: list[tuple[int, str, bool, int, str]]) -> None:
+    sets, expected = [LWWSet()], [dict[str, list[Any]]()]
+    for number, member, present, time_us, id_ in changes:
+        base = number % len(sets)
+        sets.append(sets[base].set(member, present, (time_us, id_)))
+        before = expected[base].get(member, [False, -1, ""])
+        register = [present, time_us, id_] if (time_us, id_) > tuple(before[1:]) else before
+        expected.append({**expected[base], member: register})
+    assert [json.loads(each.to_json()) for each in sets] == expected
+    assert [each.count for each in sets] == [sum(register[0] for register in each.values()) for each in expected]
+
+
+def test_a_change_does_not_copy_a_set_of_100_000_ids() -> None:
+    registers = {f"{number:06}": [True, 1, LOW] for number in range(100_000)}
+    members = LWWSet.from_json(json.dumps(registers))
+    began_s = time.process_time()
+    for number in range(1000):
+        members = members.set(f"{number:06}", False, (2, LOW))
+    changed_s = time.process_time()
+    for _ in range(200):
+        dict(registers)
+    assert changed_s - began_s < time.process_time() - changed_s
+    assert members.count == 99_000
 
 
 def test_a_register_changes_only_with_a_later_stamp() -> None:

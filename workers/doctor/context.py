@@ -33,6 +33,7 @@ class Limits:
     transaction_open_s: float = 60.0
     lock_wait_s: float = 5.0
     untrimmed_s: float = 600.0
+    text_bytes: int = 2**20  # of a text in a row of a read model
     disk_free_bytes: int = 2**30
     memory_used_share: float = 0.9
 

@@ -12,6 +12,7 @@ from workers.doctor import (
     redis,
     redis_memory,
     redis_persistence,
+    row_sizes,
     sqlite,
 )
 from workers.doctor.check import Check
@@ -59,6 +60,7 @@ CHECKS: tuple[Check, ...] = (
     partitions.ids_ahead,
     partitions.failing,
     partitions.breaker_open,
+    row_sizes.large_rows,
     projection_versions.rebuild_pending,
     projection_versions.release_too_old,
     partitions.entries_lost,
