@@ -78,6 +78,30 @@ def test_a_worker_killed_for_its_memory_is_replaced_by_one_that_reads_smaller_ba
     assert_fully_projected(runtime, made)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_after_a_kill_by_larger_entries_batches_grow_slowly_so_that_few_kills_follow(
+    runtime: Runtime, start: Start
+) -> None:
+    """A worker that grew as at first would apply 65 entries in each of its lives."""
+    large = [event(data={**event()["data"], "ignored": "x" * 60_000}) for _ in range(700)]
+    made = [event("project.created.v1"), *large]
+    append(runtime, *made)
+    start("cli", "dispatcher")
+    deaths = 0
+    worker = start("tests.support.memory_limited_worker", "36", "killed")
+
+    def goes_on() -> bool:
+        nonlocal worker, deaths
+        if worker.poll() == -signal.SIGKILL:
+            deaths += 1
+            worker = start("tests.support.memory_limited_worker", "36", "killed")
+        return is_drained(runtime)
+
+    wait_until(goes_on, "everything is drained", 180)
+    assert 0 < deaths < 7
+    assert_fully_projected(runtime, made)
+
+
 def test_four_workers_on_two_partitions_count_each_event_once_though_two_of_them_are_killed_and_paused(
     runtime: Runtime, start: Start
 ) -> None:

@@ -805,6 +805,33 @@ def test_after_a_while_batches_grow_again(monkeypatch: pytest.MonkeyPatch) -> No
     assert short.next_count(done) == 8 * 8 * batch_size.GROWTH_FACTOR
 
 
+def test_after_a_kill_a_new_process_starts_with_one_entry_and_doubles_up_to_half_of_that_batch(
+    runtime: Runtime,
+) -> None:
+    append(runtime, *(event() for _ in range(100)))
+    killed = Drainer(runtime, TENANT_PARTITION)
+    killed.step()
+    killed.reader.next_batch(killed.checkpoint())  # 64 entries, after which it is killed
+    following, counts = Drainer(runtime, TENANT_PARTITION), []
+    while not following.step():
+        counts.append(following.batch_size.count)
+    assert counts == [2, 4, 8, 16, 32, 32, 32]
+    run(following, Lease(runtime.queue.connection, TENANT_PARTITION), 5)
+    append(runtime, *(event() for _ in range(100)))
+    after_a_clean_end = Drainer(runtime, TENANT_PARTITION)
+    after_a_clean_end.step()
+    assert after_a_clean_end.batch_size.count == batch_size.GROWTH_FACTOR
+
+
+def test_small_drains_leave_no_mark_and_large_ones_remove_it(runtime: Runtime) -> None:
+    marks: list[Any] = []
+    for number, size in ((100, 10), (5, 10), (40, 60_000)):
+        append(runtime, *(event(data={**event()["data"], "ignored": "x" * size}) for _ in range(number)))
+        drain_all(runtime)
+        marks += runtime.queue.connection.keys("projector:large-batch:*")
+    assert marks == []
+
+
 @pytest.mark.parametrize("error", [MemoryError(), OSError("disk"), ConnectionError(), TimeoutError()])
 def test_external_errors_park_nothing_even_when_a_fold_raises_them(runtime: Runtime, error: Exception) -> None:
     failures = iter([error] * 12)

@@ -9,12 +9,11 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import cli.commands.worker  # noqa: F401 (a worker imports it before its memory is measured)
 from cli.main import run
-from event_stream.streams.entries import StreamSlice
-from event_stream.streams.stream import Stream
+from projections.error_classes import is_out_of_memory
+from workers.drain.drainer import Drainer
 from workers.runtime import process_runtime
 
 MIB = 1024 * 1024
@@ -33,16 +32,14 @@ def main() -> None:
 
 def die_out_of_memory() -> None:
     """Kill this process on a MemoryError, like the kernel's OOM killer."""
-    read_after = Stream.read_after
+    recover = Drainer.recover
 
-    def call(*arguments: Any) -> StreamSlice:
-        try:
-            return read_after(*arguments)
-        except MemoryError:
+    def call(drainer: Drainer, error: Exception) -> float:
+        if is_out_of_memory(error):
             os.kill(os.getpid(), signal.SIGKILL)
-            raise
+        return recover(drainer, error)
 
-    Stream.read_after = call  # type: ignore[method-assign, assignment]
+    Drainer.recover = call  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

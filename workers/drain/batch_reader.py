@@ -17,6 +17,7 @@ from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.dead_letters import DeadLetter
 from workers.drain.batch_size import BatchSize
 from workers.drain.clocks import Clocks, DatabaseClockNeededError
+from workers.drain.drain_mark import DrainMark
 from workers.drain.entry_decoding import decode_entry, decode_valid, fields_as_json
 from workers.drain.poison import PoisonSuspect
 from workers.runtime import Runtime
@@ -62,6 +63,7 @@ class BatchReader:
     batch_size: BatchSize
     poison: PoisonSuspect
     clocks: Clocks
+    mark: DrainMark
     _ahead: DecodedSlice | None = None
 
     def next_batch(self, expected: Checkpoint) -> Batch | None:
@@ -123,6 +125,7 @@ class BatchReader:
     def _read(self, request: ReadRequest, count: int | None = None) -> DecodedSlice:
         self.clocks.expire()
         limit = self.batch_size.count if count is None else count
+        self.mark.before_read(limit)
         stream = self.runtime.stream
         return DecodedSlice(request, stream.read_after(self.partition, request.position, limit, request.extra_position))
 

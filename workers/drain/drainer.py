@@ -27,6 +27,7 @@ from workers.drain.batch_reader import BatchReader
 from workers.drain.batch_size import BatchSize
 from workers.drain.circuit_breaker import CircuitBreaker
 from workers.drain.clocks import Clocks
+from workers.drain.drain_mark import DrainMark
 from workers.drain.poison import PoisonSuspect
 from workers.drain.recovery import Recovery
 from workers.jobs.lease import Lease
@@ -53,13 +54,14 @@ class Drainer:
     poison: PoisonSuspect = field(default_factory=PoisonSuspect)
     last_checkpoint: Checkpoint | None = None
     attempted: Batch | None = None
+    mark: DrainMark = field(init=False)
     reader: BatchReader = field(init=False)
     recovery: Recovery = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reader = BatchReader(
-            self.runtime, self.partition, self.batch_size, self.poison, Clocks(self.runtime.reader)
-        )
+        self.mark = DrainMark(self.runtime.queue.connection, self.partition, self.batch_size)
+        clocks = Clocks(self.runtime.reader)
+        self.reader = BatchReader(self.runtime, self.partition, self.batch_size, self.poison, clocks, self.mark)
         self.recovery = Recovery(self.batch_size, self.poison, self.breaker)
 
     def step(self, *, read_ahead: bool = False) -> bool:
@@ -144,6 +146,19 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
     so that no other drain starts earlier. If the Redis that holds the lease fails, the error fails the job, and the
     dispatcher enqueues another. Raises OutdatedReleaseError, which no retry can resolve.
     """
+    try:
+        _step_until_done(drainer, lease, budget_s)
+    finally:
+        drainer.mark.remove()
+
+
+def needs_drain(checkpoint: Checkpoint, end: StreamEnd) -> bool:
+    """Return whether a stream ends after or before its checkpoint, has lost entries, or has the wrong type."""
+    end_differs = end.position is not None and end.position != checkpoint.position
+    return end_differs or checkpoint.with_lost_counted(end) != checkpoint or end.wrong_type
+
+
+def _step_until_done(drainer: Drainer, lease: Lease, budget_s: float) -> None:
     deadline = time.monotonic() + budget_s
     # Check the deadline first, so that a step follows even if extending the lease takes as long as the budget.
     while time.monotonic() < deadline and lease.acquire_or_extend():
@@ -170,12 +185,6 @@ def run(drainer: Drainer, lease: Lease, budget_s: float = BUDGET_S) -> None:
             if not drainer.has_more():
                 return
     lease.release()
-
-
-def needs_drain(checkpoint: Checkpoint, end: StreamEnd) -> bool:
-    """Return whether a stream ends after or before its checkpoint, has lost entries, or has the wrong type."""
-    end_differs = end.position is not None and end.position != checkpoint.position
-    return end_differs or checkpoint.with_lost_counted(end) != checkpoint or end.wrong_type
 
 
 @cache
