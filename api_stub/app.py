@@ -17,7 +17,7 @@ from api_stub.errors import ApiError
 from api_stub.handlers import Handler, ReadHandlers
 from api_stub.operations import Operations
 from api_stub.request_metrics import ROUTE_TEMPLATE
-from api_stub.responses import json_response
+from api_stub.responses import error_response
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ def application(routes: Sequence[Route]) -> ASGIApp:
         try:
             response = await _respond(router, scope)
         except Exception:
-            await _error_response(errors.internal_error())(scope, receive, send)
+            await error_response(errors.internal_error())(scope, receive, send)
             raise  # the server logs the traceback
         await response(scope, receive, send)
 
@@ -92,11 +92,7 @@ async def _respond(router: _Router, scope: Scope) -> Response:
         if error.status == 503:
             cause = type(error.__cause__).__name__ if error.__cause__ else "rebuild pending"
             log.warning("api.unavailable", cause=cause)
-        return _error_response(error)
+        return error_response(error)
     except TimeoutError:
         log.warning("api.unavailable", cause="timeout")
-        return _error_response(errors.unavailable())
-
-
-def _error_response(error: ApiError) -> Response:
-    return json_response(error.status, error.body(), error.headers)
+        return error_response(errors.unavailable())

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+URL_BYTES_MAX = 8 * 1024
+HEADERS_BYTES_MAX = 32 * 1024
+
 
 class ErrorDetail(BaseModel):
     """What is wrong with one parameter."""
@@ -82,6 +85,28 @@ def missing_project_id() -> ApiError:
     """Return the error for a request with an organisation key that names no project."""
     message = "With an organisation key, this path needs the header X-Project-Id."
     return ApiError(400, "MISSING_PROJECT_ID", message, [ErrorDetail(parameter="X-Project-Id", message=message)])
+
+
+def request_timeout() -> ApiError:
+    """Return the error for a request whose head did not arrive in time."""
+    return ApiError(408, "REQUEST_TIMEOUT", "The request did not arrive in time; send it at once.")
+
+
+def url_too_long() -> ApiError:
+    """Return the error for a URL that is too long."""
+    return ApiError(414, "URI_TOO_LONG", f"The URL has more than {URL_BYTES_MAX:,} bytes; shorten it.")
+
+
+def headers_too_large() -> ApiError:
+    """Return the error for headers that are too large together."""
+    message = f"The headers have more than {HEADERS_BYTES_MAX:,} bytes together; send fewer or shorter ones."
+    return ApiError(431, "HEADERS_TOO_LARGE", message)
+
+
+def too_many_connections() -> ApiError:
+    """Return the error for a request on a connection that is reserved for the health endpoints."""
+    message = "All connections of this process are in use; try again."
+    return ApiError(503, "UNAVAILABLE", message, headers={"Retry-After": "1"})
 
 
 def unavailable() -> ApiError:

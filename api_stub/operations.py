@@ -15,6 +15,7 @@ from api_stub.lookups.coalesce import QUERY_TIMEOUT_S, Coalescer
 from api_stub.lookups.threads import run_in_thread
 from api_stub.openapi import document
 from api_stub.responses import json_response
+from api_stub.serving.shutdown import Shutdown
 from projections import schema
 from projections.errors import ProjectionsError
 
@@ -39,6 +40,7 @@ class Operations:
     readiness: Coalescer[None, Health]
     projector_health: Coalescer[None, Health]
     scrape: Callable[[], Awaitable[bytes]]
+    shutdown: Shutdown
 
     @classmethod
     def create(
@@ -47,12 +49,14 @@ class Operations:
         executor: Executor,
         projector_health: Callable[[], Health],
         scrape: Callable[[], Awaitable[bytes]],
+        shutdown: Shutdown,
     ) -> "Operations":
         """Return the handlers. The checks run on the executor."""
         return cls(
             Coalescer(partial(run_in_thread, executor, lambda _: {None: _readiness(engine)})),
             Coalescer(partial(run_in_thread, executor, lambda _: {None: projector_health()})),
             scrape,
+            shutdown,
         )
 
     async def healthz(self, _request: Request) -> Response:
@@ -60,7 +64,9 @@ class Operations:
         return json_response(200, b'{"status":"ok"}')
 
     async def readyz(self, _request: Request) -> Response:
-        """GET /readyz: this process can answer reads."""
+        """GET /readyz: this process can answer reads, and will go on doing so."""
+        if self.shutdown.has_begun:
+            return _health(Health(["this process is shutting down"]))
         return await _health_response(self.readiness)
 
     async def projector(self, _request: Request) -> Response:
@@ -92,6 +98,10 @@ async def _health_response(check: Coalescer[None, Health]) -> Response:
         health = await check.get(None) or Health()
     except TimeoutError:
         health = Health([f"no answer to this check within {QUERY_TIMEOUT_S:g} s"])
+    return _health(health)
+
+
+def _health(health: Health) -> Response:
     status = "failing" if health.errors else "degraded" if health.warnings else "ok"
     body = {"status": status, "problems": [*health.errors, *health.warnings]}
     return json_response(503 if health.errors else 200, to_json(body))

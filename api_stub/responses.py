@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
+from api_stub.errors import ApiError
+
 T = TypeVar("T")
 
 
@@ -26,3 +28,8 @@ class Success(ResponseModel, Generic[T]):
 def json_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response whose body is encoded JSON."""
     return Response(body, status, headers, media_type="application/json")
+
+
+def error_response(error: ApiError) -> Response:
+    """Return the response of an error."""
+    return json_response(error.status, error.body(), error.headers)

@@ -115,7 +115,13 @@ class Sandbox:
         with (self.directory / "processes.log").open("ab") as log:
             started = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env=os.environ | {"REDIS_URL": self.redis.url, "PROJECTOR_PARTITIONS": str(PARTITIONS)} | environ,
+                env=os.environ
+                | {
+                    "REDIS_URL": self.redis.url,
+                    "PROJECTOR_PARTITIONS": str(PARTITIONS),
+                    "PROJECTOR_SHUTDOWN_GRACE_S": "0",
+                }
+                | environ,
                 stdout=log,
                 stderr=log,
             )

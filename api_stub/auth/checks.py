@@ -15,7 +15,7 @@ from api_stub.auth.keys import ApiKey, KeyId, KeyKind
 FindKey: TypeAlias = Callable[[KeyId], Awaitable[ApiKey | None]]
 
 _KEYS_CACHED_MAX = 10_000
-_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+_BEARER = re.compile(r"bearer +(\S+)[ \t]*", re.IGNORECASE)
 
 
 class Authenticator:

@@ -33,7 +33,7 @@ def prepare_environ(directory: Path) -> tuple[dict[str, str], EmbeddedValkey | N
 
     Raises SettingsError if a setting is wrong.
     """
-    environ = dict(os.environ)
+    environ = dict(os.environ) | {"PROJECTOR_SHUTDOWN_GRACE_S": "0"}  # no load balancer looks at readiness
     for port, host in (("PORT", "HOST"), ("OPS_PORT", "OPS_HOST")):
         if environ.get(port) == "0":
             address = environ.get(host) or environ.get("HOST") or "127.0.0.1"

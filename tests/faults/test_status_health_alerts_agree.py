@@ -17,6 +17,7 @@ from rich.console import Console
 
 from api_stub.app import application, operations_routes
 from api_stub.operations import Operations
+from api_stub.serving.shutdown import Shutdown
 from cli.rendering.status_screen import StatusScreen
 from event_stream.events.event import partition_of
 from event_stream.streams.stream_keys import DATABASE_KEY, DEPLOYMENT_KEY
@@ -255,7 +256,7 @@ def health_client(runtime: Runtime) -> Iterator[Callable[[], httpx.Response]]:
     async def scraped() -> bytes:
         return b""
 
-    operations = Operations.create(runtime.reader, executor, lambda: projector_health(runtime), scraped)
+    operations = Operations.create(runtime.reader, executor, lambda: projector_health(runtime), scraped, Shutdown())
     transport = httpx.ASGITransport(application(operations_routes(operations)))
 
     async def ask() -> httpx.Response:

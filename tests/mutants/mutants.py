@@ -58,6 +58,8 @@ _SOAK = "tests/faults/test_soak.py::test_"
 _FOLDS = "tests/unit/test_read_model_folds.py::test_"
 _ERROR_CLASSES = "tests/unit/test_error_classes.py::test_"
 _COALESCE = "tests/unit/test_coalesce.py::test_"
+_HTTP_LIMITS = "tests/faults/test_http_limits.py::test_"
+_HTTP_CONNECTIONS = "tests/faults/test_http_connections.py::test_"
 _HEALTH = "tests/faults/test_health.py::test_"
 _METRICS = "tests/integration/test_metrics.py::test_"
 _STATUS_OVERVIEW = "tests/integration/test_status_overview.py::test_"
@@ -1021,6 +1023,78 @@ BOUNDED_RESOURCES = (
         "    pipe.delete(_failure_key(partition))\n    pipe.set(f'projector:batch:{batch.batch_us}', 1)\n",
         (f"{_SOAK}everything_except_the_event_log_stays_bounded_under_traffic",),
     ),
+    Mutant(
+        "an endless request line is passed on",
+        "G8",
+        "api_stub/serving/head_meter.py",
+        "if (self._line or self.size) > _LINE_BYTES_MAX:",
+        "if self._line > _LINE_BYTES_MAX:",
+        (f"{_HTTP_LIMITS}an_endless_request_line_is_refused_while_others_read",),
+    ),
+    Mutant(
+        "headers are not measured until they are complete",
+        "G8",
+        "api_stub/serving/head_meter.py",
+        "elif self._line and self.size - self._line >",
+        "elif self.is_complete and self.size - self._line >",
+        (f"{_HTTP_LIMITS}an_endless_header_is_refused_while_others_read",),
+    ),
+    Mutant(
+        "requests that are sent ahead are all read",
+        "G8",
+        "api_stub/serving/guard.py",
+        "elif self._waiting or self._is_busy:\n            self._waiting += data\n            self._transport.pause_reading()\n",
+        "elif self._waiting or self._is_busy:\n            self._waiting += data\n",
+        (f"{_HTTP_LIMITS}requests_that_are_sent_ahead_wait_outside_the_process",),
+    ),
+    Mutant(
+        "a silent connection has no time limit",
+        "G8",
+        "api_stub/serving/connections.py",
+        "Phase.OPENED: limits.first_byte_s,",
+        "Phase.OPENED: 1e9,",
+        (f"{_HTTP_LIMITS}a_silent_connection_is_closed_and_an_idle_one_stays",),
+    ),
+    Mutant(
+        "a half-sent request has no time limit",
+        "G8",
+        "api_stub/serving/connections.py",
+        "Phase.RECEIVING: limits.head_s,",
+        "Phase.RECEIVING: 1e9,",
+        (f"{_HTTP_LIMITS}a_half_sent_request_is_answered_408_even_if_bytes_keep_coming",),
+    ),
+    Mutant(
+        "a client that does not read has no time limit",
+        "G8",
+        "api_stub/serving/connections.py",
+        "Phase.UNREAD: limits.unread_s,",
+        "Phase.UNREAD: 1e9,",
+        (f"{_HTTP_LIMITS}a_client_that_never_reads_its_responses_is_closed",),
+    ),
+    Mutant(
+        "at the limit the newest connection is closed",
+        "G8",
+        "api_stub/serving/connections.py",
+        "_, connection = min(first,",
+        "_, connection = max(first,",
+        (f"{_HTTP_LIMITS}at_the_limit_the_connection_that_has_waited_longest_is_closed",),
+    ),
+    Mutant(
+        "no connections are reserved for health",
+        "G8",
+        "api_stub/serving/connections.py",
+        "if self.open >= self.limits.connections_max + self.limits.reserved:",
+        "if self.open >= self.limits.connections_max:",
+        (f"{_HTTP_LIMITS}when_every_connection_is_being_answered_health_still_is",),
+    ),
+    Mutant(
+        "a half-closed connection is closed before its answer",
+        "G8",
+        "api_stub/serving/guard.py",
+        "self._close_if_done()\n        return True\n",
+        "self._close_if_done()\n        return False\n",
+        (f"{_HTTP_LIMITS}a_client_that_half_closes_its_connection_gets_all_its_responses",),
+    ),
 )
 
 EVENTS_AND_READS = (
@@ -1216,6 +1290,14 @@ EVENTS_AND_READS = (
         '_HOURS = re.compile(r"\\d{1,4}")',
         (f"{_READS}hours_is_a_whole_number_given_once",),
     ),
+    Mutant(
+        "space after a key makes it unknown",
+        "keys",
+        "api_stub/auth/checks.py",
+        '(\\S+)[ \\t]*"',
+        '(\\S+)"',
+        (f"{_HTTP_LIMITS}space_after_the_key_is_ignored",),
+    ),
 )
 
 HEALTH_AND_METRICS = (
@@ -1363,6 +1445,30 @@ HEALTH_AND_METRICS = (
         "    background_stream.write_stderr_in_background()\n",
         "",
         ("tests/faults/test_unread_logs.py::test_a_wrong_setting_ends_a_process_whose_stderr_is_full",),
+    ),
+    Mutant(
+        "readiness does not notice a shutdown",
+        "health",
+        "api_stub/operations.py",
+        "if self.shutdown.has_begun:",
+        "if False:",
+        (f"{_HTTP_CONNECTIONS}readiness_fails_first_at_shutdown_and_no_request_is_cut",),
+    ),
+    Mutant(
+        "responses during a shutdown do not close their connection",
+        "health",
+        "api_stub/serving/listener.py",
+        "self._shutdown.has_begun or guard.closes_after_response",
+        "guard.closes_after_response",
+        (f"{_HTTP_CONNECTIONS}readiness_fails_first_at_shutdown_and_no_request_is_cut",),
+    ),
+    Mutant(
+        "a request that is arriving when the listener ends is cut",
+        "health",
+        "api_stub/serving/listener.py",
+        "while self._connections.waiting(Phase.OPENED, Phase.RECEIVING):",
+        "while False:",
+        (f"{_HTTP_CONNECTIONS}a_request_that_arrives_while_the_listener_ends_is_answered",),
     ),
 )
 

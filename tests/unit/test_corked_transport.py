@@ -5,10 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvicorn
-import uvloop
 
-from api_stub.protocol import CorkedProtocol, CorkedTransport
+from api_stub.serving.corked_transport import CorkedTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -91,29 +89,3 @@ async def test_nothing_is_sent_to_a_disconnected_client() -> None:
     CorkedTransport(sent).write(b"too late")
     await asyncio.sleep(0.01)
     assert sent.sent == []
-
-
-def test_a_client_that_half_closes_its_connection_gets_its_response() -> None:
-    """Like `nc -N` and some load balancer probes."""
-
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        head = [(b"content-length", b"2")]
-        await send({"type": "http.response.start", "status": 200, "headers": head})
-        await send({"type": "http.response.body", "body": b"ok"})
-
-    async def asked() -> bytes:
-        config = uvicorn.Config(app, http=CorkedProtocol, lifespan="off", log_config=None)
-        config.load()
-        state = uvicorn.Server(config).server_state
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: CorkedProtocol(config, state, {}), "127.0.0.1", 0)
-        async with server:
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
-            writer.write_eof()
-            got = await reader.read()
-            writer.close()
-            await writer.wait_closed()
-            return got
-
-    assert [uvloop.run(asked()).endswith(b"\r\n\r\nok") for _ in range(20)] == [True] * 20

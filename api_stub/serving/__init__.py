@@ -1,0 +1,1 @@
+"""Serves the API over HTTP: limits on connections and requests, and the end of the process."""
