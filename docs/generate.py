@@ -20,7 +20,7 @@ from event_stream.events.event_types import TENANT_LEVEL, TYPES
 from event_stream.events.patterns import NO_CONTROL_PATTERN, SLUG_PATTERN
 from event_stream.settings import Settings, StreamSettings
 from monitoring.catalogue import METRICS
-from projections.settings import DatabaseSettings
+from projections.settings import DatabaseSettings, DeadLetterSettings
 from workers.settings import RedisSettings
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -128,6 +128,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "event-types": event_types,
     "stream-settings": settings_table(StreamSettings),
     "api-settings": settings_table(ApiSettings),
+    "dead-letter-settings": settings_table(DeadLetterSettings),
     "server-settings": settings_table(RedisSettings, DatabaseSettings),
     "commands": commands,
     "metrics": metrics,

@@ -9,9 +9,16 @@ Add a metric here and run `make docs`, which writes the table in docs/reference/
 from typing import Any
 
 from api_stub.request_metrics import LATENCY_BOUNDS_S
-from event_stream.errors import Reason
 from monitoring.definition import HistogramValue, MetricDefinition
-from monitoring.samples import by_label, by_partition, histogram, oldest_heartbeats, process_counts, single
+from monitoring.samples import (
+    by_label,
+    by_partition,
+    histogram,
+    oldest_heartbeats,
+    open_dead_letters,
+    process_counts,
+    single,
+)
 from monitoring.snapshot import ApiProcess, MetricsSnapshot
 from workers.background_stream import dropped_from_stderr
 from workers.reporting.status import Status
@@ -60,7 +67,15 @@ FROM_DATABASE: tuple[MetricDefinition[DatabaseState], ...] = (
         "gauge",
         ("reason",),
         "Dead letters that are neither applied by a replay nor discarded.",
-        lambda database: by_label({reason.value: database.open_dead_letters.get(reason.value, 0) for reason in Reason}),
+        open_dead_letters(lambda count: count.total),
+    ),
+    MetricDefinition(
+        "projector_dead_letters_not_kept",
+        "gauge",
+        ("reason",),
+        "Open dead letters that are only counted: the older ones of a tenant with more than"
+        " PROJECTOR_DEAD_LETTERS_MAX.",
+        open_dead_letters(lambda count: count.not_kept),
     ),
     MetricDefinition(
         "projector_rebuild_pending_tenants",
@@ -137,6 +152,18 @@ FROM_BOTH_SERVERS: tuple[MetricDefinition[Status], ...] = (
         ("partition",),
         "Batches that failed in a row; 0 after a batch is committed.",
         by_partition(lambda partition: partition.failure.consecutive_failures if partition.failure else 0),
+    ),
+    MetricDefinition(
+        "projector_dead_letter_source_entries",
+        "gauge",
+        ("partition", "source"),
+        "Entries of a source that became dead letters in the last ten minutes, for at most ten sources with more than"
+        " 100. The source is empty for entries without a valid one.",
+        lambda status: [
+            ((str(each.partition), each.source or ""), each.entries)
+            for each in status.dead_letter_sources
+            if each.is_reported
+        ],
     ),
 )
 FROM_REDIS: tuple[MetricDefinition[RedisState], ...] = (

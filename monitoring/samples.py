@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from event_stream.errors import Reason
 from monitoring.definition import HistogramValue, Samples, Value
+from projections.transaction.dead_letter_counts import OpenCount
 from workers.reporting.status import PartitionStatus, ProcessStatus, Status
-from workers.reporting.status_reader import RedisState
+from workers.reporting.status_reader import DatabaseState, RedisState
 from workers.telemetry.batch_metrics import Histogram
 
 N = TypeVar("N", bound=float)
@@ -24,6 +26,13 @@ def by_label(values: Mapping[str, N]) -> Samples:
 def by_partition(value: Callable[[PartitionStatus], float]) -> Callable[[Status], Samples]:
     """Return the function that reads a value of each partition from a status."""
     return lambda status: [((str(partition.partition),), value(partition)) for partition in status.partitions]
+
+
+def open_dead_letters(value: Callable[[OpenCount], int]) -> Callable[[DatabaseState], Samples]:
+    """Return the function that reads a value of each reason from the counts of open dead letters."""
+    return lambda database: [
+        ((reason.value,), value(database.open_dead_letters.get(reason.value, OpenCount(0, 0)))) for reason in Reason
+    ]
 
 
 def histogram(counted: Histogram, per_unit: float = 1) -> Samples:

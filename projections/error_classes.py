@@ -4,7 +4,8 @@ An internal error is a problem of an event or of this release, so trying again d
 
 * a projection or an upcaster raised an exception;
 * the database refused the data (SQLSTATE class 22, data exception, or 23, integrity violation);
-* an event of the event log cannot be decoded.
+* an event of the event log cannot be decoded;
+* an event that this release cannot apply has no room as a dead letter.
 
 Every other error is external and is tried again, because an outage must never turn events into dead letters.
 """
@@ -17,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from projections.folding.projection import FoldError
 from projections.lifecycle.log_history import UndecodableError
+from projections.transaction.dead_letter_counts import DeadLettersFullError
 
 # A fold that raises one of these has met a problem of the machine, not of the event.
 _MACHINE_ERRORS = (MemoryError, OSError)
@@ -62,7 +64,7 @@ def classify_error(error: BaseException, interruptions: tuple[type[BaseException
     if isinstance(error, FoldError):
         cause = error.__cause__
         return ErrorClass.EXTERNAL if isinstance(cause, _MACHINE_ERRORS + interruptions) else ErrorClass.INTERNAL
-    if isinstance(error, UndecodableError):
+    if isinstance(error, (UndecodableError, DeadLettersFullError)):
         return ErrorClass.INTERNAL
     original = error.orig if isinstance(error, DBAPIError) else error
     return ErrorClass.INTERNAL if isinstance(original, _DATA_ERRORS) else ErrorClass.EXTERNAL

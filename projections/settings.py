@@ -1,4 +1,4 @@
-"""`DatabaseSettings`: where the database is."""
+"""`DatabaseSettings`: where the database is; and `DeadLetterSettings`: how long and how many dead letters are kept."""
 
 from pathlib import Path
 
@@ -49,3 +49,23 @@ class DatabaseSettings(Settings):
         if url.drivername in _POSTGRESQL:
             url = url.set(drivername="postgresql+psycopg")
         return url.render_as_string(hide_password=False)
+
+
+class DeadLetterSettings(Settings):
+    """The limits of dead letters (docs/reference/events.md#dead-letters)."""
+
+    closed_days: int = Field(
+        default=30,
+        ge=1,
+        le=3650,
+        alias="PROJECTOR_DEAD_LETTER_DAYS",
+        title="How long a closed dead letter is kept.",
+        description="days from 1 to 3650",
+    )
+    kept_max: int = Field(
+        default=10_000,
+        ge=1,
+        alias="PROJECTOR_DEAD_LETTERS_MAX",
+        title="How many open dead letters of a tenant and reason are kept. Older ones are only counted.",
+        description="a whole number, at least 1",
+    )

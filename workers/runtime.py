@@ -21,7 +21,7 @@ from projections import schema
 from projections.database.engines import reader_engine, writer_engine
 from projections.folding.projection import Projection
 from projections.read_models.registry import PROJECTIONS
-from projections.settings import DatabaseSettings
+from projections.settings import DatabaseSettings, DeadLetterSettings
 from projections.transaction import checkpoint_table, deployment_table
 from workers import deployment, logs
 from workers.deployment import Deployment
@@ -65,6 +65,7 @@ class Runtime:
     reader: Engine
     queue: Queue
     projections: Sequence[Projection] = PROJECTIONS
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], open_redis: Callable[[str], Redis] = redis_client) -> Self:
@@ -78,6 +79,7 @@ class Runtime:
             writer=writer_engine(database_url),
             reader=reader_engine(database_url),
             queue=drain_queue(open_redis(redis_url)),
+            dead_letters=DeadLetterSettings.from_environ(environ),
         )
 
     @classmethod

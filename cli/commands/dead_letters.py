@@ -53,7 +53,7 @@ def _confirm_all(action: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("--all needs --yes where there is no terminal to ask on.")
     with open_reader().connect() as connection:
-        count = dead_letter_admin.count(connection, Selection())
+        count = dead_letter_admin.count_open(connection)
     click.confirm(f"{action} all {count:,} open dead letters?", abort=True, err=True)
 
 
@@ -94,22 +94,22 @@ def list_(reason: str | None, tenant: str | None, everything: bool, limit: int, 
     environment.load()
     with open_reader().connect() as connection:
         selection = Selection((), reason, tenant, include_closed=everything)
-        found = dead_letter_admin.list_latest(connection, selection, limit)
+        found = [_as_json(dead_letter) for dead_letter in dead_letter_admin.iter_latest(connection, selection, limit)]
     if as_json:
-        print_json([_as_json(dead_letter) for dead_letter in found])
+        print_json(found)
         return
     rows = [
         (
-            dead_letter.id[:ID_LENGTH_SHOWN],
-            dead_letter.state,
-            dead_letter.reason,
-            dead_letter.tenant_id or "-",
-            f"{dead_letter.partition}-{dead_letter.position}",
-            format_time(dead_letter.last_seen_us),
-            dead_letter.detail,
-            dead_letter.times_seen,
+            each["id"][:ID_LENGTH_SHOWN],
+            each["state"],
+            each["reason"],
+            each["tenant"] or "-",
+            f"{each['partition']}-{each['position']}",
+            each["lastSeen"],
+            each["detail"],
+            each["timesSeen"],
         )
-        for dead_letter in found
+        for each in found
     ]
     headers = ("id", "state", "reason", "tenant", "position", "last seen", "detail", "times seen")
     stdout().print(table("Dead letters", headers, rows, left=len(headers) - 1))
@@ -117,22 +117,29 @@ def list_(reason: str | None, tenant: str | None, everything: bool, limit: int, 
 
 @dead_letters.command()
 @click.argument("id_", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON, with the entry's bytes in base64.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print as JSON, with the entry's bytes in base64 while it is open."
+)
 @click.option("--body", is_flag=True, help="Print only the entry's bytes, unchanged.")
 def show(id_: str, as_json: bool, body: bool) -> None:
     """Show one dead letter. ID is its id or the beginning of it, if that is unique."""
     environment.load()
     with open_reader().connect() as connection:
         selection = Selection((_find_id(connection, id_),), include_closed=True)
-        (dead_letter,) = dead_letter_admin.list_latest(connection, selection, limit=1)
+        (dead_letter,) = dead_letter_admin.iter_latest(connection, selection, limit=1)
+    stored = dead_letter.body
+    if body and stored is None:
+        raise CliError(f"dead letter {dead_letter.id} is {dead_letter.state}, and its bytes were dropped then")
     if body:
-        sys.stdout.buffer.write(dead_letter.body)
+        sys.stdout.buffer.write(stored or b"")
     elif as_json:
-        print_json(_as_json(dead_letter) | {"bodyBase64": base64.b64encode(dead_letter.body).decode()})
+        encoded = None if stored is None else base64.b64encode(stored).decode()
+        print_json(_as_json(dead_letter) | {"bodyBase64": encoded})
     else:
         for name, value in _as_json(dead_letter).items():
-            click.echo(f"{name:12} {value}")
-        click.echo(f"{'body':12} {dead_letter.body.decode('utf-8', 'backslashreplace')}")
+            click.echo(f"{name:12} {'-' if value is None else value}")
+        text = "- (dropped when the dead letter was closed)" if stored is None else _printable(stored)
+        click.echo(f"{'body':12} {text}")
 
 
 @dead_letters.command()
@@ -166,16 +173,24 @@ def replay(selection: Selection, as_json: bool) -> None:
 @_with_selection
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def discard(selection: Selection, as_json: bool) -> None:
-    """Close open dead letters without applying them.
+    """Close open dead letters without applying them, and drop their bytes.
 
-    `list --all` still shows them. A dead letter opens again if its entry is seen again.
+    `list --all` still shows them for PROJECTOR_DEAD_LETTER_DAYS. A dead letter opens again if its entry is seen again.
+    With --reason, --tenant or --all, those that are only counted because of PROJECTOR_DEAD_LETTERS_MAX are not counted
+    any more.
     """
-    with open_writer().begin() as connection:
-        discarded = dead_letter_admin.discard(connection, selection)
+    with progress_bar() as progress:
+        task = progress.add_task("discarding", total=None)
+        discarded = dead_letter_admin.discard(open_writer(), selection, lambda count: progress.advance(task, count))
     if as_json:
-        print_json({"discarded": discarded})
+        print_json({"discarded": discarded.closed, "notKept": discarded.not_kept})
     else:
-        click.echo(f"discarded {discarded:,}")
+        not_kept = f", and {discarded.not_kept:,} that were only counted" if discarded.not_kept else ""
+        click.echo(f"discarded {discarded.closed:,}{not_kept}")
+
+
+def _printable(body: bytes) -> str:
+    return body.decode("utf-8", "backslashreplace")
 
 
 def _as_json(dead_letter: StoredDeadLetter) -> dict[str, Any]:
@@ -191,6 +206,7 @@ def _as_json(dead_letter: StoredDeadLetter) -> dict[str, Any]:
         "timesSeen": dead_letter.times_seen,
         "firstSeen": format_time(dead_letter.first_seen_us),
         "lastSeen": format_time(dead_letter.last_seen_us),
+        "closed": None if dead_letter.closed_us is None else format_time(dead_letter.closed_us),
         "bodyLength": dead_letter.body_length,
         "bodySha256": dead_letter.body_sha256,
     }

@@ -26,6 +26,7 @@ PARTITION_HEADERS = (
     *("applied", "duplicates", "dead\nletters", "lost"),
 )
 NO_TENANT = "(names no tenant)"
+NO_SOURCE = "(names no source)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ def _rows(overview: Overview, numbers: NumberFormat) -> Iterator[list[Table]]:
         yield [_failures(overview, numbers)]
     yield [_processes(overview, numbers)]
     yield [_dead_letters(overview, numbers), _projections(overview, numbers)]
+    if overview.dead_letter_sources:
+        yield [_dead_letter_sources(overview, numbers)]
     yield [_tenants_by_traffic(overview), _tenants_by_lag(overview, numbers)]
 
 
@@ -203,6 +206,14 @@ def _processes(overview: Overview, numbers: NumberFormat) -> Table:
 def _dead_letters(overview: Overview, numbers: NumberFormat) -> Table:
     rows = [(reason, _count(number, numbers, "bold yellow")) for reason, number in overview.open_dead_letters.items()]
     return table("Open dead letters", ("reason", "open"), rows or [("none", "0")])
+
+
+def _dead_letter_sources(overview: Overview, numbers: NumberFormat) -> Table:
+    rows = [
+        (NO_SOURCE if each.source is None else each.source, str(each.partition), _count(each.entries, numbers, "bold"))
+        for each in overview.dead_letter_sources
+    ]
+    return table("Sources of dead letters in 10 min", ("source", "p", "entries"), rows)
 
 
 def _projections(overview: Overview, numbers: NumberFormat) -> Table:

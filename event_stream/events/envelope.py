@@ -124,3 +124,16 @@ def _claimed_key(value: dict[str, Any]) -> str | None:
     if isinstance(source, str) and matches(URI_REFERENCE_PATTERN, source):
         return event_key(id_, source)
     return event_key(id_, "") if matches(UUID_PATTERN, id_) else None
+
+
+def claimed_source(body: bytes) -> str | None:
+    """Return the source in a body, whether the rest is valid or not; None if it is missing or malformed."""
+    if len(body) > BODY_BYTES_MAX:
+        return None
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        return None
+    source = value.get("source") if isinstance(value, dict) else None
+    is_valid = isinstance(source, str) and 0 < len(source) <= _SOURCE_LENGTH_MAX
+    return source if is_valid and matches(URI_REFERENCE_PATTERN, source) else None

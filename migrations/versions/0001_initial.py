@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("id", KEY, primary_key=True),
         sa.Column("state", KEY, nullable=False),
         sa.Column("reason", KEY, nullable=False),
+        sa.Column("bucket", KEY, nullable=False),
         sa.Column("detail", sa.Text, nullable=False),
         sa.Column("partition", sa.Integer, nullable=False),
         sa.Column("position_ms", sa.BigInteger, nullable=False),
@@ -62,17 +63,36 @@ def upgrade() -> None:
         sa.Column("times_seen", sa.BigInteger, nullable=False),
         sa.Column("first_seen_us", sa.BigInteger, nullable=False),
         sa.Column("last_seen_us", sa.BigInteger, nullable=False),
+        sa.Column("was_open", sa.Boolean, nullable=False),
+        sa.Column("closed_us", sa.BigInteger),
         sa.Column("body_length", sa.BigInteger, nullable=False),
         sa.Column("body_sha256", KEY, nullable=False),
-        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("body", sa.LargeBinary),
+        postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
     )
+    for name, columns, condition in (
+        ("by_event", ["tenant_id", "event_id"], "state = 'open'"),
+        ("by_group", ["bucket", "reason", "last_seen_us", "id"], "state = 'open'"),
+        ("by_closed", ["closed_us"], "closed_us IS NOT NULL"),
+    ):
+        where = sa.text(condition)
+        op.create_index(f"dead_letter_{name}", "dead_letter", columns, postgresql_where=where, sqlite_where=where)
     is_open = sa.text("state = 'open'")
     op.create_index(
-        "dead_letter_by_event",
+        "dead_letter_by_body",
         "dead_letter",
-        ["tenant_id", "event_id"],
+        ["body_sha256"],
+        postgresql_using="hash",
         postgresql_where=is_open,
         sqlite_where=is_open,
+    )
+    op.create_index("dead_letter_by_last_seen", "dead_letter", ["last_seen_us"])
+    op.create_table(
+        "dead_letter_count",
+        sa.Column("bucket", KEY, primary_key=True),
+        sa.Column("reason", KEY, primary_key=True),
+        sa.Column("kept", sa.BigInteger, nullable=False),
+        sa.Column("not_kept", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "api_key",

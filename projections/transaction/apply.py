@@ -19,7 +19,7 @@ from projections.database.columns import Row
 from projections.database.idle_lock_holders import end_idle_lock_holders
 from projections.database.pipeline import pipelined
 from projections.folding.projection import Projection, upcast_all
-from projections.transaction import checkpoint_table, dead_letters, event_log, projection_version
+from projections.transaction import checkpoint_table, dead_letter_counts, dead_letters, event_log, projection_version
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.dead_letters import DeadLetter
 from projections.transaction.event_log import Classified
@@ -48,11 +48,13 @@ class Batch:
         return [position for entry in self.stream_slice.entries if (position := entry.position) not in parked]
 
 
-def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
+def apply(
+    engine: Engine, projections: Sequence[Projection], batch: Batch, dead_letters_max: int = dead_letters.KEPT_MAX
+) -> Checkpoint:
     """Apply a batch in one transaction, and return the checkpoint after it.
 
-    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError or a database error; then
-    nothing has changed. A crash is harmless wherever it happens:
+    Raises StaleClaimError if another drain was faster, OutdatedReleaseError, FoldError, DeadLettersFullError or a
+    database error; then nothing has changed. A crash is harmless wherever it happens:
 
     * before the commit, the database rolls back, and the next drain reads the same entries again;
     * during the commit, everything or nothing is stored, and the checkpoint shows the next drain which of the two;
@@ -60,19 +62,22 @@ def apply(engine: Engine, projections: Sequence[Projection], batch: Batch) -> Ch
     """
     try:
         with _transaction(engine, batch) as connection:
-            return _apply(connection, projections, batch)
+            return _apply(connection, projections, batch, dead_letters_max)
     except DBAPIError as error:
         end_idle_lock_holders(engine, error)
         raise
 
 
-def _apply(connection: Connection, projections: Sequence[Projection], batch: Batch) -> Checkpoint:
+def _apply(
+    connection: Connection, projections: Sequence[Projection], batch: Batch, dead_letters_max: int
+) -> Checkpoint:
     """Claim the checkpoint, accept new events, fold them, park dead letters, and advance the checkpoint."""
     identities = [event.identity for event in batch.events]
-    bodies, versions, open_dead_letters = _claim(connection, batch, identities)
+    bodies, versions, open_buckets = _claim(connection, batch, identities)
     classified = event_log.classify(batch.events, identities, bodies)
     _append_and_fold(connection, projections, batch, classified.new, versions)
-    parked = _park(connection, batch, classified, has_open=bool(open_dead_letters))
+    tenants_with_open = dead_letter_counts.buckets_in(open_buckets)
+    parked = _park(connection, batch, classified, tenants_with_open, dead_letters_max)
     after = batch.start.after_batch(
         batch.stream_slice,
         applied=len(classified.new),
@@ -94,14 +99,14 @@ def _transaction(engine: Engine, batch: Batch) -> Iterator[Connection]:
 def _claim(connection: Connection, batch: Batch, identities: Sequence[Identity]) -> list[Sequence[Row]]:
     """Claim the checkpoint.
 
-    Returns the events that the log has already, the projection versions of the tenants, and whether any dead letter is
-    open.
+    Returns the events that the log has already, the projection versions of the tenants, and the tenants of these that
+    have open dead letters.
     """
     tenants = sorted({event.tenant_id for event in batch.events})
     queries = (
         event_log.bodies_query(connection, identities),
         projection_version.versions_query(connection, tenants),
-        dead_letters.ANY_OPEN,
+        dead_letter_counts.buckets_with_open_query(connection, tenants),
     )
     # Claim the owner partitions too, because a drain there may be applying an event that this one parks. The later of
     # the two transactions then sees the result of the earlier one, and closes the dead letter.
@@ -126,14 +131,23 @@ def _append_and_fold(
         projection.store(connection, model)
 
 
-def _park(connection: Connection, batch: Batch, classified: Classified, *, has_open: bool) -> list[DeadLetter]:
+def _park(
+    connection: Connection,
+    batch: Batch,
+    classified: Classified,
+    tenants_with_open: frozenset[str],
+    dead_letters_max: int,
+) -> list[DeadLetter]:
     """Store and return the dead letters of a batch; close open dead letters whose event is in the log now."""
     parked = batch.dead_letters + _conflicts(batch, classified)
-    dead_letters.park(connection, parked)
-    if parked:
-        dead_letters.close_replaced(connection, parked)
-    if has_open or parked:
-        dead_letters.close_applied(connection, _logged_bodies(connection, classified, batch.dead_letters))
+    tenants = tenants_with_open.union(each.identity[0] for each in parked if each.identity)
+    changed = dead_letters.park(connection, parked)
+    changed.subtract(dead_letters.close_replaced(connection, parked))
+    if tenants:
+        logged = _logged_bodies(connection, classified, batch.dead_letters)
+        of_tenants = {identity: body for identity, body in logged.items() if identity[0] in tenants}
+        changed.subtract(dead_letters.close_applied(connection, of_tenants))
+    dead_letters.count_and_limit(connection, changed, dead_letters_max)
     return parked
 
 

@@ -1,10 +1,13 @@
 """The table `dead_letter`: entries that can never be applied, each with its reason.
 
-A dead letter is open until its event is applied, an operator discards it, or its bytes fail for another reason.
+A dead letter is open until its event is applied, an operator discards it, or its bytes fail for another reason. A
+closed one has no bytes. Each bucket and reason has a limit of open ones:
+docs/decisions/0052-bound-dead-letters-per-tenant-and-reason.md
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Index,
@@ -20,7 +24,10 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    bindparam,
+    delete,
     func,
+    literal_column,
     select,
     update,
 )
@@ -34,12 +41,16 @@ from event_stream.streams.entries import Position
 from projections.database.bulk import dialect_insert
 from projections.database.columns import KeyText, metadata, to_signed
 from projections.database.key_queries import bind_keys, find_rows, key_rows
-from projections.database.pipeline import Query, fetch
+from projections.database.pipeline import Query, execute, fetch
+from projections.transaction import dead_letter_counts
+from projections.transaction.dead_letter_counts import NEVER_DROPPED, DeadLettersFullError, Group
 
 OPEN = "open"
 APPLIED = "applied"
 DISCARDED = "discarded"
 REPLACED = "replaced"
+KEPT_MAX = 10_000
+DROPPED_AT_ONCE_MAX = 10_000  # more than a batch can park, so that a group above its limit shrinks
 # No other reason applies to a body that is too large.
 _REPLACE_NOTHING = (Reason.WRONG_PARTITION, Reason.TOO_LARGE)
 TIME_US_MAX = 2**63 - 1  # a producer may choose an entry id with a larger time
@@ -50,6 +61,7 @@ table = Table(
     Column("id", KeyText, primary_key=True),
     Column("state", KeyText, nullable=False),
     Column("reason", KeyText, nullable=False),
+    Column("bucket", KeyText, nullable=False),
     Column("detail", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("position_ms", BigInteger, nullable=False),
@@ -59,16 +71,34 @@ table = Table(
     Column("times_seen", BigInteger, nullable=False),
     Column("first_seen_us", BigInteger, nullable=False),
     Column("last_seen_us", BigInteger, nullable=False),
+    Column("was_open", Boolean, nullable=False),  # before it was last seen
+    Column("closed_us", BigInteger),
     Column("body_length", BigInteger, nullable=False),
     Column("body_sha256", KeyText, nullable=False),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", LargeBinary),
+    # A flood replaces its own rows, and their space is reused only after a vacuum.
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
 )
-is_open = table.c.state == OPEN
+# Literal: with a parameter, neither database uses a partial index in a plan that it keeps.
+is_open = table.c.state == literal_column(f"'{OPEN}'")
+_IS_OPEN: dict[str, Any] = {"postgresql_where": is_open, "sqlite_where": is_open}
+_is_closed = table.c.closed_us.is_not(None)
+# A dead letter that another transaction has locked is skipped, so that the two cannot wait for each other.
+_OLDEST = (
+    select(table.c.id)
+    .where(is_open, table.c.bucket == bindparam("of_bucket"), table.c.reason == bindparam("of_reason"))
+    .order_by(table.c.last_seen_us, table.c.id)
+    .limit(bindparam("number"))
+    .with_for_update(skip_locked=True)
+)
 # Conflicts are left out: they can never be applied, and one identity may have any number of them.
 is_closable = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
-Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, postgresql_where=is_open, sqlite_where=is_open)
-ANY_OPEN = Query(select(table.c.id).where(is_open, table.c.event_id.is_not(None)).limit(1), {})
-"""The query for one open dead letter that names an event."""
+Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, **_IS_OPEN)
+# A hash of 4 bytes in place of 64 characters.
+Index("dead_letter_by_body", table.c.body_sha256, postgresql_using="hash", **_IS_OPEN)
+Index("dead_letter_by_group", table.c.bucket, table.c.reason, table.c.last_seen_us, table.c.id, **_IS_OPEN)
+Index("dead_letter_by_last_seen", table.c.last_seen_us)
+Index("dead_letter_by_closed", table.c.closed_us, postgresql_where=_is_closed, sqlite_where=_is_closed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +155,13 @@ class WholeBody(NamedTuple):
         return cls(length, body.hexdigest(), reason_and_body.hexdigest())
 
 
-def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
-    """Store dead letters. A known one counts as seen once more, and is open again; it keeps its first position."""
+def park(connection: Connection, parked: Sequence[DeadLetter]) -> Counter[Group]:
+    """Store dead letters. A known one counts as seen once more, and is open again; it keeps its first position.
+
+    Returns how many are newly open in each group; the caller passes this to `count_and_limit`.
+    """
     if not parked:
-        return
+        return Counter()
     by_id = [(each.id, each) for each in parked]
     seen = Counter(id_ for id_, _ in by_id)
     last = dict(by_id)
@@ -138,47 +171,91 @@ def park(connection: Connection, parked: Sequence[DeadLetter]) -> None:
         index_elements=[table.c.id],
         set_={
             "state": OPEN,
+            "was_open": is_open,
+            "closed_us": None,
+            "body": func.coalesce(table.c.body, statement.excluded.body),
             "times_seen": table.c.times_seen + statement.excluded.times_seen,
             # Replay follows the first positions, so that the event that came first wins.
             **{name: statement.excluded[name] for name in ("detail", "last_seen_us")},
         },
     )
     connection.execute(statement, [_columns(first[id_], last[id_], seen[id_]) for id_ in sorted(seen)])
+    columns = [table.c.bucket, table.c.reason, table.c.was_open]
+    stored = find_rows(connection, table, columns, [(id_,) for id_ in sorted(seen)])
+    return Counter(Group(bucket, reason) for bucket, reason, was_open in stored if not was_open)
 
 
-def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> None:
-    """Close the open dead letters whose event is in `applied`: bodies of events in the log, by identity."""
+def close_applied(connection: Connection, applied: Mapping[Identity, bytes]) -> Counter[Group]:
+    """Close the open dead letters whose event is in `applied`: bodies of events in the log, by identity.
+
+    Returns how many were closed in each group.
+    """
     if not applied:
-        return
+        return Counter()
     name = connection.dialect.name
     (closable,) = fetch(connection, Query(_closable_statement(name), bind_keys(name, sorted(applied))))
-    closed = [
+    ids = [
         letter_id for letter_id, tenant_id, event_id, body in closable if equal_json(body, applied[tenant_id, event_id])
     ]
-    connection.execute(update(table).where(table.c.id.in_(closed)).values(state=APPLIED))
+    return close(connection, ids, APPLIED)
 
 
-def close_replaced(connection: Connection, parked: Sequence[DeadLetter]) -> None:
+def close_replaced(connection: Connection, parked: Sequence[DeadLetter]) -> Counter[Group]:
     """Close the open dead letters with the bytes of `parked`, but another reason: the newest reason is the valid one.
 
     So an event that loses its identity on replay is open once, as a conflict. A dead letter in a wrong partition closes
-    no other, since its reason says nothing about the event.
+    no other, since its reason says nothing about the event. Returns how many were closed in each group.
     """
-    reasons = {each.body: each.reason for each in parked if each.reason not in _REPLACE_NOTHING}
-    others = [
-        (WholeBody.of(other, [body]).id,) for body, reason in reasons.items() for other in Reason if other != reason
-    ]
-    known = find_rows(connection, table, [table.c.id, table.c.state], others)
-    if replaced := [dead_letter_id for dead_letter_id, state in known if state == OPEN]:
-        connection.execute(update(table).where(table.c.id.in_(replaced)).values(state=REPLACED))
+    reasons = {each.hashes.sha256: each.reason for each in parked if each.reason not in _REPLACE_NOTHING}
+    if not reasons:
+        return Counter()
+    name = connection.dialect.name
+    keys = [(body_sha256,) for body_sha256 in sorted(reasons)]
+    (found,) = fetch(connection, Query(_same_body_statement(name), bind_keys(name, keys)))
+    ids = [letter_id for letter_id, body_sha256, reason in found if reason != reasons[body_sha256]]
+    return close(connection, ids, REPLACED)
 
 
-def count_open_by_reason(connection: Connection) -> dict[str, int]:
-    """Return the number of open dead letters by reason, without the reasons that have none."""
-    rows = connection.execute(
-        select(table.c.reason, func.count()).where(is_open).group_by(table.c.reason).order_by(table.c.reason)
-    )
-    return {reason: count for reason, count in rows}  # noqa: C416 (rows are not pairs to the type checker)
+def close(connection: Connection, ids: Collection[str], state: str) -> Counter[Group]:
+    """Close those of these dead letters that are open, without their bytes; returns how many were, by group."""
+    if not ids:
+        return Counter()
+    name = connection.dialect.name
+    keys = bind_keys(name, [(letter_id,) for letter_id in sorted(ids)])
+    (locked,) = fetch(connection, Query(_lock_open_statement(name), keys))
+    values = {"closed_state": state, "now_us": time.time_ns() // 1000}
+    execute(connection, _close_statement(name), keys | values)
+    return Counter(Group(bucket, reason) for bucket, reason in locked)
+
+
+def count_and_limit(connection: Connection, changed: Mapping[Group, int], kept_max: int) -> None:
+    """Add the changes to the counts of open dead letters; in groups above the limit, keep only the newest.
+
+    The others are deleted and stay counted. Raises DeadLettersFullError if a group may not lose dead letters.
+    """
+    dead_letter_counts.add(connection, changed, {})
+    grown = [group for group, number in changed.items() if number > 0]
+    kept = dead_letter_counts.read_kept(connection, grown)
+    dropped: Counter[Group] = Counter()
+    for group, number in sorted(kept.items()):
+        if number > kept_max and group.reason in NEVER_DROPPED:
+            raise DeadLettersFullError(
+                f"{number:,} dead letters of {group.bucket} with the reason {group.reason} would be open, and"
+                f" PROJECTOR_DEAD_LETTERS_MAX is {kept_max:,}; replay or discard them, or raise the limit"
+            )
+        if number > kept_max:
+            dropped[group] = _delete_oldest(connection, group, min(number - kept_max, DROPPED_AT_ONCE_MAX))
+    dead_letter_counts.add(connection, {group: -number for group, number in dropped.items()}, dropped)
+
+
+def _delete_oldest(connection: Connection, group: Group, number: int) -> int:
+    """Delete the open dead letters of a group that were last seen first; returns how many."""
+    name = connection.dialect.name
+    of_group = {"of_bucket": group.bucket, "of_reason": group.reason, "number": number}
+    (oldest,) = fetch(connection, Query(_OLDEST, of_group))
+    if oldest:
+        execute(connection, _delete_statement(name), bind_keys(name, [tuple(row) for row in oldest]))
+    return len(oldest)
 
 
 @cache
@@ -189,6 +266,35 @@ def _closable_statement(dialect_name: str) -> Select[Any]:
     return statement.join(table, of_event)
 
 
+@cache
+def _same_body_statement(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [table.c.body_sha256])
+    statement = select(table.c.id, table.c.body_sha256, table.c.reason).select_from(keys)
+    return statement.join(table, (table.c.body_sha256 == keys.c[0]) & is_open)
+
+
+@cache
+def _lock_open_statement(dialect_name: str) -> Select[Any]:
+    keys = key_rows(dialect_name, [table.c.id])
+    statement = select(table.c.bucket, table.c.reason).select_from(keys).join(table, table.c.id == keys.c[0])
+    # Ordered, so that two transactions that lock the same rows do not deadlock.
+    return statement.where(is_open).order_by(table.c.id).with_for_update(of=table)
+
+
+@cache
+def _close_statement(dialect_name: str) -> Any:
+    keys = key_rows(dialect_name, [table.c.id])
+    of_keys = table.c.id.in_(select(keys.c[0]))
+    closed: dict[str, Any] = {"state": bindparam("closed_state"), "closed_us": bindparam("now_us"), "body": None}
+    return update(table).where(of_keys, is_open).values(closed)
+
+
+@cache
+def _delete_statement(dialect_name: str) -> Any:
+    keys = key_rows(dialect_name, [table.c.id])
+    return delete(table).where(table.c.id.in_(select(keys.c[0])))
+
+
 def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, object]:
     # A body that is too large names no identity, even if the beginning that is left of it would.
     tenant_id, event_id = (None, None) if last.whole else claimed_identity(last.body)
@@ -197,6 +303,8 @@ def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, 
         "id": hashes.id,
         "state": OPEN,
         "reason": last.reason.value,
+        # `#` is not allowed in a tenant's id.
+        "bucket": tenant_id or f"#{first.partition}",
         "detail": last.detail,
         "partition": first.partition,
         "position_ms": to_signed(first.position.ms),
@@ -206,6 +314,7 @@ def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, 
         "times_seen": times_seen,
         "first_seen_us": min(first.position.ms * 1000, TIME_US_MAX),
         "last_seen_us": min(last.position.ms * 1000, TIME_US_MAX),
+        "was_open": False,
         "body_length": hashes.length,
         "body_sha256": hashes.sha256,
         "body": last.body[:BODY_BYTES_MAX],

@@ -14,7 +14,7 @@ from projections.transaction import event_log
 from projections.transaction.checkpoint import Checkpoint
 from tests.chaos.plan import PARTITIONS, Sent
 from tests.support.api_client import count_equal_answers
-from tests.support.harness import checkpoints, dump, stored_dead_letters
+from tests.support.harness import assert_dead_letters_are_counted, checkpoints, dump, stored_dead_letters
 from tests.support.oracle import Oracle, identity
 from workers.drain.batch_size import ENTRIES_MAX, BatchSize
 from workers.drain.drainer import Drainer
@@ -94,6 +94,7 @@ def nothing_is_lost(found: Evidence) -> None:
     refused = {(entry.reason, sha256(entry.body).hexdigest()) for entry in found.sent if entry.reason is not None}
     stored = stored_dead_letters(found.runtime)
     _expect({(dead_letter.reason, dead_letter.body_sha256) for dead_letter in stored}, refused, "dead letters")
+    assert_dead_letters_are_counted(found.runtime)
     parked = sum(at.dead_lettered for at in found.checkpoints)
     _expect(sum(dead_letter.times_seen for dead_letter in stored), parked, "times that dead letters were seen")
 

@@ -214,7 +214,7 @@ def test_an_event_beside_a_huge_other_field_is_applied(runtime: Runtime, sent: S
     assert totals(runtime) == {"read": 2, "applied": 1, "duplicates": 0, "dead_lettered": 1, "lost": 0}
     (dead_letter,) = stored_dead_letters(runtime)
     assert dead_letter.reason == "not_an_event"
-    assert b"100000069" in dead_letter.body  # the size of its name and value
+    assert b"100000069" in (dead_letter.body or b"")  # the size of its name and value
     assert sent() < MIB
 
 

@@ -25,6 +25,7 @@ from event_stream.streams.stream_keys import DEPLOYMENT_KEY
 from migrations import config, migrate_database, upgrade
 from projections import schema
 from projections.database.engines import writer_engine
+from projections.settings import DeadLetterSettings
 from projections.transaction import projection_version
 from tests.conftest import PARTITIONS, sqlalchemy_url
 from tests.support.commands import CommandResult, run_command
@@ -498,6 +499,14 @@ def test_open_dead_letters_are_reported_as_a_warning(alive: Runtime, environ: En
     assert "1 not_json" in found.message
 
 
+def test_dead_letters_that_are_only_counted_are_reported_as_advice(alive: Runtime, environ: Environ) -> None:
+    append_raw(alive, 0, *(b"nonsense %d" % number for number in range(5)))
+    drain_all(replace(alive, dead_letters=DeadLetterSettings(kept_max=2)))
+    found = finding(environ, "dead-letters-not-kept")
+    assert found.severity == "advice"
+    assert "3 not_json" in found.message
+
+
 # PostgreSQL
 
 
@@ -585,7 +594,7 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     durable_server.execute("CREATE ROLE looker LOGIN")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute(
-            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter, deployment, project,"
+            "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter_count, deployment, project,"
             " tenant, analysis_trend TO looker"
         )
     yield durable_url.replace("postgres@", "looker@")
@@ -610,11 +619,11 @@ def test_a_query_that_is_not_permitted_is_reported_and_the_rest_is_examined(
     alive: Runtime, environ: Environ, looker_url: str, durable_server: PostgresServer
 ) -> None:
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
-        connection.execute("REVOKE SELECT ON dead_letter FROM looker")
+        connection.execute("REVOKE SELECT ON dead_letter_count FROM looker")
         connection.execute("GRANT pg_read_all_stats TO looker")
     found = examined(environ | {"DATABASE_URL": looker_url})
     assert codes(found) == {"database-inspection-denied"}
-    assert "permission denied for table dead_letter; not checked: dead-letters-open" in found.findings[0].message
+    assert "permission denied for table dead_letter_count; not checked: dead-letters-open" in found.findings[0].message
     assert "postgres-fsync-off" in found.checked
 
 

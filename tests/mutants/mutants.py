@@ -52,6 +52,7 @@ _DISPATCHERS = "tests/faults/test_dispatchers.py::test_"
 _STREAM = "tests/integration/test_stream.py::test_"
 _READS = "tests/integration/test_reads.py::test_"
 _PROJECTIONS_CONTRACT = "tests/integration/test_projections_contract.py::test_"
+_DEAD_LETTERS = "tests/integration/test_dead_letters.py::test_"
 _COMMANDS = "tests/integration/test_commands.py::test_"
 _EVENTS = "tests/unit/test_events.py::test_"
 _SOAK = "tests/faults/test_soak.py::test_"
@@ -86,8 +87,8 @@ NOTHING_LOST = (
         "dead letters are stored in a separate transaction",
         "G1",
         "projections/transaction/apply.py",
-        "    dead_letters.park(connection, parked)\n",
-        "    with connection.engine.begin() as other:\n        dead_letters.park(other, parked)\n",
+        "    changed = dead_letters.park(connection, parked)\n",
+        "    with connection.engine.begin() as other:\n        changed = dead_letters.park(other, parked)\n",
         (f"{_DRAIN}a_transaction_that_fails_at_its_end_leaves_no_trace[postgresql]",),
     ),
     Mutant(
@@ -688,7 +689,7 @@ RECOVERY = (
         "a dead letter never closes",
         "dead_letters",
         "projections/transaction/apply.py",
-        "dead_letters.close_applied(connection, _logged_bodies(connection, classified, batch.dead_letters))",
+        "changed.subtract(dead_letters.close_applied(connection, of_tenants))",
         "pass",
         (f"{_DRAIN}a_dead_letter_closes_in_the_transaction_that_applies_its_event",),
     ),
@@ -787,8 +788,8 @@ RECOVERY = (
         "dead letters are replayed in the order of their ids",
         "dead_letters",
         "projections/lifecycle/dead_letter_admin.py",
-        "    columns = (table.c.position_ms, table.c.position_seq, table.c.partition, table.c.id)\n",
-        "    columns = (table.c.id,)\n",
+        "for number in numbers) + bytes.fromhex(id_)",
+        "for number in ()) + bytes.fromhex(id_)",
         (f"{_DRAIN}replay_appends_in_the_order_of_positions_so_that_the_first_of_an_identity_wins",),
     ),
     Mutant(
@@ -803,9 +804,65 @@ RECOVERY = (
         "a dead letter stays open beside one with the same bytes and a newer reason",
         "dead_letters",
         "projections/transaction/apply.py",
-        "        dead_letters.close_replaced(connection, parked)\n",
-        "        pass\n",
+        "    changed.subtract(dead_letters.close_replaced(connection, parked))\n",
+        "",
         (f"{_DRAIN}bytes_that_fail_for_another_reason_are_one_open_dead_letter",),
+    ),
+    Mutant(
+        "the oldest dead letters are kept and the newest are dropped",
+        "G8",
+        "projections/transaction/dead_letters.py",
+        "    .order_by(table.c.last_seen_us, table.c.id)\n",
+        "    .order_by(table.c.last_seen_us.desc(), table.c.id)\n",
+        (f"{_DEAD_LETTERS}above_the_limit_only_the_newest_dead_letters_of_a_tenant_and_reason_are_kept",),
+    ),
+    Mutant(
+        "dead letters of all partitions without a tenant share a limit",
+        "G8",
+        "projections/transaction/dead_letters.py",
+        'tenant_id or f"#{first.partition}"',
+        'tenant_id or "#"',
+        (f"{_DEAD_LETTERS}entries_that_name_no_tenant_are_limited_by_partition",),
+    ),
+    Mutant(
+        "dead letters that an upgrade would apply are dropped at the limit",
+        "dead_letters",
+        "projections/transaction/dead_letters.py",
+        "        if number > kept_max and group.reason in NEVER_DROPPED:\n",
+        "        if number > kept_max and group.reason in ():\n",
+        (f"{_DEAD_LETTERS}the_breaker_opens_before_an_event_that_an_upgrade_would_apply_is_dropped",),
+    ),
+    Mutant(
+        "dead letters keep their bytes when they close",
+        "G8",
+        "projections/transaction/dead_letters.py",
+        '"closed_us": bindparam("now_us"), "body": None}',
+        '"closed_us": bindparam("now_us")}',
+        (f"{_DEAD_LETTERS}a_closed_dead_letter_has_no_bytes_and_cannot_be_replayed",),
+    ),
+    Mutant(
+        "a dead letter that two drains park at once is counted twice",
+        "dead_letters",
+        "projections/transaction/dead_letters.py",
+        "for bucket, reason, was_open in stored if not was_open)",
+        "for bucket, reason, was_open in stored)",
+        (f"{_DEAD_LETTERS}dead_letters_parked_by_two_drains_at_once_are_counted_once",),
+    ),
+    Mutant(
+        "closed dead letters are never deleted",
+        "G8",
+        "workers/dispatch/dispatcher.py",
+        "                self.dead_letter_expiry.step()\n",
+        "",
+        (f"{_DEAD_LETTERS}dead_letters_that_a_dispatcher_finds_closed_for_too_long_are_deleted",),
+    ),
+    Mutant(
+        "the condition on open dead letters is a parameter, so that no partial index is used",
+        "G8",
+        "projections/transaction/dead_letters.py",
+        "is_open = table.c.state == literal_column(f\"'{OPEN}'\")\n",
+        "is_open = table.c.state == OPEN\n",
+        (f"{_DEAD_LETTERS}no_statement_of_a_drain_or_status_scans_the_dead_letters",),
     ),
     Mutant(
         "a dead letter is replayed to the partition it came from",

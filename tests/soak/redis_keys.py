@@ -9,7 +9,7 @@ from workers.dispatch import dispatcher
 from workers.drain import circuit_breaker
 from workers.jobs import lease
 from workers.maintenance import verify_jobs, verify_pass, verify_results
-from workers.telemetry import apply_rates, batch_metrics, progress, write_probe
+from workers.telemetry import apply_rates, batch_metrics, dead_letter_sources, progress, write_probe
 
 DOCUMENTING_MODULES = (
     stream_keys,
@@ -19,6 +19,7 @@ DOCUMENTING_MODULES = (
     lease,
     apply_rates,
     batch_metrics,
+    dead_letter_sources,
     verify_results,
     verify_pass,
     verify_jobs,

@@ -8,7 +8,7 @@ from tests.state_machine.actors import PARTITIONS, TENANTS
 from tests.state_machine.system import System
 from tests.support.api_client import Api, assert_answers_equal
 from tests.support.events import NOW_US
-from tests.support.harness import dump, stored_dead_letters
+from tests.support.harness import assert_dead_letters_are_counted, dump, stored_dead_letters
 
 
 def nothing_is_in_flight(system: System) -> None:
@@ -40,6 +40,7 @@ def dead_letters_equal_refused_entries(system: System) -> None:
         (each.reason, each.body_sha256): (each.times_seen, each.state) for each in stored_dead_letters(system.runtime)
     }
     assert found == {key: (each.times_seen, each.state) for key, each in system.model.dead_letters.items()}
+    assert_dead_letters_are_counted(system.runtime)
 
 
 def hints_are_correct(system: System) -> None:

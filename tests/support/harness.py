@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, Engine, Table, func, select
 
 from event_stream.events.event import partition_of
 from event_stream.streams.appending import Appended
@@ -13,7 +13,7 @@ from projections.folding.projection import Projection
 from projections.lifecycle import dead_letter_admin
 from projections.lifecycle.dead_letter_admin import Selection, StoredDeadLetter
 from projections.read_models.registry import PROJECTIONS
-from projections.transaction import checkpoint_table, event_log
+from projections.transaction import checkpoint_table, dead_letter_counts, dead_letters, event_log
 from projections.transaction.checkpoint import Checkpoint
 from tests.support.events import body
 from workers.drain.drainer import Drainer, run
@@ -66,8 +66,18 @@ def totals(runtime: Runtime) -> dict[str, int]:
 def stored_dead_letters(runtime: Runtime) -> list[StoredDeadLetter]:
     """Return all dead letters, ordered by partition and position."""
     with runtime.reader.connect() as connection:
-        found = dead_letter_admin.list_latest(connection, Selection(include_closed=True), limit=100_000)
+        found = list(dead_letter_admin.iter_latest(connection, Selection(include_closed=True), limit=100_000))
     return sorted(found, key=lambda dead_letter: (dead_letter.partition, dead_letter.position))
+
+
+def assert_dead_letters_are_counted(runtime: Runtime) -> None:
+    """Check that the counts of open dead letters equal the rows of the table."""
+    groups = (dead_letters.table.c.bucket, dead_letters.table.c.reason)
+    counts = dead_letter_counts.table
+    with runtime.reader.connect() as connection:
+        stored = connection.execute(select(*groups, func.count()).where(dead_letters.is_open).group_by(*groups))
+        counted = connection.execute(select(counts.c.bucket, counts.c.reason, counts.c.kept).where(counts.c.kept != 0))
+        assert sorted(map(tuple, counted)) == sorted(map(tuple, stored))
 
 
 def dump(engine: Engine, tables: Iterable[Table] = READ_MODELS) -> dict[str, list[tuple[Any, ...]]]:

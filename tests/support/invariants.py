@@ -6,7 +6,15 @@ from typing import Any
 from event_stream.streams.entries import Position
 from tests.support.api_client import count_equal_answers
 from tests.support.events import NOW_US
-from tests.support.harness import checkpoints, drain_all, dump, log_size, stored_dead_letters, totals
+from tests.support.harness import (
+    assert_dead_letters_are_counted,
+    checkpoints,
+    drain_all,
+    dump,
+    log_size,
+    stored_dead_letters,
+    totals,
+)
 from tests.support.oracle import Oracle, identity
 from workers.drain.drainer import Drainer, needs_drain
 from workers.reporting.status_reader import read_status
@@ -64,6 +72,7 @@ def assert_fully_projected(
 ) -> dict[str, int]:
     """Check that these events count once each and that nothing is in flight or lost; return the counters."""
     assert_counters_add_up(runtime)
+    assert_dead_letters_are_counted(runtime)
     for at, end in zip(checkpoints(runtime), runtime.stream.ends(), strict=True):
         assert end.position is None or at.position == end.position
     counted = totals(runtime)

@@ -30,7 +30,7 @@ from event_stream.settings import Settings, StreamSettings
 from monitoring.catalogue import METRICS
 from monitoring.definition import MetricDefinition
 from monitoring.scrape import SOURCE_TIMEOUT_S
-from projections.settings import DatabaseSettings
+from projections.settings import DatabaseSettings, DeadLetterSettings
 from tests.support.events import body
 from workers.doctor.check import Check
 from workers.doctor.registry import CHECKS
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-SETTINGS: list[type[Settings]] = [StreamSettings, ApiSettings, DatabaseSettings, RedisSettings]
+SETTINGS: list[type[Settings]] = [StreamSettings, ApiSettings, DatabaseSettings, DeadLetterSettings, RedisSettings]
 
 
 def test_the_documented_event_key_is_right() -> None:

@@ -41,6 +41,7 @@ from workers.reporting import problems
 from workers.reporting.problems import FAILING_AFTER
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus, Status
 from workers.telemetry import progress
+from workers.telemetry.dead_letter_sources import DeadLetterSource
 from workers.telemetry.progress import BatchFailure
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,8 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         partitions=[stalled, stalled.model_copy(update=exhausted)],
         open_dead_letters={"not_json": 1},
         redis_refusal=None,
+        dead_letters_not_kept={},
+        dead_letter_sources=[DeadLetterSource(partition=3, source="/watchdog", entries=1_000)],
         queue_length=0,
         workers=[],
         dispatchers=[],

@@ -62,6 +62,8 @@ def overview(tenant: str = "ten_acme") -> Overview:
         partitions=[partition(0), partition(1, FAILURE)],
         open_dead_letters={"unknown_type": MILLIONS},
         redis_refusal=None,
+        dead_letters_not_kept={},
+        dead_letter_sources=[],
         queue_length=3,
         workers=[process, process.model_copy(update={"heartbeat_age_s": 44.0})],
         dispatchers=[process],

@@ -22,6 +22,7 @@ from event_stream.streams.stream import ProjectedPosition
 from projections.error_classes import describe
 from projections.transaction import checkpoint_table
 from projections.transaction.checkpoint import Checkpoint
+from workers.dispatch.dead_letter_expiry import DeadLetterExpiry
 from workers.dispatch.trimmer import Trimmer
 from workers.drain.drainer import drain_with_lease, needs_drain
 from workers.jobs.lease import Lease, partitions_without_lease
@@ -52,6 +53,7 @@ class Dispatcher:
     # In a container, host and pid repeat: without the random part, a new process would revive the record of a dead one.
     name: str = field(default_factory=lambda: f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}")
     trimmer: Trimmer = field(init=False)
+    dead_letter_expiry: DeadLetterExpiry = field(init=False)
     queue_room: int = field(init=False)
     verify_checked_s: float = float("-inf")
     caught_up_s: float = field(default_factory=time.monotonic)
@@ -59,6 +61,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self.trimmer = Trimmer(self.runtime)
+        self.dead_letter_expiry = DeadLetterExpiry(self.runtime)
         self.queue_room = QUEUED_PER_PARTITION * self.runtime.stream.partitions
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -70,6 +73,7 @@ class Dispatcher:
             try:
                 ends, lagging = self.sweep()
                 self._schedule_verification(is_lagging=bool(lagging))
+                self.dead_letter_expiry.step()
                 idle = {partition: end for partition, end in enumerate(ends) if partition not in lagging}
                 self._listen(idle, BUSY_SWEEP_S if lagging else IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:

@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from projections import schema
 from projections.error_classes import describe
-from projections.transaction import checkpoint_table, dead_letters
+from projections.transaction import checkpoint_table, dead_letter_counts
 from workers.doctor.check import Observation, Subject, denied_inspections, error_check, warning_check
 from workers.doctor.context import Context
 
@@ -123,9 +123,27 @@ def partitions_differ(context: Context) -> Iterator[Observation]:
 def dead_letters_open(context: Context) -> Iterator[Observation]:
     """Count the open dead letters by reason."""
     with context.runtime.reader.connect() as connection:
-        counts = dead_letters.count_open_by_reason(connection)
+        counts = dead_letter_counts.count_open_by_reason(connection)
     if counts:
-        yield Observation(", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
+        yield Observation(", ".join(f"{count.total:,} {reason}" for reason, count in counts.items()))
+
+
+@warning_check(
+    "dead-letters-not-kept",
+    Subject.DATABASE,
+    "G8",
+    meaning="A tenant has more open dead letters of one reason than PROJECTOR_DEAD_LETTERS_MAX. Only the newest are"
+    " kept, with their bytes; the others are counted and cannot be replayed.",
+    remedy="fix the producer that `projector status` names, then `projector dead-letters discard --reason REASON`,"
+    " which also resets the count; raise PROJECTOR_DEAD_LETTERS_MAX if they are needed",
+)
+def dead_letters_not_kept(context: Context) -> Iterator[Observation]:
+    """Count the dead letters that are only counted."""
+    with context.runtime.reader.connect() as connection:
+        counts = dead_letter_counts.count_open_by_reason(connection)
+    dropped = {reason: count.not_kept for reason, count in counts.items() if count.not_kept}
+    if dropped:
+        yield Observation(", ".join(f"{count:,} {reason}" for reason, count in dropped.items()))
 
 
 @warning_check(

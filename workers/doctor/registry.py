@@ -40,6 +40,7 @@ CHECKS: tuple[Check, ...] = (
     database.schema_newer,
     database.partitions_differ,
     database.dead_letters_open,
+    database.dead_letters_not_kept,
     postgresql.fsync_off,
     postgresql.full_page_writes_off,
     postgresql.synchronous_commit_off,

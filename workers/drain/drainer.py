@@ -81,7 +81,7 @@ class Drainer:
             self.reader.read_ahead(batch, next_count)
         apply_started_s = time.monotonic()
         with run_while_waiting(self.reader.decode_some):
-            after = apply(self.runtime.writer, self.runtime.projections, batch)
+            after = apply(self.runtime.writer, self.runtime.projections, batch, self.runtime.dead_letters.kept_max)
         self._publish(after, CommittedBatch.now(batch, after, started_s, apply_started_s))
         self.breaker.applied({event.tenant_id for event in batch.events})
         self.batch_size.grow(next_count)
@@ -112,9 +112,9 @@ class Drainer:
         redis = self.runtime.queue.connection
         with suppress(RedisError):  # then only the log reports the failure
             record_failure(redis, self.partition, failure)
-            if attempt.is_breaker_open:
+            if attempt.breaker_open_reason is not None:
                 log.error("breaker.open", partition=self.partition, error=text)
-                circuit_breaker.publish(redis, f"events of most tenants fail: {text}")
+                circuit_breaker.publish(redis, attempt.breaker_open_reason)
         return attempt.pause_s
 
     def _publish(self, after: Checkpoint, batch: CommittedBatch) -> None:

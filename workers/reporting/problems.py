@@ -45,6 +45,7 @@ def warnings(status: Status) -> list[str]:
     return [
         *(f"{problem}; {REPLACE_STREAM}" for problem in ids_ahead(status)),
         *(f"{problem}; see `projector dead-letters list`" for problem in open_dead_letters(status)),
+        *(f"{problem}; fix that producer" for problem in dead_letter_sources(status)),
         *(f"{problem}; let producers append again what they still have" for problem in lost_entries(status)),
         *(f"{problem}; run `projector verify`" for problem in verification_mismatches(status)),
         *(f"{problem}; kill those that still run, see `projector status`" for problem in silent_processes(status)),
@@ -150,7 +151,19 @@ def newer_versions(status: Status) -> list[str]:
 def open_dead_letters(status: Status) -> list[str]:
     """Return the number of open dead letters by reason, if there are any."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in status.open_dead_letters.items())
-    return [f"dead letters are open: {reasons}"] if reasons else []
+    dropped = sum(status.dead_letters_not_kept.values())
+    not_kept = f" ({dropped:,} of them are only counted)" if dropped else ""
+    return [f"dead letters are open: {reasons}{not_kept}"] if reasons else []
+
+
+def dead_letter_sources(status: Status) -> list[str]:
+    """Return the sources with very many dead letters in the last ten minutes."""
+    return [
+        f"{each.entries:,} entries from {'an unreadable source' if each.source is None else f'source {each.source}'} in"
+        f" partition {each.partition} became dead letters in the last ten minutes"
+        for each in status.dead_letter_sources
+        if each.is_reported
+    ]
 
 
 def lost_entries(status: Status) -> list[str]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from workers.deployment import Deployment
 from workers.maintenance.verify_results import VerificationSummary
+from workers.telemetry.dead_letter_sources import DeadLetterSource
 from workers.telemetry.progress import STALLED_AFTER_S, BatchFailure
 
 
@@ -81,6 +82,13 @@ class Status(BaseModel):
         description="Open dead letters by reason; reasons without any are left out."
     )
     redis_refusal: str | None = Field(description="What Redis answers to a write; null if it accepts writes.")
+    dead_letters_not_kept: dict[str, int] = Field(
+        description="Those of `open_dead_letters` that are only counted, by reason: older ones of a tenant with more"
+        " than PROJECTOR_DEAD_LETTERS_MAX."
+    )
+    dead_letter_sources: list[DeadLetterSource] = Field(
+        description="Ten sources with the most dead letters in the last ten minutes, by partition."
+    )
     queue_length: int = Field(description="Jobs that wait for a worker.")
     workers: list[ProcessStatus] = Field(description="All known workers, by name.")
     dispatchers: list[ProcessStatus] = Field(description="All known dispatchers, by name.")

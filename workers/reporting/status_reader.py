@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from event_stream.streams.deployment import RedisDeployment, read_deployment, redis_place
 from event_stream.streams.entries import LARGEST, StreamEnd
 from projections.database.clock import read_clock_ms
-from projections.transaction import checkpoint_table, dead_letters, deployment_table, projection_version
+from projections.transaction import checkpoint_table, dead_letter_counts, deployment_table, projection_version
 from projections.transaction.checkpoint import Checkpoint
+from projections.transaction.dead_letter_counts import OpenCount
 from projections.transaction.deployment_table import DatabaseDeployment
 from projections.transaction.projection_version import TenantCounts
 from workers import deployment
@@ -21,6 +22,7 @@ from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.heartbeats import read_dispatchers, read_workers
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus, Status
 from workers.runtime import Runtime
+from workers.telemetry.dead_letter_sources import read_sources
 from workers.telemetry.progress import STALLED_AFTER_S, PartitionProgress, read_progress
 from workers.telemetry.write_probe import read_write_refusal
 
@@ -32,7 +34,7 @@ class DatabaseState:
     now_ms: int
     deployment: DatabaseDeployment
     checkpoints: Sequence[Checkpoint]
-    open_dead_letters: dict[str, int]
+    open_dead_letters: dict[str, OpenCount]
     outdated: Mapping[str, TenantCounts]
 
 
@@ -63,7 +65,7 @@ def read_database_state(runtime: Runtime) -> DatabaseState:
             now_ms=read_clock_ms(connection),
             deployment=deployment_table.read_deployment(connection),
             checkpoints=checkpoints,
-            open_dead_letters=dead_letters.count_open_by_reason(connection),
+            open_dead_letters=dead_letter_counts.count_open_by_reason(connection),
             outdated=outdated,
         )
 
@@ -97,7 +99,11 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
             _partition_status(runtime, checkpoint, end, partition_progress, now_ms, database.now_ms)
             for checkpoint, end, partition_progress in partitions
         ],
-        open_dead_letters=database.open_dead_letters,
+        open_dead_letters={reason: count.total for reason, count in database.open_dead_letters.items()},
+        dead_letters_not_kept={
+            reason: count.not_kept for reason, count in database.open_dead_letters.items() if count.not_kept
+        },
+        dead_letter_sources=read_sources(runtime.queue.connection, runtime.stream.partitions, now_ms),
         redis_refusal=redis.refusal,
         queue_length=redis.queue_length,
         workers=redis.workers,

@@ -12,13 +12,14 @@ Keys:
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 
 from event_stream.errors import Reason
+from event_stream.events.envelope import claimed_source
 from projections.error_classes import ErrorClass
 from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
@@ -55,10 +56,10 @@ COMMIT_US = Buckets("commit_us", _TIMES_US)
 
 @dataclass(frozen=True, slots=True)
 class CommittedBatch:
-    """One committed batch: its entries, its dead letters by reason, its new events and its durations in microseconds.
+    """One committed batch: its entries, its dead letters by reason, their sources, its new events and its durations.
 
-    `batch_us` starts before the batch is read, `commit_us` when its transaction begins. Both end when the database has
-    confirmed the commit.
+    The durations are in microseconds. `batch_us` starts before the batch is read, `commit_us` when its transaction
+    begins. Both end when the database has confirmed the commit.
     """
 
     entries: int
@@ -66,6 +67,7 @@ class CommittedBatch:
     batch_us: int
     commit_us: int
     applied: int = 0
+    dead_letter_sources: Sequence[str | None] = ()
 
     @classmethod
     def now(cls, batch: Batch, after: Checkpoint, started_s: float, apply_started_s: float) -> "CommittedBatch":
@@ -81,6 +83,7 @@ class CommittedBatch:
             batch_us=int((now_s - started_s) * 1e6),
             commit_us=int((now_s - apply_started_s) * 1e6),
             applied=after.applied - batch.start.applied,
+            dead_letter_sources=[claimed_source(dead_letter.body) for dead_letter in batch.dead_letters],
         )
 
 

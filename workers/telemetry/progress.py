@@ -18,6 +18,7 @@ from projections.error_classes import ErrorClass
 from projections.transaction.checkpoint import Checkpoint
 from workers.telemetry.apply_rates import count_applied
 from workers.telemetry.batch_metrics import CommittedBatch, count_committed, count_failed
+from workers.telemetry.dead_letter_sources import count_sources
 
 STALLED_AFTER_S = 30.0
 FAILURE_TTL_S = 120
@@ -73,6 +74,7 @@ def record_batch(pipe: Redis, partition: int, batch: CommittedBatch) -> None:
     pipe.delete(_failure_key(partition))
     count_committed(pipe, batch)
     count_applied(pipe, partition, batch.applied)
+    count_sources(pipe, partition, batch.dead_letter_sources)
 
 
 def record_failure(redis: Redis, partition: int, failure: BatchFailure) -> None:
