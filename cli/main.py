@@ -27,6 +27,7 @@ MODULES = {
     "dispatcher": "cli.commands.dispatcher",
     "doctor": "cli.commands.doctor",
     "keys": "cli.commands.keys",
+    "lost": "cli.commands.lost",
     "migrate": "cli.commands.migrate",
     "rebuild": "cli.commands.rebuild",
     "status": "cli.commands.status",

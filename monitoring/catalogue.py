@@ -125,6 +125,13 @@ FROM_BOTH_SERVERS: tuple[MetricDefinition[Status], ...] = (
         by_partition(lambda partition: partition.lost),
     ),
     MetricDefinition(
+        "projector_entries_lost_not_acknowledged",
+        "gauge",
+        ("partition",),
+        "Lost entries that no operator has acknowledged with `projector lost acknowledge`.",
+        by_partition(lambda partition: partition.lost_not_acknowledged),
+    ),
+    MetricDefinition(
         "projector_partition_stalled",
         "gauge",
         ("partition",),

@@ -95,6 +95,15 @@ def upgrade() -> None:
         sa.Column("not_kept", sa.BigInteger, nullable=False),
     )
     op.create_table(
+        "lost_acknowledgement",
+        sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("lost", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("entries", sa.BigInteger, nullable=False),
+        sa.Column("acknowledged_us", sa.BigInteger, nullable=False),
+        sa.Column("acknowledged_by", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+    )
+    op.create_table(
         "api_key",
         sa.Column("key_id", KEY, primary_key=True),
         sa.Column("secret_sha256", KEY, nullable=False),

@@ -502,7 +502,7 @@ def test_open_dead_letters_are_reported_as_a_warning(alive: Runtime, environ: En
 def test_dead_letters_that_are_only_counted_are_reported_as_advice(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 0, *(b"nonsense %d" % number for number in range(5)))
     drain_all(replace(alive, dead_letters=DeadLetterSettings(kept_max=2)))
-    found = finding(environ, "dead-letters-not-kept")
+    found = next(each for each in examined(environ).findings if each.code == "dead-letters-not-kept")
     assert found.severity == "advice"
     assert "3 not_json" in found.message
 

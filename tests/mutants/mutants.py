@@ -53,6 +53,7 @@ _STREAM = "tests/integration/test_stream.py::test_"
 _READS = "tests/integration/test_reads.py::test_"
 _PROJECTIONS_CONTRACT = "tests/integration/test_projections_contract.py::test_"
 _DEAD_LETTERS = "tests/integration/test_dead_letters.py::test_"
+_LOST = "tests/integration/test_lost_entries.py::test_"
 _COMMANDS = "tests/integration/test_commands.py::test_"
 _EVENTS = "tests/unit/test_events.py::test_"
 _SOAK = "tests/faults/test_soak.py::test_"
@@ -1365,6 +1366,22 @@ HEALTH_AND_METRICS = (
         '        *(f"{problem}; start `projector worker`" for problem in missing_worker(status)),\n',
         "",
         (f"{_HEALTH}health_fails_while_processes_are_dead_even_if_nothing_is_pending",),
+    ),
+    Mutant(
+        "a loss that happens after an acknowledgement is not reported",
+        "health",
+        "workers/reporting/status_reader.py",
+        "max(0, counted.lost - database.lost_acknowledged.get(checkpoint.partition, 0))",
+        "0 if database.lost_acknowledged else counted.lost",
+        (f"{_LOST}health_alerts_and_doctor_follow_what_is_lost_after_an_acknowledgement[sqlite]",),
+    ),
+    Mutant(
+        "lost entries are acknowledged whatever number was seen",
+        "health",
+        "projections/lifecycle/lost_entries.py",
+        "    if entries != open_entries or not entries:\n",
+        "    if not entries:\n",
+        (f"{_LOST}health_alerts_and_doctor_follow_what_is_lost_after_an_acknowledgement[sqlite]",),
     ),
     Mutant(
         "dead letters and lost entries are no problem",

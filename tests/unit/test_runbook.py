@@ -130,9 +130,9 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
     )
     stalled = PartitionStatus(
         partition=3, epoch=0, position="0-0", end_position="1-0", lag_entries=1, lag_s=60, id_ahead_s=600, ids_exhausted=False, added=3, read=1, applied=1,
-        duplicates=0, dead_lettered=0, lost=1, in_flight=1, stalled=True, failure=failure,
+        duplicates=0, dead_lettered=0, lost=1, lost_not_acknowledged=1, in_flight=1, stalled=True, failure=failure,
     )  # fmt: skip
-    exhausted = {"ids_exhausted": True, "id_ahead_s": 0, "stalled": False, "failure": None, "lost": 0}
+    exhausted = {"ids_exhausted": True, "id_ahead_s": 0, "stalled": False, "failure": None, "lost_not_acknowledged": 0}
     differs = Deployment(
         database="d", database_id="1", database_server="s", redis="r", redis_id="2", redis_database_server="s"
     )

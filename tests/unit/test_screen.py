@@ -41,6 +41,7 @@ def partition(number: int, failure: BatchFailure | None = None) -> PartitionStat
         applied=MILLIONS,
         duplicates=999_999,
         dead_lettered=12_345,
+        lost_not_acknowledged=0,
         lost=999,
         in_flight=MILLIONS,
         stalled=True,

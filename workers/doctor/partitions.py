@@ -83,12 +83,14 @@ def breaker_open(context: Context) -> Iterator[Observation]:
     "G1",
     meaning="Redis lost entries before they were read: they were trimmed or evicted, or Redis was restored from an"
     " older state. The loss stays counted. A cause that may lose more is a finding of its own.",
-    remedy="let producers append again what they still have (duplicates count once), and let only the dispatcher trim"
-    " streams",
+    remedy="let producers append again what they still have (duplicates count once), let only the dispatcher trim"
+    " streams, then run `projector lost acknowledge`",
 )
 def entries_lost(context: Context) -> Iterator[Observation]:
-    """Count the lost entries by partition."""
-    lost = {each.partition: each.lost for each in context.status.partitions if each.lost}
+    """Count the lost entries that nobody has acknowledged, by partition."""
+    lost = {
+        each.partition: each.lost_not_acknowledged for each in context.status.partitions if each.lost_not_acknowledged
+    }
     if lost:
         yield Observation(", ".join(f"{count:,} of partition {partition}" for partition, count in lost.items()))
 

@@ -46,7 +46,10 @@ def warnings(status: Status) -> list[str]:
         *(f"{problem}; {REPLACE_STREAM}" for problem in ids_ahead(status)),
         *(f"{problem}; see `projector dead-letters list`" for problem in open_dead_letters(status)),
         *(f"{problem}; fix that producer" for problem in dead_letter_sources(status)),
-        *(f"{problem}; let producers append again what they still have" for problem in lost_entries(status)),
+        *(
+            f"{problem}; let producers append again what they still have, then run `projector lost acknowledge`"
+            for problem in lost_entries(status)
+        ),
         *(f"{problem}; run `projector verify`" for problem in verification_mismatches(status)),
         *(f"{problem}; kill those that still run, see `projector status`" for problem in silent_processes(status)),
     ]
@@ -167,11 +170,11 @@ def dead_letter_sources(status: Status) -> list[str]:
 
 
 def lost_entries(status: Status) -> list[str]:
-    """Return the partitions with entries that Redis lost before they were read; lost entries stay counted."""
+    """Return the partitions with entries that Redis lost before they were read, and that nobody has acknowledged."""
     return [
-        f"partition {each.partition} lost {each.lost:,} entries before they were read"
+        f"partition {each.partition} lost {each.lost_not_acknowledged:,} entries before they were read"
         for each in status.partitions
-        if each.lost
+        if each.lost_not_acknowledged
     ]
 
 

@@ -40,6 +40,9 @@ class PartitionStatus(BaseModel):
     lost: int = Field(
         description="Entries that Redis lost before they were read: trimmed, evicted, or restored from an older state."
     )
+    lost_not_acknowledged: int = Field(
+        description="Those of `lost` that no operator has acknowledged; health is judged by them."
+    )
     in_flight: int = Field(description="Entries appended and not yet read.")
     stalled: bool = Field(description="Whether entries have waited for more than 30 s while none was projected.")
     failure: BatchFailure | None = Field(description="Failure of the last batch; null once a batch is committed.")

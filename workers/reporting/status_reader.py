@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from event_stream.streams.deployment import RedisDeployment, read_deployment, redis_place
 from event_stream.streams.entries import LARGEST, StreamEnd
 from projections.database.clock import read_clock_ms
+from projections.lifecycle import lost_entries
 from projections.transaction import checkpoint_table, dead_letter_counts, deployment_table, projection_version
 from projections.transaction.checkpoint import Checkpoint
 from projections.transaction.dead_letter_counts import OpenCount
@@ -34,6 +35,7 @@ class DatabaseState:
     now_ms: int
     deployment: DatabaseDeployment
     checkpoints: Sequence[Checkpoint]
+    lost_acknowledged: Mapping[int, int]
     open_dead_letters: dict[str, OpenCount]
     outdated: Mapping[str, TenantCounts]
 
@@ -65,6 +67,7 @@ def read_database_state(runtime: Runtime) -> DatabaseState:
             now_ms=read_clock_ms(connection),
             deployment=deployment_table.read_deployment(connection),
             checkpoints=checkpoints,
+            lost_acknowledged=lost_entries.count_acknowledged(connection),
             open_dead_letters=dead_letter_counts.count_open_by_reason(connection),
             outdated=outdated,
         )
@@ -96,7 +99,7 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
     return Status(
         deployment=deployment.combine(database.deployment, redis.deployment, redis_place(runtime.stream.redis)),
         partitions=[
-            _partition_status(runtime, checkpoint, end, partition_progress, now_ms, database.now_ms)
+            _partition_status(runtime, checkpoint, end, partition_progress, now_ms, database)
             for checkpoint, end, partition_progress in partitions
         ],
         open_dead_letters={reason: count.total for reason, count in database.open_dead_letters.items()},
@@ -133,7 +136,7 @@ def _partition_status(
     end: StreamEnd,
     progress: PartitionProgress,
     now_ms: int,
-    database_now_ms: int,
+    database: DatabaseState,
 ) -> PartitionStatus:
     is_replaced = end.position is not None and end.position < checkpoint.position
     counted = checkpoint.new_epoch(end) if is_replaced else checkpoint.with_lost_counted(end)
@@ -150,7 +153,7 @@ def _partition_status(
         end_position=str(end.position) if end.position else None,
         lag_entries=in_flight,
         lag_s=max(age_ms, waited_ms, 1) / 1000 if has_lag else 0.0,
-        id_ahead_s=_id_ahead_s(runtime, end, database_now_ms),
+        id_ahead_s=_id_ahead_s(runtime, end, database.now_ms),
         ids_exhausted=end.last_id == LARGEST,
         added=added,
         read=checkpoint.read,
@@ -158,6 +161,8 @@ def _partition_status(
         duplicates=checkpoint.duplicates,
         dead_lettered=checkpoint.dead_lettered,
         lost=counted.lost,
+        # Entries may have been acknowledged after the checkpoint was read.
+        lost_not_acknowledged=max(0, counted.lost - database.lost_acknowledged.get(checkpoint.partition, 0)),
         in_flight=in_flight,
         # While a backlog is drained, the lag is high although batches are committed.
         stalled=max(waited_ms, 0 if progress.is_moving else age_ms) / 1000 > STALLED_AFTER_S,
