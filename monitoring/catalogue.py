@@ -234,6 +234,13 @@ FROM_REDIS: tuple[MetricDefinition[RedisState], ...] = (
         lambda redis: single(redis.verification.skipped_tenants),
     ),
     MetricDefinition(
+        "projector_verify_overdue",
+        "gauge",
+        (),
+        "Tenants and event logs that verification should have looked at more than an hour ago, and has not.",
+        lambda redis: single(redis.verification.overdue_tenants + len(redis.verification.overdue_logs)),
+    ),
+    MetricDefinition(
         "projector_verify_finished_timestamp_seconds",
         "gauge",
         (),

@@ -78,13 +78,22 @@ def find_row_mismatches(connection: Connection, projection: Projection, tenant_i
     ]
 
 
-def find_log_mismatch(connection: Connection, partition: int, after: int = 0) -> LogMismatch | None:
-    """Return how a partition's log after number `after` differs from the checkpoint's count; None if it does not."""
+def find_log_mismatch(
+    connection: Connection, partition: int, after: int = 0, up_to: int | None = None
+) -> LogMismatch | None:
+    """Return how a partition's log after number `after` differs from the checkpoint's count; None if it does not.
+
+    With `up_to`, only the numbers up to that one are compared.
+    """
     log, checkpoint = event_log.table, checkpoint_table.table
     applied = select(checkpoint.c.applied).where(checkpoint.c.partition == partition).scalar_subquery()
     numbered = (log.c.partition == partition) & (log.c.number > after)
+    if up_to is not None:
+        numbered &= log.c.number <= up_to
     statement = select(applied, func.count(), func.coalesce(func.max(log.c.number), after)).where(numbered)
     expected, logged, last = connection.execute(statement).one()
+    if up_to is not None:
+        expected = min(expected, up_to)
     if expected == logged + after == last:
         return None
     return LogMismatch(partition, expected - after, logged, _gaps(connection, partition, after, expected))

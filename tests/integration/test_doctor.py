@@ -43,6 +43,7 @@ from workers.drain import circuit_breaker
 from workers.drain.drainer import Drainer
 from workers.drain.drainer import run as run_drain
 from workers.jobs.lease import Lease
+from workers.maintenance import verify_pass
 from workers.reporting import problems
 from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime, redis_client
@@ -499,11 +500,17 @@ def test_open_dead_letters_are_reported_as_a_warning(alive: Runtime, environ: En
     assert "1 not_json" in found.message
 
 
+def test_what_verification_has_not_looked_at_is_reported(alive: Runtime, environ: Environ) -> None:
+    alive.queue.connection.hset(verify_pass.UNLOOKED_KEY, "2", "1000")
+    found = finding(environ, "verification-overdue")
+    assert "the event log of partition 2" in found.message
+
+
 def test_dead_letters_that_are_only_counted_are_reported_as_advice(alive: Runtime, environ: Environ) -> None:
     append_raw(alive, 0, *(b"nonsense %d" % number for number in range(5)))
     drain_all(replace(alive, dead_letters=DeadLetterSettings(kept_max=2)))
     found = next(each for each in examined(environ).findings if each.code == "dead-letters-not-kept")
-    assert found.severity == "advice"
+    assert found.severity is Severity.WARNING
     assert "3 not_json" in found.message
 
 

@@ -40,7 +40,7 @@ def test_health_alerts_and_doctor_follow_what_is_lost_after_an_acknowledgement(
         scraped = scrape(runtime)
         return (
             any("lost" in problem for problem in projector_health(runtime).warnings),
-            "ProjectorEntriesLost" in firing(scraped, scraped),
+            "ProjectorEntriesLost" in {each["alertname"] for each in firing(scraped, scraped)},
             "entries-lost" in doctor,
         )
 

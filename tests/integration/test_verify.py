@@ -19,9 +19,11 @@ from projections.read_models import activity, analysis_trend, project, tenant
 from projections.read_models.registry import PROJECTIONS
 from projections.transaction import checkpoint_table, event_log
 from tests.support.events import body, event, mixed
-from tests.support.harness import append, drain_all, dump, totals
+from tests.support.harness import append, checkpoints, drain_all, dump, totals
 from tests.support.invariants import assert_fully_projected
+from tests.support.processes import Start
 from tests.support.rebuilds import pending, rebuild_all, rebuilder
+from tests.support.servers import wait_until
 from workers.maintenance import verify_jobs, verify_pass, verify_results
 from workers.maintenance.verify_tenants import TenantVerification
 from workers.reporting import problems
@@ -428,3 +430,74 @@ def test_a_tenant_that_takes_too_long_is_skipped_and_counted(filled: Runtime, mo
     monkeypatch.setattr("workers.maintenance.verify_checksums.find_row_mismatches", slow)
     found = a_pass(filled)
     assert (found.tenants, found.skipped_tenants, found.mismatched_tenants) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_a_killed_worker_had_taken_is_looked_at_by_the_next_pass(
+    filled: Runtime, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis: Any = filled.queue.connection
+    with monkeypatch.context() as patch:
+        patch.setattr(verify_jobs, "SLICE_S", 0.0)
+        verify_jobs.verify_slice(filled)  # starts the pass, and looks at the last tenant
+    monkeypatch.setattr(verify_jobs, "UNCHANGED_TENANTS_MAX", 1)  # that is ten_0
+    with filled.writer.connect() as holder:
+        holder.execute(text("LOCK TABLE activity IN ACCESS EXCLUSIVE MODE"))  # on which the worker waits
+        worker = start("cli", "worker")
+        wait_until(lambda: redis.hexists(verify_pass.UNLOOKED_KEY, '"ten_1"'), "the worker has taken a tenant", 60)
+        worker.kill()
+        worker.wait()
+    wrong(filled, "ten_1", 4711)
+    assert a_pass(filled).mismatched_tenants == 0  # the rest of the pass, without that tenant
+    assert a_pass(filled).mismatched_tenants == 1
+    assert not redis.exists(verify_pass.UNLOOKED_KEY)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_log_that_takes_too_long_counts_as_not_looked_at(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    redis = filled.queue.connection
+    with monkeypatch.context() as patch:
+        patch.setattr(verify_jobs, "SLICE_S", 0.0)
+        verify_jobs.verify_slice(filled)  # starts the pass, and looks at one of three tenants
+        patch.setattr(verify_jobs, "STATEMENT_TIMEOUT_S", 0.05)
+        with filled.writer.connect() as holder:
+            holder.execute(text("LOCK TABLE event_log IN ACCESS EXCLUSIVE MODE"))
+            assert a_pass(filled).skipped_tenants == 4 + 2
+    assert verify_results.read_verified_up_to(redis)[0] == {}
+    assert len(verify_pass.read_unlooked(redis)) == 4 + 2
+    with filled.writer.begin() as connection:
+        connection.execute(text("DELETE FROM event_log WHERE number = 2"))
+    assert a_pass(filled).log_errors
+
+
+def test_what_is_not_looked_at_for_an_hour_is_a_warning(filled: Runtime) -> None:
+    redis: Any = filled.queue.connection
+    a_pass(filled)
+    hour_ago_ms = filled.stream.now_ms() - 3_601_000
+    redis.hset(verify_pass.UNLOOKED_KEY, mapping={'"ten_1"': hour_ago_ms, "2": hour_ago_ms, "3": hour_ago_ms + 60_000})
+    says = "not verified for more than an hour: the rows of 1 tenants, the event log of partition 2"
+    assert [problem for problem in problems.warnings(read_status(filled)) if says in problem]
+    verification(filled, folded=False).publish(redis)
+    assert problems.overdue_verification(read_status(filled)) == []
+
+
+def test_what_stays_in_a_pass_for_an_hour_is_a_warning(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "SLICE_S", 0.0)
+    monkeypatch.setattr(verify_pass, "OVERDUE_AFTER_S", -1)
+    verify_jobs.verify_slice(filled)
+    assert problems.overdue_verification(read_status(filled)) != []
+    a_pass(filled)
+    assert problems.overdue_verification(read_status(filled)) == []
+
+
+def test_a_long_log_is_looked_at_in_parts(filled: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_jobs, "LOG_EVENTS_AT_ONCE", 20)
+    found = a_pass(filled)
+    assert (found.log_errors, found.skipped_tenants) == ({}, 0)
+    applied = {at.partition: at.applied for at in checkpoints(filled)}
+    assert verify_results.read_verified_up_to(filled.queue.connection)[0] == applied
+    assert max(applied.values()) > 100
+    filled.queue.connection.delete(verify_results.RESULTS_KEY)
+    with filled.writer.begin() as connection:
+        connection.execute(text("DELETE FROM event_log WHERE number = 90"))
+    assert "missing: 90" in str(a_pass(filled).log_errors)

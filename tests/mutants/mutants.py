@@ -1735,9 +1735,26 @@ VERIFICATION = (
         "a pass verifies only changed tenants",
         "G9",
         "workers/maintenance/verify_jobs.py",
-        "*changed, *unchanged})",
-        "*changed})",
+        "*changed, *unchanged, *unlooked})",
+        "*changed, *unlooked})",
         (f"{_VERIFY}a_pass_verifies_changed_tenants_and_a_sample_of_unchanged_ones",),
+    ),
+    Mutant(
+        "a tenant that a killed worker had taken counts as looked at",
+        "G9",
+        "workers/maintenance/verify_jobs.py",
+        "*changed, *unchanged, *unlooked})",
+        "*changed, *unchanged})",
+        (f"{_VERIFY}what_a_killed_worker_had_taken_is_looked_at_by_the_next_pass",),
+    ),
+    Mutant(
+        "a log whose check took too long counts as verified",
+        "G9",
+        "workers/maintenance/verify_jobs.py",
+        "    since, until = running.since.get(partition, 0), running.until.get(partition, 0)\n",
+        "    since, until = running.since.get(partition, 0), running.until.get(partition, 0)\n"
+        "    verify_results.store_verified_up_to(redis, partition, until)\n",
+        (f"{_VERIFY}a_log_that_takes_too_long_counts_as_not_looked_at",),
     ),
     Mutant(
         "a mismatch stays reported after its repair",

@@ -148,7 +148,9 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         dispatchers=[],
         breaker_open_reason="why",
         projections=[ProjectionStatus(name="activity", version=1, rebuild_pending_tenants=1, newer_version_tenants=1)],
-        verification=VerificationSummary(mismatched_rows=1, mismatched_tenants=1, log_errors={3: "a gap"}),
+        verification=VerificationSummary(
+            mismatched_rows=1, mismatched_tenants=1, log_errors={3: "a gap"}, overdue_tenants=1
+        ),
     )
     refusing = found.model_copy(update={"redis_refusal": "NOREPLICAS"})
     beside = found.model_copy(update={"workers": [silent, silent.model_copy(update={"heartbeat_age_s": 0})]})

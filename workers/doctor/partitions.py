@@ -95,6 +95,19 @@ def entries_lost(context: Context) -> Iterator[Observation]:
         yield Observation(", ".join(f"{count:,} of partition {partition}" for partition, count in lost.items()))
 
 
+@warning_check(
+    "verification-overdue",
+    Subject.STATUS,
+    "G9",
+    meaning="Background verification should have looked at some tenants or event logs, and has not for more than an"
+    " hour: their statements take more than 2 s, their workers were killed, or no worker has time.",
+    remedy="run `projector verify --quick`, which has more time; start more workers",
+)
+def verification_overdue(context: Context) -> Iterator[Observation]:
+    """Report what verification has not looked at."""
+    yield from map(Observation, problems.overdue_verification(context.status))
+
+
 @error_check(
     "stream-untrimmed",
     Subject.STATUS,

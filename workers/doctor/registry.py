@@ -65,6 +65,7 @@ CHECKS: tuple[Check, ...] = (
     projection_versions.rebuild_pending,
     projection_versions.release_too_old,
     partitions.entries_lost,
+    partitions.verification_overdue,
     partitions.stream_untrimmed,
     # These two come last, because they report which of the other checks failed.
     redis.inspection_denied,

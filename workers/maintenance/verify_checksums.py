@@ -40,9 +40,12 @@ class ChecksumVerifier:
             mismatches += self._query(partial(find_row_mismatches, projection=projection, tenant_id=tenant_id))
         return mismatches
 
-    def log_error(self, partition: int, since: int = 0) -> str | None:
-        """Return what is missing in a partition's log after the number `since`, or None; raises database errors."""
-        mismatch = self._query(partial(find_log_mismatch, partition=partition, after=since))
+    def log_error(self, partition: int, since: int = 0, up_to: int | None = None) -> str | None:
+        """Return what is missing in a partition's log after the number `since`, or None; raises database errors.
+
+        Numbers after `up_to` are not looked at.
+        """
+        mismatch = self._query(partial(find_log_mismatch, partition=partition, after=since, up_to=up_to))
         return _describe(mismatch) if mismatch else None
 
     def _query(self, query: Callable[[Connection], T]) -> T:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 import structlog
+from redis import Redis
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -29,6 +30,7 @@ from workers.runtime import Runtime, process_runtime
 PASS_INTERVAL_S = 300
 SLICE_S = 0.5
 STATEMENT_TIMEOUT_S = 2.0  # for each statement; a tenant needs one per read model
+LOG_EVENTS_AT_ONCE = 1_000_000  # counted within STATEMENT_TIMEOUT_S also on a slow disk
 CHANGED_EVENTS_MAX = 100_000
 CHANGED_TENANTS_MAX = 10_000
 UNCHANGED_TENANTS_MAX = 20
@@ -80,23 +82,46 @@ def _verify_next(runtime: Runtime, verifier: ChecksumVerifier) -> bool:
         return False
     try:
         if isinstance(item, int):
-            verify_results.store_log(redis, item, verifier.log_error(item, running.since.get(item, 0)))
+            _verify_log(redis, verifier, running, item)
         else:
-            mismatches = verifier.checksum_mismatches(item)
-            verify_results.store_tenant(redis, item, {"sums": len(mismatches)})
-            if mismatches:
-                log.error("verify.mismatch", rows=len(mismatches), read_model=mismatches[0].table.name)
+            _verify_tenant(redis, verifier, item)
     except DBAPIError as error:
         if not is_statement_timeout(error):
             verify_pass.put_back(redis, item)
             raise
-        verify_pass.count_skipped(redis, running)
+        verify_pass.store_progress(redis, running.model_copy(update={"skipped": running.skipped + 1}))
         log.warning("verify.skipped", timeout_s=STATEMENT_TIMEOUT_S)
     return True
 
 
+def _verify_log(redis: Redis, verifier: ChecksumVerifier, running: VerificationPass, partition: int) -> None:
+    """Verify the next LOG_EVENTS_AT_ONCE numbers of a partition's log; puts it back if more are left."""
+    since, until = running.since.get(partition, 0), running.until.get(partition, 0)
+    up_to = since + LOG_EVENTS_AT_ONCE if since + LOG_EVENTS_AT_ONCE < until else None
+    error = verifier.log_error(partition, since, up_to)
+    if error is None and up_to is not None:
+        verify_pass.store_progress(redis, running.model_copy(update={"since": {**running.since, partition: up_to}}))
+        verify_pass.put_back(redis, partition)
+        return
+    if error is None:
+        verify_results.store_verified_up_to(redis, partition, until)
+    verify_results.store_log(redis, partition, error)
+    verify_pass.looked_at(redis, partition)
+
+
+def _verify_tenant(redis: Redis, verifier: ChecksumVerifier, tenant_id: str) -> None:
+    mismatches = verifier.checksum_mismatches(tenant_id)
+    verify_results.store_tenant(redis, tenant_id, {"sums": len(mismatches)})
+    verify_pass.looked_at(redis, tenant_id)
+    if mismatches:
+        log.error("verify.mismatch", rows=len(mismatches), read_model=mismatches[0].table.name)
+
+
 def _start_pass(runtime: Runtime) -> None:
-    """Start a pass over all partitions, the changed tenants, those with known mismatches, and some unchanged ones."""
+    """Start a pass over all partitions, the changed tenants, those with known mismatches, and some unchanged ones.
+
+    It also covers the tenants that an earlier pass took and did not look at.
+    """
     redis, partitions = runtime.queue.connection, runtime.stream.partitions
     since, after = verify_results.read_verified_up_to(redis)
     with runtime.reader.connect() as connection:
@@ -107,11 +132,13 @@ def _start_pass(runtime: Runtime) -> None:
         since = {partition: number for partition, number in since.items() if number <= until[partition]}
         changed = _changed_tenants(connection, runtime, since, until)
         unchanged = tenant_data.tenants_with_data(connection, runtime.projections, after, UNCHANGED_TENANTS_MAX)
-    tenants = sorted({*verify_results.read_mismatched_tenants(redis), *changed, *unchanged})
+    unlooked = [item for item in verify_pass.read_unlooked(redis) if isinstance(item, str)]
+    tenants = sorted({*verify_results.read_mismatched_tenants(redis), *changed, *unchanged, *unlooked})
     started = VerificationPass(
         since=since,
         until=until,
         after=unchanged[-1] if len(unchanged) == UNCHANGED_TENANTS_MAX else "",
+        started_ms=time.time_ns() // 1_000_000,
         tenants=len(tenants),
     )
     verify_pass.start(redis, started, [*range(partitions), *tenants])

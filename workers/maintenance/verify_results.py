@@ -39,6 +39,12 @@ class VerificationSummary(BaseModel):
     )
     mismatched_tenants: int = Field(default=0, description="Tenants with rows that differ from the event log.")
     mismatched_rows: int = Field(default=0, description="Rows that differ from the event log.")
+    overdue_tenants: int = Field(
+        default=0, description="Tenants that verification has not looked at for more than an hour."
+    )
+    overdue_logs: list[int] = Field(
+        default=[], description="Partitions whose event log verification has not looked at for more than an hour."
+    )
     log_errors: dict[int, str] = Field(
         default={},
         description="Partitions whose event log is incomplete, each with what is wrong.",
@@ -93,6 +99,11 @@ def store_log(redis: Redis, partition: int, error: str | None) -> None:
         client.hdel(RESULTS_KEY, f"log_error:{partition}")
     else:
         client.hset(RESULTS_KEY, f"log_error:{partition}", error)
+
+
+def store_verified_up_to(redis: Redis, partition: int, number: int) -> None:
+    """Store up to which number a partition's log was verified without an error."""
+    redis.hset(RESULTS_KEY, f"verified_up_to:{partition}", str(number))
 
 
 def _read_hashes(redis: Redis) -> Sequence[dict[str, str]]:

@@ -13,7 +13,7 @@ from projections.lifecycle import pending_rebuilds
 from projections.lifecycle.pending_rebuilds import RebuildRequest
 from projections.lifecycle.verify import RowMismatch
 from projections.read_models.registry import PROJECTIONS
-from workers.maintenance import verify_results
+from workers.maintenance import verify_pass, verify_results
 from workers.maintenance.rebuild_results import TenantRebuild
 from workers.maintenance.rebuild_tenants import Rebuilder
 from workers.maintenance.verify_checksums import ChecksumVerifier
@@ -119,3 +119,7 @@ class TenantVerification:
             verify_results.store_tenant(redis, tenant_id, rows)
         for partition, error in self.log_errors.items():
             verify_results.store_log(redis, partition, error)
+        if len(self.verifier.projections) == len(PROJECTIONS):
+            items: list[int | str] = [*self.log_errors, *self.differing_rows]
+            for item in items:
+                verify_pass.looked_at(redis, item)

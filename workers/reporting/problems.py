@@ -51,6 +51,7 @@ def warnings(status: Status) -> list[str]:
             for problem in lost_entries(status)
         ),
         *(f"{problem}; run `projector verify`" for problem in verification_mismatches(status)),
+        *(f"{problem}; run `projector verify --quick`" for problem in overdue_verification(status)),
         *(f"{problem}; kill those that still run, see `projector status`" for problem in silent_processes(status)),
     ]
 
@@ -184,6 +185,15 @@ def verification_mismatches(status: Status) -> list[str]:
     rows = f"{found.mismatched_rows:,} rows of {found.mismatched_tenants:,} tenants differ from the event log"
     logs = [f"the event log of partition {number} is incomplete: {text}" for number, text in found.log_errors.items()]
     return [*([rows] if found.mismatched_tenants else []), *logs]
+
+
+def overdue_verification(status: Status) -> list[str]:
+    """Return what verification has not looked at for more than an hour."""
+    found = status.verification
+    logs = [f"the event log of partition {number}" for number in found.overdue_logs]
+    tenants = [f"the rows of {found.overdue_tenants:,} tenants"] if found.overdue_tenants else []
+    overdue = ", ".join([*tenants, *logs])
+    return [f"not verified for more than an hour: {overdue}"] if overdue else []
 
 
 def silent_processes(status: Status) -> list[str]:

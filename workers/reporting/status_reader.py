@@ -18,7 +18,7 @@ from projections.transaction.deployment_table import DatabaseDeployment
 from projections.transaction.projection_version import TenantCounts
 from workers import deployment
 from workers.drain import circuit_breaker
-from workers.maintenance import verify_results
+from workers.maintenance import verify_pass, verify_results
 from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.heartbeats import read_dispatchers, read_workers
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus, Status
@@ -82,7 +82,7 @@ def read_redis_state(runtime: Runtime) -> RedisState:
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
         breaker_open_reason=circuit_breaker.read(runtime.queue.connection),
-        verification=verify_results.read(runtime.queue.connection),
+        verification=_read_verification(runtime),
     )
 
 
@@ -115,6 +115,12 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
         projections=_projection_statuses(runtime, database.outdated),
         verification=redis.verification,
     )
+
+
+def _read_verification(runtime: Runtime) -> VerificationSummary:
+    overdue = verify_pass.read_overdue(runtime.queue.connection)
+    summary = verify_results.read(runtime.queue.connection)
+    return summary.model_copy(update={"overdue_tenants": overdue.tenants, "overdue_logs": overdue.logs})
 
 
 def _projection_statuses(runtime: Runtime, outdated: Mapping[str, TenantCounts]) -> list[ProjectionStatus]:
