@@ -91,6 +91,8 @@ def _summary(overview: Overview) -> Iterator[Text]:
     colour = HEALTH_COLOURS[overview.health]
     yield Text.assemble("health: ", (overview.health, f"bold {colour}"))
     yield from (Text(f"problem: {problem}", style=colour) for problem in overview.problems)
+    if overview.read_from_standby:
+        yield Text("read from a standby: what the database knows is as old as its copy", style="yellow")
 
     def total(name: str) -> int:
         return sum(getattr(each, name) for each in overview.partitions)

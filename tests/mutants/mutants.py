@@ -71,6 +71,7 @@ _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
 _BACKGROUND_STREAM = "tests/unit/test_background_stream.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
 _ALERTS = "tests/faults/test_status_health_alerts_agree.py::test_"
+_STANDBY = "tests/faults/test_standby.py::test_"
 _ENTRY_IDS = "tests/faults/test_entry_ids.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
 _MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
@@ -1890,6 +1891,25 @@ ALERTS = (
     ),
 )
 
+STANDBY = (
+    Mutant(
+        "the doctor tells an API on a standby to leave it",
+        "doctor",
+        "workers/doctor/postgresql.py",
+        """    if is_read_only and not context.scalar("SELECT pg_is_in_recovery()"):""",
+        "    if is_read_only:",
+        (f"{_STANDBY}an_api_on_a_standby_reads_and_names_itself_and_lags_behind_the_primary",),
+    ),
+    Mutant(
+        "metrics of a standby look like those of the primary",
+        "metrics",
+        "monitoring/collect.py",
+        "snapshot.database is not None and snapshot.database.is_standby else {}",
+        "snapshot.database is None else {}",
+        (f"{_STANDBY}an_api_on_a_standby_reads_and_names_itself_and_lags_behind_the_primary",),
+    ),
+)
+
 ENTRY_IDS = (
     Mutant(
         "stalls are judged by the ids of entries alone",
@@ -2056,6 +2076,7 @@ MUTANTS = (
     *EVENT_VERSIONS,
     *DOCTOR,
     *ALERTS,
+    *STANDBY,
     *ENTRY_IDS,
     *LOCAL,
 )

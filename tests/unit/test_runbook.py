@@ -139,6 +139,7 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
     found = Status(
         deployment=differs,
         partitions=[stalled, stalled.model_copy(update=exhausted)],
+        read_from_standby=False,
         open_dead_letters={"not_json": 1},
         redis_refusal=None,
         dead_letters_not_kept={},
@@ -185,8 +186,8 @@ def test_a_command_has_this_name_and_takes_these_options(
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
     if words:
-        # click keeps the help option of a command's first context, and takes its names from the parent.
-        command.make_context(line, words, parent=click.Context(projector, **projector.context_settings))
+        # With the settings of the group, because click keeps a command's help option for the next test.
+        command.make_context(line, words, **projector.context_settings)
 
 
 def test_commands_are_found_in_prose_and_in_blocks() -> None:

@@ -61,6 +61,7 @@ def overview(tenant: str = "ten_acme") -> Overview:
             redis_database_server=None,
         ),
         partitions=[partition(0), partition(1, FAILURE)],
+        read_from_standby=False,
         open_dead_letters={"unknown_type": MILLIONS},
         redis_refusal=None,
         dead_letters_not_kept={},

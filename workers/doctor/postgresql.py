@@ -59,16 +59,31 @@ def _is_off(setting: str, context: Context) -> Iterator[Observation]:
     "postgres-read-only",
     Subject.POSTGRESQL,
     "G7",
-    meaning="The database accepts no writes, so nothing is projected.",
-    remedy="point DATABASE_URL at the primary; if this is the primary, `ALTER DATABASE {database} RESET"
-    " default_transaction_read_only`",
+    meaning="The database is configured to accept no writes, so nothing is projected.",
+    remedy="`ALTER DATABASE {database} RESET default_transaction_read_only`, or reset it where it is set (role,"
+    " configuration file)",
 )
 def read_only(context: Context) -> Iterator[Observation]:
-    """Check whether the server is a standby, or is configured to be read-only."""
-    if context.scalar("SELECT current_setting('transaction_read_only')") == "on":
-        standby = context.scalar("SELECT pg_is_in_recovery()")
-        reason = "it is a standby" if standby else "default_transaction_read_only is on"
-        yield Observation(reason, {"database": context.scalar("SELECT current_database()")})
+    """Check whether a primary is configured to be read-only."""
+    is_read_only = context.scalar("SELECT current_setting('transaction_read_only')") == "on"
+    if is_read_only and not context.scalar("SELECT pg_is_in_recovery()"):
+        values = {"database": context.scalar("SELECT current_database()")}
+        yield Observation("default_transaction_read_only is on", values)
+
+
+@warning_check(
+    "postgres-standby",
+    Subject.POSTGRESQL,
+    meaning="The database is a standby, which copies a primary. An API can read there, but answers, new keys and"
+    " revoked keys are as old as the copy. Nothing can be written there.",
+    remedy="for an API process this is allowed (docs/how-to/deploy.md#read-from-a-standby); for workers, dispatchers"
+    " and commands that write, point DATABASE_URL at the primary",
+)
+def standby(context: Context) -> Iterator[Observation]:
+    """Check whether the server is a standby."""
+    if context.scalar("SELECT pg_is_in_recovery()"):
+        replayed = context.scalar("SELECT date_trunc('second', pg_last_xact_replay_timestamp())")
+        yield Observation(f"it is a standby; its last transaction was committed at {replayed or 'an unknown time'}")
 
 
 @error_check(

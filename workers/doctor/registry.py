@@ -45,6 +45,7 @@ CHECKS: tuple[Check, ...] = (
     postgresql.full_page_writes_off,
     postgresql.synchronous_commit_off,
     postgresql.read_only,
+    postgresql.standby,
     postgresql.transaction_left_open,
     postgresql.sessions_hidden,
     clocks.postgresql_differs,

@@ -81,6 +81,10 @@ class Status(BaseModel):
 
     deployment: Deployment = Field(description="Whether the database and Redis belong together.")
     partitions: list[PartitionStatus] = Field(description="All partitions, by number.")
+    read_from_standby: bool = Field(
+        description="Whether DATABASE_URL leads to a standby, so that the numbers of the database are as old as its"
+        " copy."
+    )
     open_dead_letters: dict[str, int] = Field(
         description="Open dead letters by reason; reasons without any are left out."
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from event_stream.streams.deployment import RedisDeployment, read_deployment, redis_place
 from event_stream.streams.entries import LARGEST, StreamEnd
 from projections.database.clock import read_clock_ms
+from projections.database.standby import is_standby
 from projections.lifecycle import lost_entries
 from projections.transaction import checkpoint_table, dead_letter_counts, deployment_table, projection_version
 from projections.transaction.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ class DatabaseState:
 
     now_ms: int
     deployment: DatabaseDeployment
+    is_standby: bool
     checkpoints: Sequence[Checkpoint]
     lost_acknowledged: Mapping[int, int]
     open_dead_letters: dict[str, OpenCount]
@@ -66,6 +68,7 @@ def read_database_state(runtime: Runtime) -> DatabaseState:
         return DatabaseState(
             now_ms=read_clock_ms(connection),
             deployment=deployment_table.read_deployment(connection),
+            is_standby=is_standby(connection),
             checkpoints=checkpoints,
             lost_acknowledged=lost_entries.count_acknowledged(connection),
             open_dead_letters=dead_letter_counts.count_open_by_reason(connection),
@@ -102,6 +105,7 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
             _partition_status(runtime, checkpoint, end, partition_progress, now_ms, database)
             for checkpoint, end, partition_progress in partitions
         ],
+        read_from_standby=database.is_standby,
         open_dead_letters={reason: count.total for reason, count in database.open_dead_letters.items()},
         dead_letters_not_kept={
             reason: count.not_kept for reason, count in database.open_dead_letters.items() if count.not_kept
