@@ -108,7 +108,7 @@ def test_the_commands_of_the_pages_work(restricted: Restricted) -> None:
     up = restricted.up
     folder = up.directory.parent
     (folder / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in MADE))
-    environ = up.environ | {"PATH": f"{Path(PROJECTOR).parent}{os.pathsep}{os.environ['PATH']}"}
+    environ = up.environ | up.variables() | {"PATH": f"{Path(PROJECTOR).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def run(script: str) -> "subprocess.CompletedProcess[str]":
         command = ["sh", "-eu", "-c", script]

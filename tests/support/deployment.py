@@ -91,7 +91,7 @@ class Deployment:
         done = subprocess.run(
             [PROJECTOR, *arguments],
             check=False,
-            env=self.environ,
+            env=self._command_environ(),
             input=stdin,
             capture_output=True,
             text=True,
@@ -99,6 +99,11 @@ class Deployment:
         )
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout if expect == 0 or done.stdout else done.stderr
+
+    def _command_environ(self) -> dict[str, str]:
+        """Return the environment of another command: `up.env` is not used where one of its variables is set."""
+        given = {"REDIS_URL", "DATABASE_URL"} & self.environ.keys()
+        return self.environ | (self.variables() if given and (self.directory / "up.env").exists() else {})
 
     def variables(self) -> dict[str, str]:
         text = (self.directory / "up.env").read_text()
