@@ -35,7 +35,7 @@ def open_writer() -> Engine:
 
     Raises DeploymentMismatchError if Redis belongs to another deployment.
     """
-    engine = writer_engine(_existing_database_url())
+    engine = writer_engine(existing_database_url())
     deployment_table.pin(engine, DeploymentPin())
     _check_schema(engine)
     _refuse_other_deployment(engine, os.environ)
@@ -44,7 +44,7 @@ def open_writer() -> Engine:
 
 def open_reader() -> Engine:
     """Return an engine that only reads. Raises as `open_writer` does."""
-    engine = reader_engine(_existing_database_url())
+    engine = reader_engine(existing_database_url())
     _check_schema(engine)
     return engine
 
@@ -103,7 +103,8 @@ def await_servers(runtime: Runtime, should_stop: Callable[[], bool]) -> None:
             return
 
 
-def _existing_database_url() -> str:
+def existing_database_url() -> str:
+    """Return the URL of the database; raises CliError if it is an SQLite file that does not exist."""
     url = DatabaseSettings.from_environ(os.environ).database_url
     file = make_url(url).database
     if url.startswith("sqlite") and file and not Path(file).exists():

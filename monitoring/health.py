@@ -7,9 +7,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api_stub.operations import Health
 from event_stream.errors import EventStreamError
-from projections import schema
+from projections.error_classes import describe
 from projections.errors import ProjectionsError
 from workers.reporting import problems
+from workers.reporting.both_servers import NoServerAnswersError
 from workers.reporting.status_reader import read_status
 from workers.runtime import Runtime
 
@@ -17,15 +18,15 @@ from workers.runtime import Runtime
 def projector_health(runtime: Runtime) -> Health:
     """Return the health of the deployment. Errors keep events from the read models; warnings do not."""
     try:
-        with runtime.reader.connect() as connection:
-            schema.check(connection)
         status = read_status(runtime)
     except (EventStreamError, ProjectionsError) as error:
         return Health([str(error)])
     except (RedisConnectionError, RedisTimeoutError):
         return Health(["Redis cannot be reached"])
     except RedisError as error:
-        return Health([f"Redis refuses: {type(error).__name__}"])
+        return Health([f"Redis refuses: {describe(error)}"])
     except SQLAlchemyError:
         return Health(["the database cannot be reached"])
+    except NoServerAnswersError:
+        return Health(["Redis cannot be reached", "the database cannot be reached"])
     return Health(problems.errors(status), problems.warnings(status))

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Self
 
 import structlog
 from redis import Redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 from rq import Queue
@@ -18,7 +19,7 @@ from event_stream.settings import StreamSettings
 from event_stream.streams.deployment import DeploymentPin
 from event_stream.streams.stream import Stream
 from projections import schema
-from projections.database.engines import reader_engine, writer_engine
+from projections.database.engines import reader_engine, report_engine, writer_engine
 from projections.folding.projection import Projection
 from projections.read_models.registry import PROJECTIONS
 from projections.settings import DatabaseSettings, DeadLetterSettings
@@ -29,6 +30,9 @@ from workers.jobs.queue import drain_queue
 from workers.settings import RedisSettings
 
 _REDIS_TIMEOUT_S = 5
+# For commands and checks that report: a server is reported as missing when it has been silent for so long.
+REPORT_REDIS_TIMEOUT_S = 1.5
+REPORT_DATABASE_TIMEOUT_S = 2.0
 
 log = structlog.get_logger()
 
@@ -50,6 +54,14 @@ def redis_client(
         retry_on_error=[ReadOnlyError],
         redis_connect_func=pin and pin.on_redis_connect,
     )
+
+
+def fail_fast_redis(url: str) -> Redis:
+    """Return a client that retries a lost connection once, and does not wait for a silent server."""
+    client = redis_client(url, REPORT_REDIS_TIMEOUT_S)
+    # A server that was silent once is not asked again.
+    client.set_retry(Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)))
+    return client
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,13 @@ class Runtime:
             queue=drain_queue(open_redis(redis_url)),
             dead_letters=DeadLetterSettings.from_environ(environ),
         )
+
+    @classmethod
+    def for_reports(cls, environ: Mapping[str, str]) -> Self:
+        """Return the runtime of a command or a check that reports, and that must not wait for a silent server."""
+        url = DatabaseSettings.from_environ(environ).database_url
+        runtime = cls.from_environ(environ, fail_fast_redis)
+        return replace(runtime, reader=report_engine(url, REPORT_DATABASE_TIMEOUT_S))
 
     @classmethod
     def for_writing(cls, environ: Mapping[str, str]) -> Self:

@@ -7,7 +7,6 @@ from functools import partial
 
 import click
 import uvloop
-from redis import Redis
 
 from api_stub.app import application, operations_routes, read_routes
 from api_stub.handlers import ReadHandlers
@@ -26,11 +25,10 @@ from monitoring.scrape import ScrapeHandler
 from monitoring.snapshot import ApiProcess
 from projections.database.engines import reader_engine
 from projections.settings import DatabaseSettings
-from workers.runtime import Runtime, redis_client
+from workers.runtime import Runtime
 
 THREADS = 4
 CHECKS = 4  # readiness, health, and the two halves of a scrape
-REDIS_TIMEOUT_S = 1.5
 OPS_CONNECTIONS = 32  # of the operations endpoints on a port of their own
 
 
@@ -46,7 +44,7 @@ def api() -> None:
 
 def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT, and for the grace period after it."""
-    runtime = Runtime.from_environ(environ, _fail_fast_redis)
+    runtime = Runtime.for_reports(environ)
     engine = reader_engine(DatabaseSettings.from_environ(environ).database_url, pool_size=THREADS)
     database = open_database(engine, ThreadPoolExecutor(THREADS, thread_name_prefix="reads"))
     reads = ReadHandlers(database, settings.key_cache_s)
@@ -70,8 +68,3 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
         uvloop.run(serve(listeners, shutdown, settings.shutdown_grace_s))
     finally:
         database.close()
-
-
-def _fail_fast_redis(url: str) -> Redis:
-    """Return a client that gives up before the callers of health and metrics do."""
-    return redis_client(url, REDIS_TIMEOUT_S, retries=1)

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from functools import wraps
 
 import click
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
-from cli.connections import open_reader
-from cli.output import print_json
+from cli.connections import existing_database_url
+from cli.output import CliError, print_json
 from workers.deployment import Deployment
 from workers.reporting import deployment_admin, problems
+from workers.reporting.both_servers import describe_missing
 from workers.runtime import Runtime
 
 
@@ -22,8 +25,11 @@ def _with_runtime(command: Callable[[Runtime], Deployment]) -> Callable[..., Non
     @wraps(command)
     def with_runtime(as_json: bool) -> None:
         environment.load()
-        open_reader().dispose()  # the database exists, and its schema is recent enough
-        found = command(Runtime.from_environ(os.environ))
+        existing_database_url()  # raises CliError if there is none
+        try:
+            found = command(Runtime.for_reports(os.environ))
+        except (RedisError, SQLAlchemyError) as error:
+            raise CliError(describe_missing(error)) from error
         wrong = problems.deployment_problems(found)
         if as_json:
             print_json({**found.model_dump(), "problems": wrong})
@@ -50,7 +56,7 @@ def deployment() -> None:
 @_with_runtime
 def show(runtime: Runtime) -> Deployment:
     """Show the ids of the database and of Redis, and which database writes for this deployment."""
-    return runtime.deployment()
+    return deployment_admin.read(runtime)
 
 
 @deployment.command()

@@ -14,11 +14,11 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cli import environment
-from cli.output import stdout
+from cli.output import CliError, stdout
 from cli.rendering.status_screen import StatusScreen
 from cli.rendering.svg import render_svg
 from event_stream.events.rfc3339 import format_time
-from projections.error_classes import describe
+from workers.reporting.both_servers import NoServerAnswersError, describe_missing
 from workers.reporting.overview import read_overview
 from workers.runtime import Runtime
 
@@ -41,11 +41,14 @@ def status(as_json: bool, watch: bool, svg: Path | None) -> None:
     if as_json + watch + (svg is not None) > 1:
         raise click.UsageError("--json, --watch and --svg exclude each other; choose one.")
     environment.load()
-    runtime = Runtime.from_environ(os.environ)
+    runtime = Runtime.for_reports(os.environ)
     if watch:
         _watch(runtime)
         return
-    overview = read_overview(runtime)
+    try:
+        overview = read_overview(runtime)
+    except (RedisError, SQLAlchemyError) as error:
+        raise CliError(f"{describe_missing(error)}; run `projector doctor`") from error
     if as_json:
         click.echo(overview.model_dump_json(indent=2, by_alias=True))
     elif svg:
@@ -84,5 +87,7 @@ def _read_forever(runtime: Runtime) -> Iterator[StatusScreen | Text]:
         try:
             yield StatusScreen(read_overview(runtime))
         except (RedisError, SQLAlchemyError) as error:
-            yield Text(describe(error), style="bold red")
+            yield Text(describe_missing(error), style="bold red")
+        except NoServerAnswersError as error:
+            yield Text(str(error), style="bold red")
         time.sleep(REFRESH_S)

@@ -53,6 +53,15 @@ def migration_engine(database_url: str) -> Engine:
     return engine
 
 
+def report_engine(database_url: str, timeout_s: float) -> Engine:
+    """Return an engine that reads as `reader_engine` does, from a server that may be silent for `timeout_s` seconds."""
+    session = _READER_SESSION | {"statement_timeout": f"{int(timeout_s * 1000)}"}
+    engine = _engine(database_url, 2, session, "AUTOCOMMIT", connect_timeout_s=int(timeout_s))  # psycopg: at least 2 s
+    if engine.dialect.name == "postgresql":
+        event.listen(engine, "connect", partial(postgresql_engine.wait_up_to, timeout_s))
+    return engine
+
+
 def audit_engine(database_url: str | URL, timeout_s: float) -> Engine:
     """Return an engine for long reads: each statement sees one snapshot and may take `timeout_s` seconds."""
     session = {"statement_timeout": f"{int(timeout_s * 1000)}"}
@@ -60,7 +69,7 @@ def audit_engine(database_url: str | URL, timeout_s: float) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "before_cursor_execute", partial(sqlite_engine.limit_statement, timeout_s))
     else:
-        event.listen(engine, "connect", partial(postgresql_engine.wait_longer, timeout_s))
+        event.listen(engine, "connect", partial(postgresql_engine.wait_up_to, timeout_s + 5))
     return engine
 
 
@@ -85,8 +94,14 @@ def _lock_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _engine(database_url: str | URL, pool_size: int, session: dict[str, str], isolation_level: Any = None) -> Engine:
+def _engine(
+    database_url: str | URL,
+    pool_size: int,
+    session: dict[str, str],
+    isolation_level: Any = None,
+    connect_timeout_s: int | None = None,
+) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         return sqlite_engine.make_engine(url, pool_size, isolation_level)
-    return postgresql_engine.make_engine(url, session, pool_size, isolation_level)
+    return postgresql_engine.make_engine(url, session, pool_size, isolation_level, connect_timeout_s)

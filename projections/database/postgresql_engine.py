@@ -31,11 +31,16 @@ _CLIENT = {
 }
 
 
-def make_engine(url: URL, session: dict[str, str], pool_size: int, isolation_level: Any) -> Engine:
+def make_engine(
+    url: URL, session: dict[str, str], pool_size: int, isolation_level: Any, connect_timeout_s: int | None = None
+) -> Engine:
     """Return an engine. Its sessions have the common settings and those of `session`."""
+    connect_args = _connect_args(session)
+    if connect_timeout_s is not None:
+        connect_args["connect_timeout"] = connect_timeout_s
     engine = create_engine(
         url,
-        connect_args=_connect_args(session),
+        connect_args=connect_args,
         hide_parameters=True,  # errors must not show values of events and requests
         pool_size=pool_size,
         max_overflow=0,
@@ -53,9 +58,9 @@ def connection_options(engine: Engine, session: dict[str, str]) -> dict[str, Any
     return {**engine.dialect.create_connect_args(engine.url)[1], **_connect_args(session)}
 
 
-def wait_longer(timeout_s: float, connection: Any, _record: object) -> None:
-    """Raise a connection's time limit for answers to fit `timeout_s`; a listener for the event `connect`."""
-    connection.answer_timeout_s = timeout_s + 5
+def wait_up_to(timeout_s: float, connection: Any, _record: object) -> None:
+    """Set a connection's time limit for answers; a listener for the event `connect`."""
+    connection.answer_timeout_s = timeout_s
 
 
 def wait_forever(connection: Any, _record: object) -> None:

@@ -2021,6 +2021,24 @@ REFUSED_WRITES = (
         (f"{_REDIS_REFUSALS}refused_writes_are_an_error_at_once_that_says_what_redis_says",),
     ),
 )
+SILENT_SERVERS = (
+    Mutant(
+        "reports wait for a silent Redis as long as workers do",
+        "status",
+        "workers/runtime.py",
+        "    client = redis_client(url, REPORT_REDIS_TIMEOUT_S)\n",
+        "    return redis_client(url)\n",
+        ("tests/faults/test_silent_servers.py::test_a_silent_redis_is_named_within_seconds",),
+    ),
+    Mutant(
+        "of two silent servers only one is named",
+        "health",
+        "workers/reporting/both_servers.py",
+        "            if isinstance(database_error := reading.exception(), SQLAlchemyError):\n",
+        "            if isinstance(database_error := reading.exception(), RedisError):\n",
+        ("tests/faults/test_silent_servers.py::test_reports_name_the_silent_server_within_seconds",),
+    ),
+)
 DEPLOYMENTS = (
     Mutant(
         "a new connection to Redis is not compared with the deployment",
@@ -2059,6 +2077,7 @@ DEPLOYMENTS = (
 MUTANTS = (
     *DEPLOYMENTS,
     *REFUSED_WRITES,
+    *SILENT_SERVERS,
     *NOTHING_LOST,
     *EXACTLY_ONCE,
     *ANY_ORDER,

@@ -10,7 +10,8 @@ from typing import TypeAlias
 PATIENT_API = {
     "api_stub.lookups.coalesce.QUERY_TIMEOUT_S": 60.0,
     "api_stub.lookups.postgresql.QUERY_TIMEOUT_S": 60.0,
-    "cli.commands.api.REDIS_TIMEOUT_S": 20.0,
+    "workers.runtime.REPORT_REDIS_TIMEOUT_S": 20.0,
+    "workers.runtime.REPORT_DATABASE_TIMEOUT_S": 60.0,
 }
 
 Start: TypeAlias = Callable[..., "subprocess.Popen[bytes]"]

@@ -11,13 +11,13 @@ from sqlalchemy import make_url, text
 
 from event_stream.settings import StreamSettings
 from event_stream.streams.stream import Stream
-from projections.database.engines import reader_engine, writer_engine
+from projections.database.engines import report_engine, writer_engine
 from projections.settings import DatabaseSettings
 from workers.errors import WorkersError
 from workers.jobs.queue import drain_queue
 from workers.reporting.status import Status
 from workers.reporting.status_reader import read_status
-from workers.runtime import Runtime, redis_client
+from workers.runtime import REPORT_DATABASE_TIMEOUT_S, Runtime, fail_fast_redis
 from workers.settings import RedisSettings
 
 
@@ -72,7 +72,7 @@ class Context:
     @cached_property
     def stream(self) -> Stream:
         """The event streams."""
-        return Stream(redis_client(self.redis_url), self.settings.partitions)
+        return Stream(fail_fast_redis(self.redis_url), self.settings.partitions)
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -81,8 +81,8 @@ class Context:
             settings=self.settings,
             stream=self.stream,
             writer=writer_engine(self.database_url),
-            reader=reader_engine(self.database_url),
-            queue=drain_queue(redis_client(self.redis_url)),
+            reader=report_engine(self.database_url, REPORT_DATABASE_TIMEOUT_S),
+            queue=drain_queue(fail_fast_redis(self.redis_url)),
         )
 
     @cached_property

@@ -6,8 +6,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from event_stream.errors import EventStreamError
 from workers.doctor.check import Finding, Severity, Subject
-from workers.doctor.context import Context, UnavailableError
+from workers.doctor.context import Context
 from workers.doctor.registry import CHECKS
+from workers.errors import WorkersError
 
 
 class DoctorReport(BaseModel):
@@ -36,7 +37,7 @@ def run_checks(context: Context) -> DoctorReport:
             continue
         try:
             findings = check.run(context)
-        except (RedisError, SQLAlchemyError, EventStreamError, UnavailableError) as error:
+        except (RedisError, SQLAlchemyError, EventStreamError, WorkersError) as error:
             context.inspection_errors[check.code] = error
             report.skipped.append(check.code)
             continue

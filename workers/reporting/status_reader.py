@@ -6,9 +6,11 @@ The two halves can be read separately, because `GET /metrics` must report one ha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from event_stream.streams.deployment import RedisDeployment, read_deployment, redis_place
 from event_stream.streams.entries import LARGEST, StreamEnd
+from projections import schema
 from projections.database.clock import read_clock_ms
 from projections.database.standby import is_standby
 from projections.lifecycle import lost_entries
@@ -21,6 +23,7 @@ from workers import deployment
 from workers.drain import circuit_breaker
 from workers.maintenance import verify_pass, verify_results
 from workers.maintenance.verify_results import VerificationSummary
+from workers.reporting.both_servers import read_both
 from workers.reporting.heartbeats import read_dispatchers, read_workers
 from workers.reporting.status import PartitionStatus, ProcessStatus, ProjectionStatus, Status
 from workers.runtime import Runtime
@@ -56,13 +59,14 @@ class RedisState:
 
 
 def read_status(runtime: Runtime) -> Status:
-    """Return the status of the deployment; raises errors of Redis and of the database."""
-    return combine(runtime, read_database_state(runtime), read_redis_state(runtime))
+    """Return the status of the deployment; raises the errors of `read_both`."""
+    return combine(runtime, *read_both(partial(read_database_state, runtime), partial(read_redis_state, runtime)))
 
 
 def read_database_state(runtime: Runtime) -> DatabaseState:
-    """Return the database's half; raises database errors."""
+    """Return the database's half; raises database errors and those of `schema.check`."""
     with runtime.reader.connect() as connection:
+        schema.check(connection)
         checkpoints = checkpoint_table.read_all(connection, runtime.stream.partitions)
         outdated = projection_version.count_tenants(connection, runtime.projections)
         return DatabaseState(
