@@ -16,6 +16,7 @@ from event_stream.errors import EventStreamError, InvalidEventError
 from event_stream.events.decoding import check_clock, decode_all
 from event_stream.events.encoding import CloudEvent, encode
 from event_stream.events.event import partition_of
+from event_stream.server_urls import check_redis_url
 from event_stream.settings import StreamSettings
 from event_stream.streams.appending import Appended
 from event_stream.streams.backlog import Backlog
@@ -54,7 +55,10 @@ class Producer:
 
         A request retries once on a new connection if its connection was lost or the server has become a replica. A
         connection that leads to the Redis of another deployment than the first one raises DeploymentMismatchError.
+
+        Raises ServerUrlError, whose message contains no part of the URL.
         """
+        check_redis_url(url)
         settings = settings or StreamSettings.from_environ(os.environ)
         pin = DeploymentPin()
         redis = Redis.from_url(url, retry_on_error=[ReadOnlyError], redis_connect_func=pin.on_redis_connect)

@@ -3,13 +3,10 @@
 from pathlib import Path
 
 from pydantic import Field, field_validator
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
-from event_stream.settings import Settings
-
-_ALLOWED = "sqlite:///path or postgresql://user:password@host:port/name"
-_POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
+from event_stream.server_urls import ServerUrlError
+from event_stream.settings import Settings, SettingsError
+from projections import database_url
 
 
 class DatabaseSettings(Settings):
@@ -26,29 +23,24 @@ class DatabaseSettings(Settings):
         alias="DATABASE_URL",
         title="The database of the event log and the read models. Without it, SQLite in `PROJECTOR_DATA_DIR` is used.",
         repr=False,
-        description=_ALLOWED,
+        description=database_url.ALLOWED,
     )
 
     @field_validator("configured_url")
     @classmethod
-    def _check_driver(cls, value: str) -> str:
+    def _check_url(cls, value: str) -> str:
         try:
-            driver = make_url(value).drivername
-        except ArgumentError:
-            driver = ""
-        if driver not in ("sqlite", *_POSTGRESQL):
-            raise ValueError("not SQLite or PostgreSQL")
+            database_url.parse(value)
+        except ServerUrlError as error:
+            raise SettingsError(f"DATABASE_URL: {error}") from None
         return value
 
     @property
     def database_url(self) -> str:
         """The URL for SQLAlchemy, in which `postgres://` and `postgresql://` use psycopg 3."""
         if self.configured_url is None:
-            return f"sqlite:///{self.data_dir.resolve() / 'projector.db'}"
-        url = make_url(self.configured_url)
-        if url.drivername in _POSTGRESQL:
-            url = url.set(drivername="postgresql+psycopg")
-        return url.render_as_string(hide_password=False)
+            return database_url.sqlite_url(self.data_dir.resolve() / "projector.db")
+        return database_url.parse(self.configured_url).render_as_string(hide_password=False)
 
 
 class DeadLetterSettings(Settings):

@@ -1,9 +1,9 @@
 """`RedisSettings`: the address of Redis."""
 
 from pydantic import Field, field_validator
-from redis.connection import parse_url
 
-from event_stream.settings import Settings
+from event_stream.server_urls import ServerUrlError, check_redis_url
+from event_stream.settings import Settings, SettingsError
 
 _ALLOWED = "redis://host:6379/0, rediss://… or unix://… (or run `projector up` in this folder)"
 
@@ -21,5 +21,8 @@ class RedisSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _is_a_redis_url(cls, value: str) -> str:
-        parse_url(value)  # type: ignore[no-untyped-call]  # raises ValueError
+        try:
+            check_redis_url(value)
+        except ServerUrlError as error:
+            raise SettingsError(f"REDIS_URL: {error}") from None
         return value

@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Engine
 from api_stub.auth import keys
 from api_stub.auth.keys import KeyKind
 from cli import environment
+from cli.connections import make_producer
 from cli.local import demo
 from cli.local.startup import Startup
 from cli.output import CliError
 from event_stream.events.decoding import decode_all
 from event_stream.events.encoding import encode
 from event_stream.events.event import Identity
-from event_stream.producer import Producer
 from event_stream.settings import StreamSettings
 from event_stream.streams.appending import Appended
 from event_stream.streams.stream import Stream
@@ -48,9 +48,9 @@ def _append_history(startup: Startup, engine: Engine) -> None:
     Events of an earlier start that was killed may still be in the streams. They are projected first; if that takes
     too long, some are appended again, and count as duplicates.
     """
-    settings = StreamSettings.from_environ(startup.environ)
-    stream = Stream(redis_client(startup.environ["REDIS_URL"]), settings.partitions)
-    producer = Producer(stream, settings)
+    producer = make_producer(startup.environ)
+    partitions = StreamSettings.from_environ(startup.environ).partitions
+    stream = Stream(redis_client(startup.environ["REDIS_URL"]), partitions)
     ends = [Appended(number, end.position) for number, end in enumerate(stream.ends()) if end.position is not None]
     with suppress(CliError):
         startup.wait_until(lambda: all(map(producer.is_projected, ends)), "earlier entries were not projected")

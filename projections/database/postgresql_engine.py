@@ -35,7 +35,7 @@ def make_engine(
     url: URL, session: dict[str, str], pool_size: int, isolation_level: Any, connect_timeout_s: int | None = None
 ) -> Engine:
     """Return an engine. Its sessions have the common settings and those of `session`."""
-    connect_args = _connect_args(session)
+    connect_args = _connect_args(url, session)
     if connect_timeout_s is not None:
         connect_args["connect_timeout"] = connect_timeout_s
     engine = create_engine(
@@ -55,7 +55,7 @@ def make_engine(
 
 def connection_options(engine: Engine, session: dict[str, str]) -> dict[str, Any]:
     """Return the arguments with which psycopg connects in the same way as the engine."""
-    return {**engine.dialect.create_connect_args(engine.url)[1], **_connect_args(session)}
+    return {**engine.dialect.create_connect_args(engine.url)[1], **_connect_args(engine.url, session)}
 
 
 def wait_up_to(timeout_s: float, connection: Any, _record: object) -> None:
@@ -68,9 +68,11 @@ def wait_forever(connection: Any, _record: object) -> None:
     connection.answer_timeout_s = None
 
 
-def _connect_args(session: dict[str, str]) -> dict[str, Any]:
-    options = " ".join(f"-c {name}={value}" for name, value in (SESSION | session).items())
-    return _CLIENT | {"options": options}
+def _connect_args(url: URL, session: dict[str, str]) -> dict[str, Any]:
+    """Return what the URL does not set. Its `options` come first, because the last value of a name counts."""
+    client = {name: value for name, value in _CLIENT.items() if name not in url.query}
+    options = [f"-c {name}={value}" for name, value in (SESSION | session).items()]
+    return client | {"options": " ".join([str(url.query.get("options", "")), *options]).strip()}
 
 
 def _connect(_dialect: object, _record: object, args: Any, options: Any) -> BoundedConnection:

@@ -68,6 +68,7 @@ _STATUS_OVERVIEW = "tests/integration/test_status_overview.py::test_"
 _REBUILD = "tests/integration/test_rebuild.py::test_"
 _VERIFY = "tests/integration/test_verify.py::test_"
 _KEY_QUERIES = "tests/integration/test_key_queries.py::test_"
+_SERVER_URLS = "tests/integration/test_server_urls.py::test_"
 _BACKGROUND_STREAM = "tests/unit/test_background_stream.py::test_"
 _EVENT_VERSIONS = "tests/integration/test_event_versions.py::test_"
 _ALERTS = "tests/faults/test_status_health_alerts_agree.py::test_"
@@ -1480,6 +1481,22 @@ HEALTH_AND_METRICS = (
         "with bound_contextvars(drain=lease.token[:12], partition=partition):",
         "with bound_contextvars(partition=partition):",
         ("tests/e2e/test_logs.py::test_log_context_of_a_drain_ends_with_it",),
+    ),
+    Mutant(
+        "a part of an unencoded password is taken for the host",
+        "logs",
+        "event_stream/server_urls.py",
+        """    if "@" in rest[len(authority) :] or authority.count("@") > 1:\n""",
+        "    if False:\n",
+        (f"{_SERVER_URLS}a_url_that_is_refused_is_never_shown[DATABASE_URL]",),
+    ),
+    Mutant(
+        "the options of DATABASE_URL never reach PostgreSQL",
+        "lookups",
+        "projections/database/postgresql_engine.py",
+        """[str(url.query.get("options", "")), *options]""",
+        "options",
+        (f"{_SERVER_URLS}options_of_the_url_reach_postgresql_and_our_limits_stay",),
     ),
     Mutant(
         "the demo appends its history at each start",
