@@ -80,7 +80,8 @@ class DeploymentPin:
             stored = connection.read_response()
         except NoPermissionError:
             return  # a producer may not be allowed to read this key
-        self.check(stored.decode() if stored else None, _place(connection.__dict__))
+        options = {name: getattr(connection, name, None) for name in ("path", "host", "port", "db")}
+        self.check(stored.decode() if stored else None, _place(options))
 
 
 def redis_place(redis: Redis) -> str:
@@ -89,5 +90,5 @@ def redis_place(redis: Redis) -> str:
 
 
 def _place(options: Mapping[str, Any]) -> str:
-    address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"Redis at {address}/{options.get('db', 0)}"
+    address = options.get("path") or f"{options.get('host') or 'localhost'}:{options.get('port') or 6379}"
+    return f"Redis at {address}/{options.get('db') or 0}"

@@ -125,6 +125,7 @@ def test_every_command_that_writes_refuses_the_redis_of_another_deployment(
     refused = run_command(environ_of(database_url, redis_url.replace("/0", "/1")), *command, timeout_s=60)
     assert refused.returncode == 1
     assert [each in refused.stderr for each in ids(runtime, other)] == [True, True]
+    assert f"Redis at {redis_url.removeprefix('redis://').replace('/0', '/1')} belongs to" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert run_command(environ_of(database_url, redis_url), "keys", "list").returncode == 0
 

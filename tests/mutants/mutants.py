@@ -2061,7 +2061,7 @@ DEPLOYMENTS = (
         "a new connection to Redis is not compared with the deployment",
         "G1",
         "event_stream/streams/deployment.py",
-        "        self.check(stored.decode() if stored else None, _place(connection.__dict__))\n",
+        "        self.check(stored.decode() if stored else None, _place(options))\n",
         "",
         (f"{_DEPLOYMENT}a_producer_is_refused_where_a_reconnection_leads_to_another_deployment",),
     ),
