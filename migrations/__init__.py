@@ -36,15 +36,16 @@ def upgrade(configuration: Config, lock_wait_s: float = LOCK_WAIT_S) -> None:
 def migrate_database(database_url: str, partitions: int, lock_wait_s: float = LOCK_WAIT_S) -> str | None:
     """Upgrade a database and create its checkpoints. Returns its revision, which may be newer than this release's.
 
-    Raises the errors of `upgrade`, and PartitionsMismatchError if the database was created with another number of
-    partitions.
+    Raises the errors of `upgrade` and `schema.check_encoding`, and PartitionsMismatchError if the database was created
+    with another number of partitions.
     """
     engine = migration_engine(database_url)
     try:
         # This release does not know the revisions of a newer schema, and can work with it as it is.
         with engine.connect() as connection:
+            schema.check_encoding(connection)
             stored = schema.current_revision(connection)
-        if stored is None or stored <= schema.REVISION:
+        if not schema.is_newer(stored):
             upgrade(config(engine), lock_wait_s)
         with engine.begin() as connection:
             checkpoint_table.create_all(connection, partitions)

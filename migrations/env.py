@@ -4,7 +4,7 @@ So a revision may leave the transaction with `autocommit_block`, to create an in
 """
 
 from alembic import context
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData, Table
 
 import api_stub.auth.keys
 import projections.lifecycle.pending_rebuilds
@@ -13,6 +13,7 @@ import projections.transaction.dead_letters
 import projections.transaction.deployment_table
 from migrations.lock_wait import LockWait
 from projections.database.columns import metadata
+from projections.database.table_names import schema_name
 
 # Imported so that Alembic's autogenerate knows their tables.
 _TABLES = (
@@ -23,6 +24,8 @@ _TABLES = (
     *projections.schema.READ_MODELS,
 )
 
+_VERSIONS = Table(projections.schema.VERSION_TABLE, MetaData())
+
 engine: Engine = context.config.attributes["engine"]
 wait: LockWait = context.config.attributes["wait"]
 
@@ -30,7 +33,8 @@ with engine.connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=metadata,
-        version_table=projections.schema.VERSION_TABLE,
+        version_table=_VERSIONS.name,
+        version_table_schema=schema_name(engine.dialect, _VERSIONS),
         transactional_ddl=True,
         render_as_batch=engine.dialect.name == "sqlite",
     )

@@ -15,11 +15,14 @@ import psycopg
 import structlog
 from psycopg.errors import LockNotAvailable
 from psycopg.rows import class_row
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 
 from projections.database.postgresql_engine import connection_options
+from projections.database.table_names import lock_number, schema_name
 from projections.errors import ProjectionsError
+from projections.transaction import checkpoint_table
 
 LOCK_WAIT_S = 60.0
 _LOCK_TIMEOUT_S = 0.5
@@ -28,7 +31,6 @@ _LOCK_TIMEOUT_FOR_AUTOVACUUM_S = 1.5
 _PAUSE_S = 1.0
 _LOOK_EVERY_S = 0.1
 _MIGRATION_LOCK = 0x50524F4A  # "PROJ"; any number that no other application on the database uses
-_APPLICATION_NAME = "projector migrate"
 _BLOCKERS = """
     SELECT blocker AS pid, holder.application_name AS application, holder.usename AS user,
         extract(epoch FROM clock_timestamp() - holder.xact_start)::float8 AS open_s,
@@ -81,11 +83,13 @@ class LockWait:
         self._deadline = time.monotonic() + wait_s
         self._blockers: Sequence[Blocker] = ()
         self._closed = Event()
+        self._schema = schema_name(engine.dialect, checkpoint_table.table) or ""
+        self._application_name = f"projector migrate {self._schema}"
         self._watcher = Thread(target=self._watch, daemon=True)
 
     @contextmanager
     def one_migration_at_a_time(self) -> Iterator[None]:
-        """Hold the lock that one migration of a database has. On SQLite, transactions are exclusive anyway."""
+        """Hold the lock that one migration of a schema has. On SQLite, transactions are exclusive anyway."""
         if self._engine.dialect.name != "postgresql":
             yield
             return
@@ -97,9 +101,11 @@ class LockWait:
                 try:
                     # Without parameters: a statement that has some would keep its snapshot until the next one, and
                     # CREATE INDEX CONCURRENTLY would wait for that.
-                    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+                    keys = f"{_MIGRATION_LOCK}, {lock_number(self._schema)}"
+                    connection.execute(text(f"SELECT pg_advisory_xact_lock({keys})"))
                 except DBAPIError as error:
                     raise self._blocked(error) from error
+                self._create_schema()
                 yield
             finally:
                 self._closed.set()
@@ -123,8 +129,19 @@ class LockWait:
         if lock_timeout_s is None:
             is_autovacuum = any(blocker.is_autovacuum for blocker in self._blockers)
             lock_timeout_s = _LOCK_TIMEOUT_FOR_AUTOVACUUM_S if is_autovacuum else _LOCK_TIMEOUT_S
-        for name, value in (("application_name", _APPLICATION_NAME), ("lock_timeout", f"{lock_timeout_s * 1000:.0f}")):
+        settings = {
+            "application_name": self._application_name,
+            "lock_timeout": f"{lock_timeout_s * 1000:.0f}",
+            "search_path": self._schema,  # for revisions, which do not know the schema
+        }
+        for name, value in settings.items():
             connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
+
+    def _create_schema(self) -> None:
+        """Create the schema if it does not exist. Its owner may be another role, so nothing else is tried."""
+        with self._engine.begin() as connection:
+            if not inspect(connection).has_schema(self._schema):
+                connection.execute(CreateSchema(self._schema))
 
     def _blocked(self, error: DBAPIError) -> Exception:
         return (
@@ -139,4 +156,4 @@ class LockWait:
         with suppress(psycopg.Error), psycopg.connect(**options, autocommit=True) as onlooker:
             cursor = onlooker.cursor(row_factory=class_row(Blocker))
             while not self._closed.wait(_LOOK_EVERY_S):
-                self._blockers = cursor.execute(_BLOCKERS, [_APPLICATION_NAME]).fetchall() or self._blockers
+                self._blockers = cursor.execute(_BLOCKERS, [self._application_name]).fetchall() or self._blockers

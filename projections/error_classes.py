@@ -3,7 +3,8 @@
 An internal error is a problem of an event or of this release, so trying again does not help:
 
 * a projection or an upcaster raised an exception;
-* the database refused the data (SQLSTATE class 22, data exception, or 23, integrity violation);
+* the database refused the data (SQLSTATE class 22, data exception, or 23, integrity violation), or its driver could not
+  encode them;
 * an event of the event log cannot be decoded;
 * an event that this release cannot apply has no room as a dead letter.
 
@@ -11,6 +12,7 @@ Every other error is external and is tried again, because an outage must never t
 """
 
 import sqlite3
+import struct
 from enum import StrEnum
 
 import psycopg
@@ -23,7 +25,11 @@ from projections.transaction.dead_letter_counts import DeadLettersFullError
 # A fold that raises one of these has met a problem of the machine, not of the event.
 _MACHINE_ERRORS = (MemoryError, OSError)
 _DESCRIPTION_LENGTH_MAX = 300
-_DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError)
+_DATA_ERRORS = (
+    *(psycopg.DataError, psycopg.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError),
+    # Raised by drivers for a text or a number that does not fit into the connection's encoding or the column's type.
+    *(UnicodeError, OverflowError, struct.error),
+)
 
 
 class ErrorClass(StrEnum):

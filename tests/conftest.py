@@ -20,7 +20,7 @@ from projections.database.engines import reader_engine, writer_engine
 from projections.settings import DatabaseSettings
 from tests.support.processes import Start, environ_of, start_module
 from tests.support.servers import PostgresServer, RedisServer, cleanup
-from tests.support.tiers import TIERS, is_in
+from tests.support.tiers import TIERS, is_in, is_left_out
 from workers.jobs.queue import drain_queue
 from workers.maintenance import verify_jobs
 from workers.runtime import Runtime, redis_client
@@ -56,6 +56,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not is_left_out(item)]
     tier = config.getoption("--tier")
     if tier is not None:
         config.hook.pytest_deselected(items=[item for item in items if not is_in(item, tier)])
@@ -132,10 +133,21 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def schema_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database whose tables are in another schema than public, which no search_path contains."""
+    name = f"test_{next(_numbers)}"
+    postgres_server.execute(f"CREATE DATABASE {name}")
+    url = sqlalchemy_url(postgres_server.url(name), PROJECTOR_SCHEMA="read_models")
+    migrate_database(url, PARTITIONS)
+    yield url
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "schema"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A migrated, empty database; the test runs on both kinds."""
-    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    """A migrated, empty database; the test runs on both kinds. `schema` is PostgreSQL with another schema than public."""
+    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url", "schema": "schema_url"}[request.param]
     url: str = request.getfixturevalue(name)
     return url
 
@@ -186,5 +198,5 @@ def start(runtime: Runtime, database_url: str, redis_url: str) -> Iterator[Start
         process.wait()
 
 
-def sqlalchemy_url(url: str) -> str:
-    return DatabaseSettings.from_environ({"DATABASE_URL": url}).database_url
+def sqlalchemy_url(url: str, **environ: str) -> str:
+    return DatabaseSettings.from_environ({"DATABASE_URL": url} | environ).database_url

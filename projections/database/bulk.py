@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeEngine
 
 from projections.database.columns import Row
 from projections.database.pipeline import execute_driver_sql
+from projections.database.table_names import qualified
 
 # Up to this many rows, an INSERT is as fast as a COPY. Unlike a COPY, it can be pipelined.
 COPY_ABOVE_ROWS = 20
@@ -58,7 +59,9 @@ def inserting_rows(connection: Connection, table: Table, rows: Sequence[Row]) ->
         with _copying(connection, table, rows):
             yield
     elif connection.dialect.name == "postgresql":
-        execute_driver_sql(connection, _insert_from_arrays(table), _as_arrays(rows))
+        execute_driver_sql(
+            connection, _insert_from_arrays(qualified(connection.dialect, table), table), _as_arrays(rows)
+        )
         yield
     else:
         marks = ", ".join("?" * len(table.columns))
@@ -74,10 +77,11 @@ def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> No
         return
     if connection.dialect.name == "postgresql":
         # Sending columns as arrays is as fast as a COPY into a temporary table, and simpler.
-        execute_driver_sql(connection, f"{_insert_from_arrays(table)} {_on_conflict(table)}", _as_arrays(ordered))
+        insert = _insert_from_arrays(qualified(connection.dialect, table), table)
+        execute_driver_sql(connection, f"{insert} {_on_conflict(table)}", _as_arrays(ordered))
         return
     marks = ", ".join("?" * len(table.columns))
-    connection.exec_driver_sql(f"{_insert_prefix(table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
+    connection.exec_driver_sql(f"{_insert_prefix(table.name, table)} VALUES ({marks}) {_on_conflict(table)}", ordered)
 
 
 def delete_rows(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
@@ -94,7 +98,9 @@ def _copying(connection: Connection, table: Table, rows: Sequence[Row]) -> Itera
     driver: Any = connection.connection.driver_connection
     with (
         driver.cursor() as cursor,
-        cursor.copy(f"COPY {table.name} ({_names(table)}) FROM STDIN (FORMAT BINARY)") as copy,
+        cursor.copy(
+            f"COPY {qualified(connection.dialect, table)} ({_names(table)}) FROM STDIN (FORMAT BINARY)"
+        ) as copy,
     ):
         copy.set_types([_type_name(column) for column in table.columns])
         for row in rows:
@@ -110,14 +116,14 @@ def _names(table: Table) -> str:
     return ", ".join(column.name for column in table.columns)
 
 
-def _insert_prefix(table: Table) -> str:
-    return f"INSERT INTO {table.name} ({_names(table)})"
+def _insert_prefix(name: str, table: Table) -> str:
+    return f"INSERT INTO {name} ({_names(table)})"
 
 
 @cache
-def _insert_from_arrays(table: Table) -> str:
+def _insert_from_arrays(name: str, table: Table) -> str:
     arrays = ", ".join(f"%b::{_type_name(column)}[]" for column in table.columns)
-    return f"{_insert_prefix(table)} SELECT * FROM unnest({arrays})"
+    return f"{_insert_prefix(name, table)} SELECT * FROM unnest({arrays})"
 
 
 def _as_arrays(rows: Sequence[Row]) -> Sequence[list[Any]]:

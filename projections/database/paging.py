@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Table, select, text, tuple_
 
 from projections.database.columns import BINARY_RESULTS, Row
+from projections.database.table_names import qualified
 
 PAGE_ROWS = 2_000
 
@@ -59,5 +60,5 @@ def iter_tenant_rows(connection: Connection, table: Table, tenant_id: str) -> It
 def list_tenants(connection: Connection, table: Table, after: str = "", limit: int = NO_LIMIT) -> Sequence[str]:
     """Return the next `limit` tenants that have rows, ascending. The primary key must begin with the tenant."""
     key = next(iter(table.primary_key.columns)).name
-    statement = text(_TENANTS.format(key=key, table=table.name))
+    statement = text(_TENANTS.format(key=key, table=qualified(connection.dialect, table)))
     return connection.scalars(statement, {"after": after, "limit": limit}).all()

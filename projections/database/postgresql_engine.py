@@ -8,6 +8,8 @@ from sqlalchemy import URL, Connection, Engine, ExecutionContext, create_engine,
 from sqlalchemy.exc import InvalidatePoolError
 
 from projections.database.connection import BoundedConnection
+from projections.database.table_names import use_schema
+from projections.settings import SCHEMA_PARAMETER
 
 # docs/decisions/0026-bound-every-wait.md
 SESSION = {
@@ -28,6 +30,7 @@ _CLIENT = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # ms
+    "client_encoding": "UTF8",  # whatever PGCLIENTENCODING says
 }
 
 
@@ -47,6 +50,7 @@ def make_engine(
         pool_timeout=5,
         isolation_level=isolation_level,
     )
+    use_schema(engine.dialect, url)
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "checkout", _refuse_closed_connection)
     event.listen(engine, "before_cursor_execute", _use_binary_results)
@@ -55,7 +59,7 @@ def make_engine(
 
 def connection_options(engine: Engine, session: dict[str, str]) -> dict[str, Any]:
     """Return the arguments with which psycopg connects in the same way as the engine."""
-    return {**engine.dialect.create_connect_args(engine.url)[1], **_connect_args(engine.url, session)}
+    return _for_driver({**engine.dialect.create_connect_args(engine.url)[1], **_connect_args(engine.url, session)})
 
 
 def wait_up_to(timeout_s: float, connection: Any, _record: object) -> None:
@@ -75,8 +79,12 @@ def _connect_args(url: URL, session: dict[str, str]) -> dict[str, Any]:
     return client | {"options": " ".join([str(url.query.get("options", "")), *options]).strip()}
 
 
+def _for_driver(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != SCHEMA_PARAMETER}
+
+
 def _connect(_dialect: object, _record: object, args: Any, options: Any) -> BoundedConnection:
-    connection = BoundedConnection.connect(*args, **options)
+    connection = BoundedConnection.connect(*args, **_for_driver(options))
     # Otherwise COPY uses psycopg's Python dumper for its wrapper `Binary`, which doubles the time of a row.
     connection.adapters.register_dumper(bytes, BytesBinaryDumper)
     return connection

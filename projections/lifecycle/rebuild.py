@@ -96,7 +96,7 @@ def _claimed(engine: Engine, refold: Refold) -> Iterator[Connection]:
             checkpoint_table.claim_current(connection, refold.partition)
             yield connection
     except DBAPIError as error:
-        end_idle_lock_holders(engine, error)
+        end_idle_lock_holders(engine, checkpoint_table.table, error)
         raise
 
 

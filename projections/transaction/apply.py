@@ -64,7 +64,7 @@ def apply(
         with _transaction(engine, batch) as connection:
             return _apply(connection, projections, batch, dead_letters_max)
     except DBAPIError as error:
-        end_idle_lock_holders(engine, error)
+        end_idle_lock_holders(engine, checkpoint_table.table, error)
         raise
 
 

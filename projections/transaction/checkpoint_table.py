@@ -27,6 +27,7 @@ from event_stream.streams.entries import Position
 from event_stream.streams.stream import PartitionsMismatchError
 from projections.database.columns import Row, metadata, to_signed, to_unsigned
 from projections.database.pipeline import Query, execute, fetch, iter_fetch
+from projections.database.table_names import qualified
 from projections.errors import ProjectionsError
 from projections.transaction.checkpoint import Checkpoint, KnownEnd
 
@@ -68,7 +69,7 @@ def create_all(connection: Connection, partitions: int) -> None:
     stored = _count(connection)
     if stored == 0 and connection.dialect.name == "postgresql":
         # The second of two concurrent migrations waits, and counts the rows of the first. SQLite locks by itself.
-        connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
+        connection.execute(text(f"LOCK TABLE {qualified(connection.dialect, table)} IN SHARE ROW EXCLUSIVE MODE"))
         stored = _count(connection)
     if stored == 0:
         connection.execute(insert(table), [_to_columns(Checkpoint(partition)) for partition in range(partitions)])

@@ -159,7 +159,7 @@ def test_a_session_that_waits_for_a_claim_may_end_only_sessions_of_its_own_role(
             session.execute("BEGIN")
             session.execute("SELECT FROM checkpoint WHERE partition = %s FOR UPDATE", (partition,))
         with opened(restricted) as runtime, runtime.writer.begin() as connection:
-            assert connection.scalar(end_idle_now) == 1
+            assert connection.scalar(end_idle_now, {"checkpoint": "checkpoint"}) == 1
         with pytest.raises(AdminShutdown):
             idle.execute("SELECT 1")
         other.execute("SELECT 1")

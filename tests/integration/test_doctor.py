@@ -450,7 +450,9 @@ def test_a_missing_database_is_reported_and_not_created(alive: Runtime, environ:
 
 
 @only_sqlite
-def test_missing_migrations_are_an_error(alive: Runtime, environ: Environ, tmp_path: Path) -> None:
+def test_missing_migrations_are_an_error(
+    alive: Runtime, environ: Environ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"sqlite:///{tmp_path}/old.db"
     engine = writer_engine(url)
     with engine.begin() as connection:
@@ -460,11 +462,11 @@ def test_missing_migrations_are_an_error(alive: Runtime, environ: Environ, tmp_p
         == f"the schema is missing, needed is {schema.REVISION}"
     )
     upgrade(config(engine))
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
     engine.dispose()
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISION", "0002")
     found = finding(environ | {"DATABASE_URL": url}, "schema-too-old")
-    assert (found.message, found.severity) == (f"the schema is 0000, needed is {schema.REVISION}", "error")
+    assert (found.message, found.severity) == ("the schema is 0001, needed is 0002", "error")
     assert "projector migrate" in found.remedy
 
 
@@ -474,9 +476,11 @@ def test_a_database_of_another_application_is_an_error(alive: Runtime, environ: 
     engine = writer_engine(url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text("CREATE TABLE project (id INTEGER)"))
     engine.dispose()
     found = examined(environ | {"DATABASE_URL": url})
     assert codes(found) == {"schema-foreign"}
+    assert "the tables `alembic_version`, `project`" in found.findings[0].message
     assert "new database" in found.findings[0].remedy
 
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from migrations import lock_wait, upgrade
 from migrations.lock_wait import MigrationBlockedError
 from projections.database.engines import migration_engine
+from projections.database.table_names import lock_number
 from tests.integration.test_migrations import with_later_revision
 from tests.support.commands import run_command
 from tests.support.processes import environ_of
@@ -127,9 +128,7 @@ def test_an_index_is_created_and_rows_are_changed_while_a_transaction_is_open(
 def test_a_second_migration_gives_up_while_another_holds_the_lock_and_names_it(
     postgres_url: str, redis_url: str, report: Session
 ) -> None:
-    report.execute("DROP TABLE projector_schema_version, project, event_log, checkpoint, activity, tenant")
-    report.commit()
-    report.execute("SELECT pg_advisory_xact_lock(%s)", [lock_wait._MIGRATION_LOCK])
+    report.execute("SELECT pg_advisory_xact_lock(%s, %s)", [lock_wait._MIGRATION_LOCK, lock_number("public")])
     done = run_command(environ_of(postgres_url, redis_url), "migrate", "--lock-wait", "1")
     assert done.returncode == 1
     assert f"process {report.info.backend_pid} (a report, user postgres)" in done.stderr

@@ -127,12 +127,34 @@ def test_a_database_from_before_the_first_release_is_refused_and_left_unchanged(
     assert inspect(empty).get_table_names() == ["alembic_version"]
 
 
-def test_a_schema_older_than_the_code_needs_is_refused(empty: Engine) -> None:
+def test_a_schema_older_than_the_code_needs_is_refused(empty: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade(config(empty))
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISION", "0002")
+    with empty.connect() as connection, pytest.raises(SchemaTooOldError, match=r"is 0001, but .* projector migrate"):
+        schema.check(connection)
+
+
+@pytest.mark.parametrize("revision", ["0000", "e3a1c0ffee42", "99999"])
+def test_a_revision_that_no_release_has_is_not_taken_for_a_newer_one(
+    empty: Engine, empty_url: str, revision: str
+) -> None:
+    """As text, most of them are greater than the revision of this release."""
     upgrade(config(empty))
     with empty.begin() as connection:
-        connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
-        with pytest.raises(SchemaTooOldError, match="projector migrate"):
+        connection.execute(text(f"UPDATE projector_schema_version SET version_num = '{revision}'"))
+        with pytest.raises(ForeignSchemaError, match=f"revision '{revision}', which no release has"):
             schema.check(connection)
+    with pytest.raises(ForeignSchemaError):
+        migrate_database(empty_url, 4)
+
+
+def test_a_table_of_another_application_with_the_name_of_one_of_ours_is_named(empty: Engine, empty_url: str) -> None:
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE project (id INTEGER)"))
+    with pytest.raises(ForeignSchemaError, match="has the table `project` but not `projector_schema_version`"):
+        migrate_database(empty_url, 4)
+    assert inspect(empty).get_table_names() == ["project"]
 
 
 def test_the_error_for_an_empty_database_names_migrate(empty: Engine) -> None:

@@ -541,13 +541,18 @@ async def test_health_endpoints_need_no_key_and_name_the_failing_part(runtime: R
         {"status": "failing", "problems": ["partition 3 is stalled", "partition 2 lost 1 entries"]},
     )
     with api.writer.begin() as connection:
-        connection.execute(text("UPDATE projector_schema_version SET version_num = '0000'"))
+        connection.execute(text("DELETE FROM projector_schema_version"))
     response = await api.ask("/readyz")
     assert response.status_code == 503
     assert "projector migrate" in response.json()["problems"][0]
     with api.writer.begin() as connection:
-        connection.execute(text("UPDATE projector_schema_version SET version_num = '9999'"))
+        connection.execute(text("INSERT INTO projector_schema_version VALUES ('9999')"))
     assert (await api.ask("/readyz")).status_code == 200
+    with api.writer.begin() as connection:
+        connection.execute(text("UPDATE projector_schema_version SET version_num = 'e3a1c0ffee42'"))
+    response = await api.ask("/readyz")
+    assert response.status_code == 503
+    assert "belongs to another application" in response.json()["problems"][0]
 
 
 async def test_the_document_describes_exactly_the_routes(api: Api) -> None:

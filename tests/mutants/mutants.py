@@ -75,6 +75,8 @@ _ALERTS = "tests/faults/test_status_health_alerts_agree.py::test_"
 _STANDBY = "tests/faults/test_standby.py::test_"
 _ENTRY_IDS = "tests/faults/test_entry_ids.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
+_ENCODINGS = "tests/integration/test_encodings.py::test_"
+_SCHEMAS = "tests/integration/test_schemas.py::test_"
 _MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
 
 NOTHING_LOST = (
@@ -878,6 +880,52 @@ RECOVERY = (
 )
 
 DATABASES = (
+    Mutant(
+        "a text that a driver cannot encode counts as an outage",
+        "G5",
+        "projections/error_classes.py",
+        "    *(UnicodeError, OverflowError, struct.error),\n",
+        "",
+        (
+            f"{_ENCODINGS}a_character_that_the_connection_cannot_encode_parks_its_event_alone",
+            f"{_ERROR_CLASSES}errors_caused_by_a_fold_or_by_the_data_are_internal",
+        ),
+    ),
+    Mutant(
+        "the client's encoding comes from the environment",
+        "G5",
+        "projections/database/postgresql_engine.py",
+        '    "client_encoding": "UTF8",  # whatever PGCLIENTENCODING says\n',
+        "",
+        (f"{_ENCODINGS}every_character_is_stored_and_read_whatever_pgclientencoding_says",),
+    ),
+    Mutant(
+        "a COPY names no schema",
+        "migrations",
+        "projections/database/bulk.py",
+        'f"COPY {qualified(connection.dialect, table)} (',
+        'f"COPY {table.name} (',
+        (f"{_SCHEMAS}two_deployments_in_one_database_do_not_disturb_each_other",),
+    ),
+    Mutant(
+        "the migrations of two schemas share a lock",
+        "migrations",
+        "projections/database/table_names.py",
+        "    return crc32(schema.encode()) - 2**31\n",
+        "    return 0\n",
+        (f"{_SCHEMAS}a_migration_of_one_schema_does_not_wait_for_that_of_another",),
+    ),
+    Mutant(
+        "any text counts as the revision of a newer release",
+        "migrations",
+        "projections/schema.py",
+        "        if not _is_ours(revision):\n",
+        "        if False:\n",
+        (
+            "tests/integration/test_migrations.py::test_a_revision_that_no_release_has_is_not_taken_for_a_newer_one",
+            f"{_READS}health_endpoints_need_no_key_and_name_the_failing_part",
+        ),
+    ),
     Mutant(
         "a migration waits for a lock for as long as readers wait for an answer",
         "migrations",

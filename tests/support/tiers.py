@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 TIERS = ("first", "full", "fleet")
+# Only the tests of these modules are repeated on PostgreSQL in another schema than public, in the full tier.
+IN_ANOTHER_SCHEMA = ("test_drain", "test_projections_contract", "test_reads", "test_rebuild", "test_verify")
 _FIRST = [Path(__file__).parents[1] / folder for folder in ("unit", "integration")]
 
 
@@ -30,6 +32,11 @@ def is_in(item: pytest.Item, tier: str) -> bool:
     return own == tier or (tier == "full" and own == "first" and item.get_closest_marker("hypothesis") is not None)
 
 
+def is_left_out(item: pytest.Item) -> bool:
+    """Whether a test would be repeated in another schema, and need not be."""
+    return _database_of(item) == "schema" and item.path.stem not in IN_ANOTHER_SCHEMA
+
+
 def first_for(chosen: Iterable[Any], values: Iterable[Any]) -> list[Any]:
     """Return parameters for parametrize; the chosen ones are in the first tier."""
     chosen = list(chosen)
@@ -38,8 +45,13 @@ def first_for(chosen: Iterable[Any], values: Iterable[Any]) -> list[Any]:
 
 def _is_a_repetition(item: pytest.Item) -> bool:
     """Whether the first tier runs this test on SQLite only, and this is its PostgreSQL variant."""
+    if _database_of(item) == "schema":
+        return True
     if item.get_closest_marker("both_databases") or not isinstance(item, pytest.Function):
         return False
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
     runs_on_one = any("database_url" in mark.args[0] for mark in item.iter_markers("parametrize"))
-    return parameters.get("database_url") == "postgresql" and not runs_on_one
+    return _database_of(item) == "postgresql" and not runs_on_one
+
+
+def _database_of(item: pytest.Item) -> object:
+    return item.callspec.params.get("database_url") if hasattr(item, "callspec") else None

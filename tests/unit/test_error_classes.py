@@ -1,6 +1,7 @@
 """Which errors are internal (caused by an event) and which are external (an outage)."""
 
 import sqlite3
+import struct
 
 import psycopg
 import pytest
@@ -34,6 +35,9 @@ def out_of_a_fold(cause: BaseException) -> FoldError:
         pg.NotNullViolation(),
         psycopg.DataError("NUL"),
         DBAPIError("s", {}, sqlite3.IntegrityError()),
+        UnicodeEncodeError("latin-1", "漢", 0, 1, "ordinal not in range(256)"),
+        OverflowError("Python int too large to convert to SQLite INTEGER"),
+        struct.error("int too large to convert"),
     ],
 )
 def test_errors_caused_by_a_fold_or_by_the_data_are_internal(error: BaseException) -> None:
@@ -113,6 +117,7 @@ def test_an_unknown_sqlstate_is_classified_by_its_class() -> None:
 def test_an_error_description_contains_no_event_data() -> None:
     assert "secret" not in describe(DBAPIError("INSERT secret", {"x": "secret"}, pg.UniqueViolation("secret")))
     assert describe(DBAPIError("s", {}, pg.UniqueViolation("secret"))) == "UniqueViolation 23505"
+    assert describe(UnicodeEncodeError("latin-1", "secret", 0, 1, "secret")) == "UnicodeEncodeError"
     failed = FoldError("projection project", decode(body(event())), KeyError("secret"))
     assert describe(failed) == "FoldError: projection project failed with KeyError"
     assert describe(psycopg.OperationalError("connection refused\nhint")) == "OperationalError: connection refused"

@@ -106,6 +106,7 @@ INTERNALS = (
         "self url",
     ),
     Internal(TOGETHER, "sqlalchemy.engine:Compiled.params"),
+    Internal("projections/database/table_names.py", "sqlalchemy.sql.compiler:IdentifierPreparer.schema_for_object"),
     Internal(
         TOGETHER,
         "sqlalchemy.exc:DBAPIError.instance",

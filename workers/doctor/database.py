@@ -40,7 +40,8 @@ def unreachable(context: Context) -> Iterator[Observation]:
     "G7",
     meaning="The tables belong to another application, or to a version from before the first release. Every process"
     " refuses to start.",
-    remedy="set DATABASE_URL to a new database, run `projector migrate`, and append the events again",
+    remedy="set DATABASE_URL to a new database, or on PostgreSQL PROJECTOR_SCHEMA to a new schema, and run `projector"
+    " migrate`; if the tables are from before the first release, append the events again",
     blocks=SUBJECTS_WITH_TABLES,
 )
 def schema_foreign(context: Context) -> Iterator[Observation]:
@@ -67,7 +68,7 @@ def schema_too_old(context: Context) -> Iterator[Observation]:
         yield Observation(f"there is no database at {context.sqlite_file}")
         return
     revision = _revision(context)
-    if revision is None or revision < schema.REVISION:
+    if schema.is_older(revision):
         yield Observation(f"the schema is {revision or 'missing'}, needed is {schema.REVISION}")
 
 
@@ -86,7 +87,7 @@ def _is_file_missing(context: Context) -> bool:
 def schema_newer(context: Context) -> Iterator[Observation]:
     """Compare the schema's revision with the newest that this release knows."""
     revision = _revision(context)
-    if revision is not None and revision > schema.REVISION:
+    if schema.is_newer(revision):
         yield Observation(f"the schema is {revision}, this release knows {schema.REVISION}")
 
 

@@ -56,6 +56,21 @@ def _is_off(setting: str, context: Context) -> Iterator[Observation]:
 
 
 @error_check(
+    "postgres-encoding",
+    Subject.POSTGRESQL,
+    "G1",
+    meaning="The database's encoding cannot store every character. An event with such a character becomes a dead letter"
+    " (`fold_failed`), and `SQL_ASCII` checks no text at all.",
+    remedy="`CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0`, and copy the data into it (`pg_dump`)",
+)
+def encoding(context: Context) -> Iterator[Observation]:
+    """Check whether the database is in UTF-8."""
+    found = context.scalar("SHOW server_encoding")
+    if found != "UTF8":
+        yield Observation(f"server_encoding is {found}")
+
+
+@error_check(
     "postgres-read-only",
     Subject.POSTGRESQL,
     "G7",

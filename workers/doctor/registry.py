@@ -44,6 +44,7 @@ CHECKS: tuple[Check, ...] = (
     postgresql.fsync_off,
     postgresql.full_page_writes_off,
     postgresql.synchronous_commit_off,
+    postgresql.encoding,
     postgresql.read_only,
     postgresql.standby,
     postgresql.transaction_left_open,
