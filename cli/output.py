@@ -42,11 +42,6 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], lef
     return result
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number and its noun, in the plural unless the number is 1."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def progress_bar() -> Progress:
     """Return a progress bar on stderr. It shows nothing if stderr is not a terminal."""
     console = Console(stderr=True)

@@ -10,6 +10,7 @@ from cli.connections import open_reader, open_writer, refuse_other_database
 from cli.options import processes_option, timeout_option
 from cli.rendering.rebuild_progress import show_run
 from cli.rendering.rebuild_report import RebuildReport
+from event_stream.plurals import counted
 from event_stream.settings import StreamSettings
 from migrations import migrate_database
 from migrations.lock_wait import LOCK_WAIT_S
@@ -45,7 +46,7 @@ def migrate(with_rebuild: bool, lock_wait: float, timeout: float, processes: int
     url = DatabaseSettings.from_environ(os.environ).database_url
     refuse_other_database(os.environ)
     revision = migrate_database(url, partitions, lock_wait)
-    click.echo(f"schema is at revision {revision}, {partitions} partitions", err=as_json)
+    click.echo(f"schema is at revision {revision}, {counted(partitions, 'partition')}", err=as_json)
     if with_rebuild and not _rebuild_outdated(partitions, timeout, processes, as_json):
         sys.exit(1)
 

@@ -21,6 +21,7 @@ from cli.local.startup import Startup, operations_url, prepare_environ
 from cli.local.supervisor import Child, Supervisor
 from cli.local.watchdog import fail_fast_redis, watch
 from cli.output import CliError
+from event_stream.plurals import counted
 from workers.background_stream import BackgroundStream
 from workers.runtime import Runtime
 
@@ -53,7 +54,7 @@ def up(with_demo: bool, workers: int) -> None:
 def _run(directory: Path, with_demo: bool, workers: int, stopping: threading.Event) -> None:
     supervisor = Supervisor(directory / "up.pids")
     if killed := pid_file.kill_listed(supervisor.pids_file):
-        click.echo(f"killed {killed} processes that an earlier `projector up` left running", err=True)
+        click.echo(f"killed {counted(killed, 'process')} that an earlier `projector up` left running", err=True)
     environ, valkey = prepare_environ(directory)
     api = ApiSettings.from_environ(environ)
     for address in api.addresses:

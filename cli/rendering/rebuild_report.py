@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from cli.output import counted, stdout, table
+from cli.output import stdout, table
+from event_stream.plurals import counted
 from workers.maintenance.rebuild_results import SAMPLES_MAX, RowSample, TenantRebuild
 
 VALUE_LENGTH_MAX = 60

@@ -9,8 +9,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import counted, table
+from cli.output import table
 from event_stream.events.rfc3339 import format_time
+from event_stream.plurals import counted
 from workers.maintenance.verify_results import VerificationSummary
 from workers.reporting.overview import Overview
 from workers.reporting.problems import FAILING_AFTER

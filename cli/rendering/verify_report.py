@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from cli.output import counted
 from cli.rendering.rebuild_report import RebuildReport, print_report
+from event_stream.plurals import counted
 from projections.folding.row_checksum import RowChecksum
 from workers.maintenance.verify_tenants import TenantVerification
 
@@ -67,4 +67,4 @@ def verification_as_json(verification: TenantVerification, report: RebuildReport
 
 
 def _count(checksum: RowChecksum | None) -> str:
-    return "none" if checksum is None else f"{checksum.event_count:,} events"
+    return "none" if checksum is None else counted(checksum.event_count, "event")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from event_stream.errors import EventStreamError
+from event_stream.plurals import counted
 from event_stream.streams.stream import Stream
 
 _REFRESH_EVERY_S = 1.0
@@ -29,7 +30,7 @@ class Backlog:
             self._refresh()
         if full := self._over_limit(new_entries):
             raise BacklogFullError(
-                f"partition {full[0]} has {self._unprojected[full[0]]:,} entries not yet projected and"
+                f"partition {full[0]} has {counted(self._unprojected[full[0]], 'entry')} not yet projected and"
                 f" PROJECTOR_BACKLOG_LIMIT is {self._limit:,}; wait, or start workers"
             )
         self._unprojected.update(new_entries)

@@ -77,7 +77,7 @@ def test_dead_letters_and_lost_entries_are_warnings_and_do_not_fail_health(alive
     assert projector_health(alive) == Health([], [parked])
     append(alive, event())
     alive.stream.redis.xtrim(f"events:{{{TENANT_PARTITION}}}", maxlen=0, approximate=False)
-    lost = f"partition {TENANT_PARTITION} lost 1 entries before they were read; let producers append again what they still have"
+    lost = f"partition {TENANT_PARTITION} lost 1 unread entry; let producers append again what they still have"
     assert projector_health(alive) == Health([], [parked, lost])
     drain_all(alive)
     assert problems.all_problems(read_status(alive)) == [parked, lost]
@@ -91,7 +91,7 @@ def test_a_stuck_partition_fails_health(alive: Runtime) -> None:
     long_ago_ms = alive.stream.now_ms() - 600_000
     alive.stream.redis.xadd(f"events:{{{TENANT_PARTITION}}}", {"event": b"x"}, id=f"{long_ago_ms}-0")
     (stalled,) = projector_health(alive).errors
-    assert stalled.startswith(f"partition {TENANT_PARTITION} is stalled, 1 entries and ")
+    assert stalled.startswith(f"partition {TENANT_PARTITION} is stalled, 1 entry and ")
 
 
 @dataclass

@@ -141,7 +141,7 @@ CASES = [
         f"101 entries from source /faulty in partition {TENANT_PARTITION} became dead letters",
         frozenset({"ProjectorDeadLettersOpen", "ProjectorProducerSendsInvalidEvents"}),
     ),
-    Case(lost, "degraded", f"partition {TENANT_PARTITION} lost 1 entries", frozenset({"ProjectorEntriesLost"})),
+    Case(lost, "degraded", f"partition {TENANT_PARTITION} lost 1 unread entry", frozenset({"ProjectorEntriesLost"})),
     Case(
         stuck,
         "failing",

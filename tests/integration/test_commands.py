@@ -577,7 +577,7 @@ def test_verify_repairs_some_rows_and_reports_the_others(
 ) -> None:
     run("verify", "--tenant", "ten_1", expect=1)
     assert "3 rows" not in str(json.loads(run("status", "--json"))["problems"])
-    assert "2 rows of 1 tenants differ from the event log" in str(json.loads(run("status", "--json"))["problems"])
+    assert "2 rows of 1 tenant differ from the event log" in str(json.loads(run("status", "--json"))["problems"])
     repaired = json.loads(run("verify", "--repair", "--json"))
     assert repaired["mismatchedTenants"] == repaired["repairedTenants"] == ["ten_0", "ten_1", "ten_2", "ten_unheard_of"]
     assert dump(runtime.reader) == damaged

@@ -702,7 +702,7 @@ def test_a_stalled_partition_is_an_error_just_as_in_status(alive: Runtime, envir
     alive.stream.redis.xadd("events:{2}", {"event": b"x"}, id=f"{an_hour_ago_ms}-0")
     found = examined(environ)
     assert codes(found) == {"partition-stalled"}
-    assert found.findings[0].message.startswith("partition 2 is stalled, 1 entries")
+    assert found.findings[0].message.startswith("partition 2 is stalled, 1 entry")
 
 
 @only_sqlite

@@ -262,7 +262,7 @@ def test_status_counts_tenants_with_a_pending_rebuild_and_tenants_of_a_newer_rel
         (first, *others) = projection_version.outdated_tenants(connection, NEW)
     results_of(rebuilder(new).rebuild_outdated([first]))
     assert problems.pending_rebuilds(read_status(new)) == [due.replace("3", "2")]
-    assert problems.newer_versions(read_status(old)) == ["analysis_trend has rows of a newer release for 1 tenants"]
+    assert problems.newer_versions(read_status(old)) == ["analysis_trend has rows of a newer release for 1 tenant"]
     results_of(rebuilder(new).rebuild_outdated(others))
     assert problems.pending_rebuilds(read_status(new)) == []
     older = with_projections(old, *WITHOUT_ACTIVITY)

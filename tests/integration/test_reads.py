@@ -528,17 +528,17 @@ async def test_health_endpoints_need_no_key_and_name_the_failing_part(runtime: R
     for path in ("/healthz", "/readyz", "/healthz/projector"):
         response = await api.ask(path)
         assert (response.status_code, response.json()["status"]) == (200, "ok")
-    api.health = Health(warnings=["partition 2 lost 1 entries"])
+    api.health = Health(warnings=["partition 2 lost 1 unread entry"])
     response = await api.ask("/healthz/projector")
     assert (response.status_code, response.json()) == (
         200,
-        {"status": "degraded", "problems": ["partition 2 lost 1 entries"]},
+        {"status": "degraded", "problems": ["partition 2 lost 1 unread entry"]},
     )
-    api.health = Health(["partition 3 is stalled"], ["partition 2 lost 1 entries"])
+    api.health = Health(["partition 3 is stalled"], ["partition 2 lost 1 unread entry"])
     response = await api.ask("/healthz/projector")
     assert (response.status_code, response.json()) == (
         503,
-        {"status": "failing", "problems": ["partition 3 is stalled", "partition 2 lost 1 entries"]},
+        {"status": "failing", "problems": ["partition 3 is stalled", "partition 2 lost 1 unread entry"]},
     )
     with api.writer.begin() as connection:
         connection.execute(text("DELETE FROM projector_schema_version"))

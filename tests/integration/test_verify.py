@@ -302,7 +302,7 @@ def test_a_mismatch_found_by_a_pass_is_a_problem_until_it_is_repaired(filled: Ru
     wrong(filled, "ten_1", 4711)
     assert a_pass(filled).mismatched_tenants == 1
     [problem] = problems.verification_mismatches(read_status(filled))
-    assert "3 rows of 1 tenants differ from the event log" in problem
+    assert "3 rows of 1 tenant differ from the event log" in problem
     assert "run `projector verify`" in str(problems.warnings(read_status(filled)))
     assert repaired(verification(filled)).repaired == {"ten_1"}
     assert a_pass(filled).mismatched_tenants == 0
@@ -475,7 +475,7 @@ def test_what_is_not_looked_at_for_an_hour_is_a_warning(filled: Runtime) -> None
     a_pass(filled)
     hour_ago_ms = filled.stream.now_ms() - 3_601_000
     redis.hset(verify_pass.UNLOOKED_KEY, mapping={'"ten_1"': hour_ago_ms, "2": hour_ago_ms, "3": hour_ago_ms + 60_000})
-    says = "not verified for more than an hour: the rows of 1 tenants, the event log of partition 2"
+    says = "not verified for more than an hour: the rows of 1 tenant, the event log of partition 2"
     assert [problem for problem in problems.warnings(read_status(filled)) if says in problem]
     verification(filled, folded=False).publish(redis)
     assert problems.overdue_verification(read_status(filled)) == []

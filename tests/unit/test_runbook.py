@@ -130,7 +130,7 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
     )
     stalled = PartitionStatus(
         partition=3, epoch=0, position="0-0", end_position="1-0", lag_entries=1, lag_s=60, id_ahead_s=600, ids_exhausted=False, added=3, read=1, applied=1,
-        duplicates=0, dead_lettered=0, lost=1, lost_not_acknowledged=1, in_flight=1, stalled=True, failure=failure,
+        duplicates=0, dead_lettered=0, lost=2, lost_not_acknowledged=2, in_flight=1, stalled=True, failure=failure,
     )  # fmt: skip
     exhausted = {"ids_exhausted": True, "id_ahead_s": 0, "stalled": False, "failure": None, "lost_not_acknowledged": 0}
     differs = Deployment(
@@ -150,7 +150,7 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         breaker_open_reason="why",
         projections=[ProjectionStatus(name="activity", version=1, rebuild_pending_tenants=1, newer_version_tenants=1)],
         verification=VerificationSummary(
-            mismatched_rows=1, mismatched_tenants=1, log_errors={3: "a gap"}, overdue_tenants=1
+            mismatched_rows=2, mismatched_tenants=1, log_errors={3: "a gap"}, overdue_tenants=1
         ),
     )
     refusing = found.model_copy(update={"redis_refusal": "NOREPLICAS"})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from event_stream.plurals import counted
 from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 
@@ -138,4 +139,6 @@ def sessions_hidden(context: Context) -> Iterator[Observation]:
         " WHERE datname = current_database() AND query = '<insufficient privilege>'"
     )
     if hidden:
-        yield Observation(f"{hidden} sessions of other users", {"user": context.scalar("SELECT current_user")})
+        yield Observation(
+            f"{counted(hidden, 'session')} of other users", {"user": context.scalar("SELECT current_user")}
+        )

@@ -6,6 +6,7 @@ one message per problem. `errors` and `warnings` append what to do.
 
 from typing import Literal
 
+from event_stream.plurals import counted
 from workers.deployment import Deployment
 from workers.reporting.status import Status
 from workers.telemetry.progress import STALLED_AFTER_S
@@ -82,7 +83,7 @@ def refused_writes(status: Status) -> list[str]:
 def stalled_partitions(status: Status) -> list[str]:
     """Return the partitions in which entries wait and none is projected."""
     return [
-        f"partition {each.partition} is stalled, {each.lag_entries:,} entries and {each.lag_s:.0f} s behind"
+        f"partition {each.partition} is stalled, {counted(each.lag_entries, 'entry')} and {each.lag_s:.0f} s behind"
         for each in status.partitions
         if each.stalled
     ]
@@ -137,7 +138,8 @@ def open_circuit_breaker(status: Status) -> list[str]:
 def pending_rebuilds(status: Status) -> list[str]:
     """Return the projections with rows that must be rebuilt; until then those rows are stale or missing."""
     return [
-        f"a rebuild is pending: {each.name} to version {each.version} for {each.rebuild_pending_tenants:,} tenants"
+        f"a rebuild is pending: {each.name} to version {each.version} for"
+        f" {counted(each.rebuild_pending_tenants, 'tenant')}"
         for each in status.projections
         if each.rebuild_pending_tenants
     ]
@@ -146,7 +148,7 @@ def pending_rebuilds(status: Status) -> list[str]:
 def newer_versions(status: Status) -> list[str]:
     """Return the projections with rows of a newer release, which this release does not change."""
     return [
-        f"{each.name} has rows of a newer release for {each.newer_version_tenants:,} tenants"
+        f"{each.name} has rows of a newer release for {counted(each.newer_version_tenants, 'tenant')}"
         for each in status.projections
         if each.newer_version_tenants
     ]
@@ -163,7 +165,7 @@ def open_dead_letters(status: Status) -> list[str]:
 def dead_letter_sources(status: Status) -> list[str]:
     """Return the sources with very many dead letters in the last ten minutes."""
     return [
-        f"{each.entries:,} entries from {'an unreadable source' if each.source is None else f'source {each.source}'} in"
+        f"{counted(each.entries, 'entry')} from {_described(each.source)} in"
         f" partition {each.partition} became dead letters in the last ten minutes"
         for each in status.dead_letter_sources
         if each.is_reported
@@ -173,7 +175,7 @@ def dead_letter_sources(status: Status) -> list[str]:
 def lost_entries(status: Status) -> list[str]:
     """Return the partitions with entries that Redis lost before they were read, and that nobody has acknowledged."""
     return [
-        f"partition {each.partition} lost {each.lost_not_acknowledged:,} entries before they were read"
+        f"partition {each.partition} lost {counted(each.lost_not_acknowledged, 'unread entry')}"
         for each in status.partitions
         if each.lost_not_acknowledged
     ]
@@ -182,7 +184,9 @@ def lost_entries(status: Status) -> list[str]:
 def verification_mismatches(status: Status) -> list[str]:
     """Return the differences between read models, event log and checkpoints that verification found."""
     found = status.verification
-    rows = f"{found.mismatched_rows:,} rows of {found.mismatched_tenants:,} tenants differ from the event log"
+    verb = "differs" if found.mismatched_rows == 1 else "differ"
+    counts = f"{counted(found.mismatched_rows, 'row')} of {counted(found.mismatched_tenants, 'tenant')}"
+    rows = f"{counts} {verb} from the event log"
     logs = [f"the event log of partition {number} is incomplete: {text}" for number, text in found.log_errors.items()]
     return [*([rows] if found.mismatched_tenants else []), *logs]
 
@@ -191,7 +195,7 @@ def overdue_verification(status: Status) -> list[str]:
     """Return what verification has not looked at for more than an hour."""
     found = status.verification
     logs = [f"the event log of partition {number}" for number in found.overdue_logs]
-    tenants = [f"the rows of {found.overdue_tenants:,} tenants"] if found.overdue_tenants else []
+    tenants = [f"the rows of {counted(found.overdue_tenants, 'tenant')}"] if found.overdue_tenants else []
     overdue = ", ".join([*tenants, *logs])
     return [f"not verified for more than an hour: {overdue}"] if overdue else []
 
@@ -210,3 +214,7 @@ def silent_processes(status: Status) -> list[str]:
         for role, silent, total in counts
         if 0 < silent < total
     ]
+
+
+def _described(source: str | None) -> str:
+    return "an unreadable source" if source is None else f"source {source}"
