@@ -30,7 +30,7 @@ from tests.support.servers import wait_until
 from workers.dispatch import dispatcher as dispatching
 from workers.dispatch import rq_worker as working_worker
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.rq_worker import create_worker
+from workers.dispatch.rq_worker import DrainWorker, create_worker
 from workers.dispatch.trimmer import Trimmer
 from workers.drain.batch_size import BatchSize
 from workers.drain.drainer import Drainer, run
@@ -215,6 +215,51 @@ def test_a_foreign_job_runs_nothing_and_the_worker_continues(as_process: Runtime
     create_worker(as_process).work(burst=True, logging_level="CRITICAL")
     assert not target.exists()
     assert totals(as_process)["applied"] == 1
+
+
+def test_the_dispatcher_removes_foreign_and_missing_jobs_in_bulk(
+    as_process: Runtime, capfd: pytest.CaptureFixture[str]
+) -> None:
+    queue: Any = as_process.queue
+    queue.connection.rpush(queue.key, *(f"unknown-{number}" for number in range(100_000)))
+    enqueue_drain(queue, 0, "token")
+    enqueue_drain(queue, 1, "token")
+    own = queue.get_job_ids()[-2:]
+    queue.connection.rpush(queue.key, *(f"drain-{number}" for number in range(100_000)))
+    Queue("projector", connection=queue.connection, serializer=JSONSerializer).enqueue("os.getcwd")
+    append(as_process, event())
+    Dispatcher(as_process).sweep()
+    assert queue.get_job_ids()[:2] == own
+    assert queue.count == 3
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "foreign_jobs_removed" in line]
+    assert "200001" in line
+    create_worker(as_process).work(burst=True, logging_level="CRITICAL")
+    assert totals(as_process)["applied"] == 1
+
+
+@pytest.mark.parametrize("hash_", [{}, {"created_at": "x"}, {"status": "queued", "timeout": "x", "data": "x"}])
+def test_a_worker_skips_unreadable_jobs_and_sends_heartbeats_meanwhile(
+    as_process: Runtime, monkeypatch: pytest.MonkeyPatch, hash_: dict[str, str]
+) -> None:
+    queue: Any = as_process.queue
+    heartbeats: list[object] = []
+    heartbeat = DrainWorker.heartbeat
+
+    def counted(*args: Any, **kwargs: Any) -> None:
+        heartbeats.append(args)
+        heartbeat(*args, **kwargs)
+
+    monkeypatch.setattr(DrainWorker, "heartbeat", counted)
+    for number in range(50):
+        queue.connection.rpush(queue.key, f"unknown-{number}")
+        if hash_:
+            queue.connection.hset(f"rq:job:unknown-{number}", mapping=hash_)
+    append(as_process, event())
+    enqueue_drain(queue, TENANT_PARTITION, Lease(queue.connection, TENANT_PARTITION).token)
+    create_worker(as_process).work(burst=True, logging_level="CRITICAL")
+    assert totals(as_process)["applied"] == 1
+    assert len(heartbeats) > 50
+    assert queue.connection.llen(queue.intermediate_queue_key) == 0
 
 
 def test_the_job_class_refuses_any_other_function(runtime: Runtime) -> None:

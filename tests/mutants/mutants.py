@@ -576,8 +576,8 @@ ISOLATION = (
         "jobs are pickled",
         "G5",
         "workers/jobs/queue.py",
-        "return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)",
-        "return Queue(QUEUE_NAME, connection=redis, job_class=DrainJob)",
+        "return DrainQueue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)",
+        "return DrainQueue(QUEUE_NAME, connection=redis, job_class=DrainJob)",
         (f"{_DISPATCHING}a_foreign_job_runs_nothing_and_the_worker_continues",),
     ),
 )
@@ -1018,6 +1018,22 @@ BOUNDED_RESOURCES = (
         "return min(grown, byte_limit, limit)",
         "return min(grown, limit)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
+    ),
+    Mutant(
+        "foreign jobs stay in the queue",
+        "G7",
+        "workers/dispatch/dispatcher.py",
+        "if removed := remove_foreign_jobs(queue):",
+        "if removed := 0:",
+        (f"{_DISPATCHING}the_dispatcher_removes_foreign_and_missing_jobs_in_bulk",),
+    ),
+    Mutant(
+        "a worker sends no heartbeat while it skips jobs",
+        "G7",
+        "workers/jobs/queue.py",
+        "            raise DequeueTimeout(0, queue_key)\n",
+        "",
+        (f"{_DISPATCHING}a_worker_skips_unreadable_jobs_and_sends_heartbeats_meanwhile",),
     ),
     Mutant(
         "after a kill batches grow as fast as at first",

@@ -72,6 +72,14 @@ INTERNALS = (
     Internal("workers/drain/recovery.py", "rq.timeouts:BaseTimeoutException"),
     # A job runs only functions from an allow-list.
     Internal(QUEUE, "rq.job:Job.restore", "self raw_data"),
+    Internal(
+        QUEUE,
+        "rq:Queue._fetch_dequeued_job",
+        "connection queue_key job_id job_class serializer death_penalty_class",
+    ),
+    Internal(QUEUE, "rq.intermediate_queue:IntermediateQueue.get_intermediate_queue_key", "queue_key"),
+    Internal(QUEUE, "rq.exceptions:DequeueTimeout"),
+    Internal("workers/jobs/foreign_jobs.py", "rq.job:Job.redis_job_namespace_prefix"),
     Internal(QUEUE, "rq.job:Job.func"),
     Internal(QUEUE, "rq.job:Job.func_name"),
     Internal(QUEUE, "rq.job:Job.instance"),

@@ -25,6 +25,7 @@ from projections.transaction.checkpoint import Checkpoint
 from workers.dispatch.dead_letter_expiry import DeadLetterExpiry
 from workers.dispatch.trimmer import Trimmer
 from workers.drain.drainer import drain_with_lease, needs_drain
+from workers.jobs.foreign_jobs import remove_foreign_jobs
 from workers.jobs.lease import Lease, partitions_without_lease
 from workers.jobs.queue import enqueue_drain
 from workers.maintenance import verify_jobs
@@ -102,12 +103,23 @@ class Dispatcher:
         # Trim first: a full Redis still removes entries, but refuses leases, jobs and hints until there is memory.
         self.trimmer.update(checkpoints)
         # Bound the queue while no worker runs. Each drain enqueued before the next sweep uses up one place.
-        self.queue_room = QUEUED_PER_PARTITION * stream.partitions - self.runtime.queue.count
+        self.queue_room = QUEUED_PER_PARTITION * stream.partitions - self._count_queued()
         # During a backlog most leases are held: docs/decisions/0010-the-dispatcher-listens.md
         self._enqueue_drains(partitions_without_lease(self.runtime.queue.connection, lagging) if lagging else [])
         self._repair_hints(hints, checkpoints, ends)
         self._send_heartbeat([checkpoints[partition] for partition in lagging])
         return ends, lagging
+
+    def _count_queued(self) -> int:
+        """Return the length of the queue. If it holds more than the dispatchers enqueue, foreign jobs are removed."""
+        queue = self.runtime.queue
+        count: int = queue.count
+        if count > QUEUED_PER_PARTITION * self.runtime.stream.partitions + 1:  # one job verifies
+            with suppress(OutOfMemoryError):  # then the queue also holds jobs that must stay
+                if removed := remove_foreign_jobs(queue):
+                    log.warning("queue.foreign_jobs_removed", jobs=removed)
+            count = queue.count
+        return count
 
     def _listen(self, idle: dict[int, StreamEnd], until_sweep_s: float) -> None:
         """Enqueue a drain at once for each stream that grows past its end in `idle`.

@@ -18,7 +18,7 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 
 from projections.transaction.projection_state import OutdatedReleaseError
-from workers.jobs.queue import ALLOWED, DrainJob
+from workers.jobs.queue import ALLOWED, DrainJob, DrainQueue
 from workers.runtime import Runtime
 
 # RQ waits for a job for 15 s less than this before it sends a heartbeat, so an idle worker sends one every 5 s.
@@ -120,6 +120,7 @@ def create_worker(runtime: Runtime) -> DrainWorker:
         name=f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}",
         connection=runtime.queue.connection,
         job_class=DrainJob,
+        queue_class=DrainQueue,
         serializer=runtime.queue.serializer,
         worker_ttl=WORKER_TTL_S,
         log_job_description=False,

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+import structlog
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import Queue
+from rq.exceptions import DequeueTimeout
+from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -20,7 +24,10 @@ VERIFY = "workers.maintenance.verify_jobs.run_verify_job"
 ALLOWED = (DRAIN, VERIFY)
 JOB_TIMEOUT_S = 60
 FAILURE_TTL_S = 3600
-_VERIFY_ID = "verify-"
+DRAIN_ID = "drain-"
+VERIFY_ID = "verify-"
+
+log = structlog.get_logger()
 
 
 class ForbiddenJobError(WorkersError):
@@ -50,27 +57,51 @@ class DrainJob(Job):
         return super().func
 
 
-def drain_queue(redis: Redis) -> Queue:
+class DrainQueue(Queue):
+    """A queue from which a worker takes jobs, and skips ids without a readable job."""
+
+    @classmethod
+    def _fetch_dequeued_job(
+        cls, connection: Redis, queue_key: str, job_id: str, *args: Any, **kwargs: Any
+    ) -> tuple[Job, Queue]:
+        """Return the job with an id; raises DequeueTimeout if there is none.
+
+        RQ would take the next id without a heartbeat in between, and end the worker at a job that it cannot read.
+        """
+        found: tuple[Job, Queue] | None = None
+        try:
+            found = super()._fetch_dequeued_job(connection, queue_key, job_id, *args, **kwargs)
+        except RedisError:
+            raise
+        except Exception as error:  # whatever RQ raises for a hash that another program wrote
+            log.warning("queue.unreadable_job", job=job_id, error=type(error).__name__)
+        if found is None:
+            connection.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job_id)
+            raise DequeueTimeout(0, queue_key)
+        return found
+
+
+def drain_queue(redis: Redis) -> DrainQueue:
     """Return the queue that workers listen on."""
-    return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)
+    return DrainQueue(QUEUE_NAME, connection=redis, serializer=JSONSerializer, job_class=DrainJob)
 
 
 def enqueue_drain(queue: Queue, partition: int, token: str) -> None:
     """Enqueue a drain of a partition for the lease with this token; it is harmless if the job is lost or runs twice."""
-    _enqueue(queue, DRAIN, partition, token, description=f"drain partition {partition}")
+    _enqueue(queue, DRAIN, partition, token, prefix=DRAIN_ID, description=f"drain partition {partition}")
 
 
 def enqueue_verify(queue: Queue) -> None:
     """Enqueue a slice of verification; it is harmless if the job is lost, because another one follows."""
-    _enqueue(queue, VERIFY, job_id=f"{_VERIFY_ID}{uuid4().hex}", description="verify for a while")
+    _enqueue(queue, VERIFY, prefix=VERIFY_ID, description="verify for a while")
 
 
 def is_verify_job(job_id: str) -> bool:
     """Return whether an id belongs to a verification job."""
-    return job_id.startswith(_VERIFY_ID)
+    return job_id.startswith(VERIFY_ID)
 
 
-def _enqueue(queue: Queue, function: str, *arguments: str | int, description: str, job_id: str | None = None) -> None:
+def _enqueue(queue: Queue, function: str, *arguments: str | int, prefix: str, description: str) -> None:
     with queue.connection.pipeline() as pipe:  # one round trip; without a pipeline RQ makes two
         queue.enqueue(
             function,
@@ -79,7 +110,7 @@ def _enqueue(queue: Queue, function: str, *arguments: str | int, description: st
             result_ttl=0,
             failure_ttl=FAILURE_TTL_S,
             description=description,
-            job_id=job_id,
+            job_id=f"{prefix}{uuid4().hex}",
             pipeline=pipe,
         )
         pipe.execute()
