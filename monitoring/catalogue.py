@@ -12,6 +12,7 @@ from api_stub.request_metrics import LATENCY_BOUNDS_S
 from monitoring.definition import HistogramValue, MetricDefinition
 from monitoring.samples import (
     by_label,
+    by_label_and_run,
     by_partition,
     histogram,
     oldest_heartbeats,
@@ -252,38 +253,38 @@ FROM_BATCH_METRICS: tuple[MetricDefinition[BatchMetrics], ...] = (
     MetricDefinition(
         "projector_dead_letters_total",
         "counter",
-        ("reason",),
-        "Entries that became dead letters since Redis was last emptied, by reason.",
-        lambda batches: by_label(batches.dead_lettered),
+        ("reason", "redis_run"),
+        "Entries that became dead letters since the process of Redis was started, by reason.",
+        lambda batches: by_label_and_run(batches, batches.dead_lettered),
     ),
     MetricDefinition(
         "projector_batches_failed_total",
         "counter",
-        ("fault",),
+        ("fault", "redis_run"),
         "Batches that were rolled back and tried again. The cause is `external` (a server or machine) or `internal`"
         " (this release or an event).",
-        lambda batches: by_label(batches.failed),
+        lambda batches: by_label_and_run(batches, batches.failed),
     ),
     MetricDefinition(
         "projector_batch_entries",
         "histogram",
-        (),
+        ("redis_run",),
         "Entries of a committed batch.",
-        lambda batches: histogram(batches.batch_entries),
+        lambda batches: histogram(batches, batches.batch_entries),
     ),
     MetricDefinition(
         "projector_batch_seconds",
         "histogram",
-        (),
+        ("redis_run",),
         "Duration of a committed batch, from the start of reading to the commit.",
-        lambda batches: histogram(batches.batch_us, 1e6),
+        lambda batches: histogram(batches, batches.batch_us, 1e6),
     ),
     MetricDefinition(
         "projector_commit_seconds",
         "histogram",
-        (),
+        ("redis_run",),
         "Duration of a batch's transaction, including its commit and the decoding of the next batch.",
-        lambda batches: histogram(batches.commit_us, 1e6),
+        lambda batches: histogram(batches, batches.commit_us, 1e6),
     ),
 )
 FROM_API_PROCESS: tuple[MetricDefinition[ApiProcess], ...] = (

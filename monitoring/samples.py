@@ -8,9 +8,11 @@ from monitoring.definition import HistogramValue, Samples, Value
 from projections.transaction.dead_letter_counts import OpenCount
 from workers.reporting.status import PartitionStatus, ProcessStatus, Status
 from workers.reporting.status_reader import DatabaseState, RedisState
-from workers.telemetry.batch_metrics import Histogram
+from workers.telemetry.batch_metrics import BatchMetrics, Histogram
 
 N = TypeVar("N", bound=float)
+
+RUN_LENGTH = 8
 
 
 def single(value: Value) -> Samples:
@@ -35,10 +37,19 @@ def open_dead_letters(value: Callable[[OpenCount], int]) -> Callable[[DatabaseSt
     ]
 
 
-def histogram(counted: Histogram, per_unit: float = 1) -> Samples:
+def histogram(batches: BatchMetrics, counted: Histogram, per_unit: float = 1) -> Samples:
     """Return the sample of a histogram of whole numbers, converted to the metric's unit: `per_unit` make one."""
     bounds = [bound / per_unit for bound in counted.buckets.bounds]
-    return single(HistogramValue(bounds, counted.counts, counted.sum / per_unit))
+    return [((_run(batches),), HistogramValue(bounds, counted.counts, counted.sum / per_unit))]
+
+
+def by_label_and_run(batches: BatchMetrics, values: Mapping[str, int]) -> Samples:
+    """Return a sample for each value of a metric with one label and the label `redis_run`."""
+    return [((label, _run(batches)), value) for label, value in values.items()]
+
+
+def _run(batches: BatchMetrics) -> str:
+    return batches.redis_run[:RUN_LENGTH]
 
 
 def process_counts(redis: RedisState) -> Samples:

@@ -1515,6 +1515,14 @@ HEALTH_AND_METRICS = (
         (f"{_METRICS}every_batch_is_counted_by_its_size_and_its_times",),
     ),
     Mutant(
+        "a restored Redis goes on with its older counters",
+        "metrics",
+        "workers/telemetry/batch_metrics.py",
+        "string.match(info, 'run_id:(%x+)') or ''",
+        "'' or ''",
+        (f"{_METRICS}counters_do_not_go_back_when_redis_is_restored_to_an_older_state",),
+    ),
+    Mutant(
         "dead letters found by the transaction are counted without their reason",
         "metrics",
         "workers/telemetry/batch_metrics.py",

@@ -28,7 +28,11 @@ class Scraped:
         return cls(text, samples)
 
     def __call__(self, name: str, **labels: str) -> float:
-        return self.samples[name, frozenset(labels.items())]
+        wanted = frozenset(labels.items())
+        (value,) = [
+            value for (each, found), value in self.samples.items() if each == name and _without_run(found) == wanted
+        ]
+        return value
 
     def names(self) -> set[str]:
         return {name for name, _ in self.samples}
@@ -40,6 +44,11 @@ class Scraped:
             for label, value in labels:
                 found.setdefault(label, set()).add(value)
         return found
+
+
+def _without_run(labels: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Return the labels without `redis_run`, which is the same for all samples of a scrape."""
+    return frozenset((label, value) for label, value in labels if label != "redis_run")
 
 
 def scrape(runtime: Runtime) -> Scraped:

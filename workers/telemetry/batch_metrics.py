@@ -1,12 +1,15 @@
 """Metrics of all batches, counted in Redis: sizes, durations, dead letters and failures.
 
-They are approximate: a crash may leave a batch out, and a Redis that lost its data starts from zero. The exact counts
-are in the checkpoints. Why in Redis: docs/decisions/0042-metrics-travel-through-redis-and-the-database.md
+They are approximate: a crash may leave a batch out. They start from zero, as new series, with each process of Redis,
+because its data may be older than what was shown:
+docs/decisions/0053-start-new-series-with-each-redis-process.md. The exact counts are in the checkpoints. Why in Redis:
+docs/decisions/0042-metrics-travel-through-redis-and-the-database.md
 
 Keys:
 
     projector:batch-metrics  hash  counters: `<histogram>:<upper bound>` and `<histogram>:sum`,
-                                   `dead_lettered:<reason>`, `failed:<fault>`
+                                   `dead_lettered:<reason>`, `failed:<fault>`; and `redis_run`: the `run_id` of the
+                                   Redis process that has counted them
 """
 
 import time
@@ -25,6 +28,29 @@ from projections.transaction.apply import Batch
 from projections.transaction.checkpoint import Checkpoint
 
 KEY = "projector:batch-metrics"
+RUN_FIELD = "redis_run"
+# A user who may not call INFO counts on across restarts of Redis.
+_RUN = """
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+"""
+_COUNT = (
+    _RUN
+    + """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= run then
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], ARGV[1], run)
+end
+for index = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[index], ARGV[index + 1]) end
+"""
+)
+_READ = (
+    _RUN
+    + """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= run then return {run, {}} end
+return {run, redis.call('HGETALL', KEYS[1])}
+"""
+)
 _TIMES_US = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000)
 
 
@@ -98,8 +124,9 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class BatchMetrics:
-    """The metrics of all batches since Redis was last emptied."""
+    """The metrics of all batches that were counted by one process of Redis, and the `run_id` of that process."""
 
+    redis_run: str
     batch_entries: Histogram
     batch_us: Histogram
     commit_us: Histogram
@@ -109,29 +136,36 @@ class BatchMetrics:
 
 def count_committed(pipe: Redis, batch: CommittedBatch) -> None:
     """Count a committed batch, in a pipeline that the caller executes."""
+    added: dict[str, int] = {f"dead_lettered:{reason}": entries for reason, entries in batch.dead_lettered.items()}
     for buckets, value in ((BATCH_ENTRIES, batch.entries), (BATCH_US, batch.batch_us), (COMMIT_US, batch.commit_us)):
-        pipe.hincrby(KEY, f"{buckets.name}:{buckets.bucket_of(value)}", 1)
-        pipe.hincrby(KEY, f"{buckets.name}:sum", value)
-    for reason, entries in batch.dead_lettered.items():
-        pipe.hincrby(KEY, f"dead_lettered:{reason}", entries)
+        added[f"{buckets.name}:{buckets.bucket_of(value)}"] = 1
+        added[f"{buckets.name}:sum"] = value
+    _add(pipe, added)
 
 
 def count_failed(pipe: Redis, error_class: ErrorClass) -> None:
     """Count a failed batch, in a pipeline that the caller executes."""
-    pipe.hincrby(KEY, f"failed:{error_class}", 1)
+    _add(pipe, {f"failed:{error_class}": 1})
 
 
 def read_batch_metrics(redis: Redis) -> BatchMetrics:
     """Return the metrics; raises Redis's errors."""
-    stored: Any = redis.hgetall(KEY)
-    counted = {name.decode(): int(value) for name, value in stored.items()}
+    client: Any = redis
+    run, stored = client.eval(_READ, 1, KEY, RUN_FIELD)
+    pairs = zip(stored[::2], stored[1::2], strict=True)
+    counted = {name.decode(): int(value) for name, value in pairs if name.decode() != RUN_FIELD}
     return BatchMetrics(
+        redis_run=run.decode(),
         batch_entries=_histogram(counted, BATCH_ENTRIES),
         batch_us=_histogram(counted, BATCH_US),
         commit_us=_histogram(counted, COMMIT_US),
         dead_lettered={reason.value: counted.get(f"dead_lettered:{reason}", 0) for reason in Reason},
         failed={each.value: counted.get(f"failed:{each}", 0) for each in ErrorClass},
     )
+
+
+def _add(pipe: Redis, added: Mapping[str, int]) -> None:
+    pipe.eval(_COUNT, 1, KEY, RUN_FIELD, *(str(each) for pair in added.items() for each in pair))
 
 
 def _histogram(counted: Mapping[str, int], buckets: Buckets) -> Histogram:
