@@ -3,6 +3,7 @@
 See docs/decisions/0037-wait-on-postgresql-in-the-event-loop.md.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from api_stub import errors
 from api_stub.lookups.coalesce import QUERY_TIMEOUT_S
 from api_stub.lookups.lookup import ConnectionCounts, Lookup
 from projections.database.columns import Row
-from projections.database.connection import BoundedAsyncConnection
+from projections.database.connection import BoundedAsyncConnection, expiry_of_new_connection
 from projections.database.engines import reader_connection_options
 from projections.database.key_queries import bind_keys
 from projections.database.pipeline import compile_statement
@@ -25,7 +26,8 @@ V = TypeVar("V")
 class PostgresqlDatabase:
     """Runs lookups on asynchronous connections.
 
-    It opens a connection when all are in use, and keeps it. The callers limit how many lookups run at once.
+    It opens a connection when all are in use, and keeps it until it is old. The callers limit how many lookups run at
+    once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -56,8 +58,7 @@ class PostgresqlDatabase:
         self._idle.clear()
 
     async def _rows(self, statement: bytes, parameters: Mapping[str, Any]) -> list[Row]:
-        if self._idle:
-            connection = self._idle.pop()
+        if (connection := self._pop_idle()) is not None:
             try:
                 return await self._rows_on(connection, statement, parameters)
             except psycopg.OperationalError:
@@ -66,7 +67,17 @@ class PostgresqlDatabase:
                     raise
         connection = await BoundedAsyncConnection.connect(**self._options, autocommit=True)
         connection.answer_timeout_s = QUERY_TIMEOUT_S  # callers wait no longer than this
+        connection.expires_s = expiry_of_new_connection()
         return await self._rows_on(connection, statement, parameters)
+
+    def _pop_idle(self) -> BoundedAsyncConnection | None:
+        """Return an idle connection, and close those that are too old."""
+        while self._idle:
+            connection = self._idle.pop()
+            if time.monotonic() < connection.expires_s:
+                return connection
+            connection.pgconn.finish()
+        return None
 
     async def _rows_on(
         self, connection: BoundedAsyncConnection, statement: bytes, parameters: Mapping[str, Any]

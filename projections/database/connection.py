@@ -3,7 +3,9 @@
 docs/decisions/0026-bound-every-wait.md, docs/decisions/0021-decode-the-next-batch-while-waiting.md
 """
 
+import random
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +20,11 @@ from psycopg.waiting import Ready, Wait
 T = TypeVar("T")
 
 _CHECK_EVERY_S = 0.1
+# The age after which a pool replaces a connection, so that it follows a failover that closes no connection. It differs
+# for each connection, so that they are not replaced all at once.
+CONNECTION_AGE_MAX_S = 60.0
+_AGE_JITTER = 0.2
+_READ_ONLY = "25006"
 
 _work: ContextVar[Callable[[], bool] | None] = ContextVar("work", default=None)
 
@@ -41,6 +48,9 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     It also closes when a wait is interrupted, for example by a job's time limit. Otherwise its next user would read the
     result that is still to come. The server rolls back its transaction.
+
+    It closes after a write that the server refuses as read-only, too: the server was demoted by a failover, and a new
+    connection leads to its successor. The pool then replaces all older connections.
     """
 
     # Longer than the server's statement_timeout, whose error is clearer, and shorter than the time after which a
@@ -56,6 +66,8 @@ class BoundedConnection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.answer_timeout_s)
         except BaseException as error:
+            if isinstance(error, psycopg.Error) and error.sqlstate == _READ_ONLY:
+                self.close()
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE or _is_from_server(error):
                 raise
             self.close()
@@ -89,6 +101,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
     """A `BoundedConnection` for an event loop. It also closes itself when the waiting task is cancelled."""
 
     answer_timeout_s: float | None = BoundedConnection.answer_timeout_s
+    expires_s: float = float("inf")
 
     async def wait(
         self,
@@ -108,6 +121,11 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
             if isinstance(error, psycopg.OperationalError):
                 raise psycopg.OperationalError(f"the server was silent for {self.answer_timeout_s} s") from error
             raise
+
+
+def expiry_of_new_connection() -> float:
+    """Return the time, by the monotonic clock, at which a connection that is opened now becomes too old."""
+    return time.monotonic() + CONNECTION_AGE_MAX_S * random.uniform(1 - _AGE_JITTER, 1)  # noqa: S311 (not for security)
 
 
 def _is_from_server(error: BaseException) -> bool:

@@ -1,13 +1,15 @@
 """Engines for PostgreSQL: session limits, bounded waits, binary results."""
 
+import time
 from typing import Any
 
 from psycopg.pq import Format
 from psycopg.types.string import BytesBinaryDumper
 from sqlalchemy import URL, Connection, Engine, ExecutionContext, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from projections.database.connection import BoundedConnection
+from projections.database.connection import BoundedConnection, expiry_of_new_connection
 from projections.database.table_names import use_schema
 from projections.settings import SCHEMA_PARAMETER
 
@@ -33,6 +35,8 @@ _CLIENT = {
     "client_encoding": "UTF8",  # whatever PGCLIENTENCODING says
 }
 
+_EXPIRY = "expires_s"  # the key in the `info` of a pooled connection
+
 
 def make_engine(
     url: URL, session: dict[str, str], pool_size: int, isolation_level: Any, connect_timeout_s: int | None = None
@@ -52,7 +56,8 @@ def make_engine(
     )
     use_schema(engine.dialect, url)
     event.listen(engine, "do_connect", _connect)
-    event.listen(engine, "checkout", _refuse_closed_connection)
+    event.listen(engine, "connect", _note_expiry)
+    event.listen(engine, "checkout", _refuse_closed_or_old_connection)
     event.listen(engine, "before_cursor_execute", _use_binary_results)
     return engine
 
@@ -90,10 +95,16 @@ def _connect(_dialect: object, _record: object, args: Any, options: Any) -> Boun
     return connection
 
 
-def _refuse_closed_connection(connection: BoundedConnection, _record: object, _proxy: object) -> None:
-    """Make the pool replace this connection and all older ones, if the server has closed it."""
+def _note_expiry(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info[_EXPIRY] = expiry_of_new_connection()
+
+
+def _refuse_closed_or_old_connection(connection: BoundedConnection, record: ConnectionPoolEntry, _: object) -> None:
+    """Make the pool replace this connection if it is old, and all older ones too if it is closed."""
     if connection.is_closed_by_server:
         raise InvalidatePoolError
+    if time.monotonic() > record.info[_EXPIRY]:
+        raise DisconnectionError
 
 
 def _use_binary_results(

@@ -76,6 +76,7 @@ _STANDBY = "tests/faults/test_standby.py::test_"
 _ENTRY_IDS = "tests/faults/test_entry_ids.py::test_"
 _DOCTOR = "tests/integration/test_doctor.py::test_"
 _ENCODINGS = "tests/integration/test_encodings.py::test_"
+_FAILOVER = "tests/faults/test_postgresql_failover.py::test_"
 _SCHEMAS = "tests/integration/test_schemas.py::test_"
 _MIGRATION_LOCKS = "tests/integration/test_migration_locks.py::test_"
 
@@ -880,6 +881,30 @@ RECOVERY = (
 )
 
 DATABASES = (
+    Mutant(
+        "a connection to a demoted server stays in the pool",
+        "G7",
+        "projections/database/connection.py",
+        "            if isinstance(error, psycopg.Error) and error.sqlstate == _READ_ONLY:\n                self.close()\n",
+        "",
+        (f"{_FAILOVER}drains_continue_on_the_new_server[after read-postgresql]",),
+    ),
+    Mutant(
+        "the API keeps its connections for ever",
+        "G7",
+        "api_stub/lookups/postgresql.py",
+        "            if time.monotonic() < connection.expires_s:\n",
+        "            if True:\n",
+        (f"{_FAILOVER}reads_reach_the_new_server_when_their_connections_are_too_old",),
+    ),
+    Mutant(
+        "a pool keeps its connections for ever",
+        "G7",
+        "projections/database/postgresql_engine.py",
+        "    if time.monotonic() > record.info[_EXPIRY]:\n",
+        "    if False:\n",
+        (f"{_FAILOVER}a_pool_replaces_connections_that_are_too_old_one_by_one",),
+    ),
     Mutant(
         "a text that a driver cannot encode counts as an outage",
         "G5",

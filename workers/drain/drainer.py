@@ -166,6 +166,7 @@ def _step_until_done(drainer: Drainer, lease: Lease, budget_s: float) -> None:
             is_at_end = drainer.step(read_ahead=True)
         except StaleClaimError as error:
             log.info("drain.stale_checkpoint", partition=drainer.partition, error=str(error))
+            drainer.runtime.reader.dispose()  # after a failover, its connections may still read from the old server
             continue
         except BaseTimeoutException:
             raise
