@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -26,6 +27,7 @@ from api_stub.auth.keys import KeyKind
 from api_stub.routes.registry import READS
 from event_stream import Producer
 from event_stream.events.event import partition_of
+from event_stream.settings import StreamSettings
 from event_stream.streams.stream_keys import stream_key
 from migrations import migrate_database
 from projections.database import idle_lock_holders
@@ -37,7 +39,8 @@ from tests.support.events import NOW_US, TENANT, event
 from tests.support.harness import append, closing_runtime, drain_all
 from tests.support.invariants import assert_counted_once, assert_counters_add_up
 from tests.support.oracle import Oracle
-from tests.support.servers import PostgresServer, RedisServer, wait_until
+from tests.support.processes import start_module
+from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rq_worker import create_worker as working
 from workers.doctor.context import Context
@@ -53,6 +56,14 @@ PARTITIONS = 4
 TENANT_PARTITION = partition_of(TENANT, PARTITIONS)
 KEY = stream_key(TENANT_PARTITION)
 MADE = [event("project.created.v1"), event("log_source.added.v1"), *(event() for _ in range(20))]
+# What the doctor probes with the users of other processes, or may not look at.
+EXPECTED_DENIALS = {
+    *((user, "config|get") for user in ("worker", "dispatcher", "api")),
+    *((user, "xtrim") for user in ("worker", "api")),
+    *((user, stream_key(0)) for user in ("worker", "api")),
+    *(("dispatcher", name) for name in ("blmove",)),
+    *(("api", name) for name in ("blmove", "ping")),
+}
 pytestmark = pytest.mark.xdist_group("runbook")  # one deployment for all
 
 
@@ -225,8 +236,7 @@ def test_each_user_of_redis_may_do_its_work_and_no_more(sqlite_url: str, monkeyp
     (lists,) = blocks("acl run")
     server = RedisServer()
     server.start()
-    for line in lists.splitlines():
-        server.command("ACL", "SETUSER", *line.split()[1:])
+    set_users(server, lists)
     urls = {name: server.url.replace("127", f"{name}:secret@127") for name in ("producer", "projector")}
     environ = {"DATABASE_URL": sqlite_url, "REDIS_URL": urls["projector"], "PROJECTOR_PARTITIONS": str(PARTITIONS)}
     with closing_runtime(Runtime.from_environ(environ)) as runtime:
@@ -248,6 +258,102 @@ def test_each_user_of_redis_may_do_its_work_and_no_more(sqlite_url: str, monkeyp
             with Redis.from_url(urls[user]) as client, pytest.raises(NoPermissionError):
                 client.execute_command(*command.split())
     server.remove()
+
+
+def set_users(server: RedisServer, lines: str) -> None:
+    for line in lines.splitlines():
+        server.command("ACL", "SETUSER", *line.split()[1:])
+
+
+def test_each_process_works_with_the_user_of_its_own(sqlite_url: str, tmp_path: Path) -> None:
+    """Real processes: events, a dead letter, a large entry, trimming, verification, health, metrics and a clean end."""
+    (lists,) = blocks("acl run")
+    server = RedisServer()
+    server.start()
+    set_users(server, lists)
+
+    def environ(user: str) -> dict[str, str]:
+        changed = {"DATABASE_URL": sqlite_url, "REDIS_URL": server.url.replace("127", f"{user}:secret@127")}
+        return os.environ | changed | {"PROJECTOR_PARTITIONS": str(PARTITIONS), "PROJECTOR_DATA_DIR": str(tmp_path)}
+
+    soon = json.dumps({"workers.dispatch.trimmer.TRIM_AFTER_S": 1.0, "workers.dispatch.trimmer.TRIM_EVERY_S": 0.5})
+    port = free_port()
+    processes = {
+        "worker": start_module(environ("worker"), "cli", "worker"),
+        "dispatcher": start_module(environ("dispatcher"), "tests.support.override_constants", "dispatcher", soon),
+        "api": start_module(environ("api") | {"PORT": str(port)}, "cli", "api"),
+    }
+    try:
+        settings = StreamSettings(partitions=PARTITIONS)
+        wait_until(lambda: server.command("EXISTS", "events:partitions"), "the number of partitions is announced", 90)
+        producer = Producer.from_url(environ("producer")["REDIS_URL"], settings)
+        server.command("XADD", KEY, "*", "event", "nonsense")
+        server.command("XADD", KEY, "*", "event", "x" * 2_000_000)
+        last = producer.append_many([*MADE, *(event() for _ in range(300))])[-1]
+        producer.wait_until_projected(last, timeout_s=90)
+        wait_until(lambda: server.command("XLEN", KEY) < 200, "the stream is trimmed", 90)
+        wait_until(lambda: server.command("HGET", "projector:verify:results", "finished_ms"), "a pass is verified", 90)
+        wait_until(lambda: answer(port, "/healthz/projector").startswith('{"status":"degraded"'), "health answers", 90)
+        assert 'projector_up{server="redis"} 1.0' in answer(port, "/metrics")
+        for user in processes:
+            with closing(Context.from_environ(environ(user))) as context:
+                codes = {finding.code for finding in run_checks(context).findings}
+            assert "redis-permissions-missing" not in codes, user
+        refused_before = server.refusals("NOPERM")
+    finally:
+        for process in processes.values():
+            process.terminate()
+        ends = [process.wait(60) for process in processes.values()]
+    assert ends == [0, 0, 0]
+    denied = [entry for entry in map(acl_entry, server.command("ACL", "LOG")) if entry not in EXPECTED_DENIALS]
+    assert (denied, refused_before > 0) == ([], True)
+    refused = {
+        "worker": [f"XADD {KEY} * a b", f"XTRIM {KEY} MAXLEN 0", f"DEL {KEY}", "FLUSHALL", "PUBLISH rq:pubsub:x 1"],
+        "dispatcher": [f"XADD {KEY} * a b", f"DEL {KEY}", "CONFIG GET maxmemory", "BLMOVE rq:x rq:y LEFT RIGHT 1"],
+        "api": ["SET projector:breaker-open 1", f"XADD {KEY} * a b", "LPOP rq:queue:projector", "KEYS *"],
+    }
+    for user, commands in refused.items():
+        for command in commands:
+            with Redis.from_url(environ(user)["REDIS_URL"]) as client, pytest.raises(NoPermissionError):
+                client.execute_command(*command.split())
+    server.remove()
+
+
+def test_the_doctor_names_what_the_user_of_a_worker_lacks(sqlite_url: str, tmp_path: Path) -> None:
+    (lists,) = blocks("acl run")
+    server = RedisServer()
+    server.start()
+    set_users(server, lists.replace(" &rq:pubsub:*", "").replace(" &* ", " ").replace("+script|load", ""))
+    for user, lacks in (
+        ("worker", "SCRIPT LOAD, SUBSCRIBE rq:pubsub:probe"),
+        ("projector", "SUBSCRIBE rq:pubsub:probe"),
+    ):
+        environ = {
+            "DATABASE_URL": sqlite_url,
+            "REDIS_URL": server.url.replace("127", f"{user}:secret@127"),
+            "PROJECTOR_PARTITIONS": str(PARTITIONS),
+            "PROJECTOR_DATA_DIR": str(tmp_path),
+        }
+        with closing(Context.from_environ(environ)) as context:
+            found = [each for each in run_checks(context).findings if each.code == "redis-permissions-missing"]
+        assert found[0].message == f"user {user} may not do what a worker needs: {lacks}"
+        assert (found[0].severity, f"ACL SETUSER {user}" in found[0].remedy) == ("error", True)
+    assert set(server.command("KEYS", "*")) <= {b"projector:write-probe"}  # of status, which it reads
+    server.remove()
+
+
+def answer(port: int, path: str) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30).text
+
+
+def acl_entry(entry: Any) -> tuple[str, str]:
+    fields = entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+    named = {_text(name): _text(value) for name, value in fields.items()}
+    return named["username"], named["object"]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @pytest.mark.parametrize("trimmed", [0, 40])

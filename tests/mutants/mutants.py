@@ -2005,6 +2005,17 @@ ALERTS = (
     ),
 )
 
+PERMISSIONS = (
+    Mutant(
+        "the doctor does not look for RQ's channels",
+        "doctor",
+        "workers/doctor/redis_permissions.py",
+        """        if role == "worker" and _is_channel_denied(redis):""",
+        "        if False:",
+        ("tests/e2e/test_runbook.py::test_the_doctor_names_what_the_user_of_a_worker_lacks",),
+    ),
+)
+
 STANDBY = (
     Mutant(
         "the doctor tells an API on a standby to leave it",
@@ -2209,6 +2220,7 @@ MUTANTS = (
     *EVENT_VERSIONS,
     *DOCTOR,
     *ALERTS,
+    *PERMISSIONS,
     *STANDBY,
     *ENTRY_IDS,
     *LOCAL,
