@@ -93,6 +93,8 @@ def _one_value(rules: dict[str, Any]) -> str:
     if "maxLength" in rules:
         without = ", no control characters" if rules.get("pattern") == NO_CONTROL_PATTERN else ""
         return f"string of {rules.get('minLength', 0)} to {rules['maxLength']:,} characters{without}"
+    if "maximum" in rules:
+        return f"{rules['type']} from {rules['minimum']} to {rules['maximum']:,}"
     return str(rules["type"])
 
 

@@ -5,7 +5,7 @@ Routes, metrics and the OpenAPI document derive from it.
 
 from typing import Any
 
-from api_stub.routes import activity, stats
+from api_stub.routes import activity, projects, stats, usage
 from api_stub.routes.read import Read
 
-READS: tuple[Read[Any, Any], ...] = (stats.read, activity.read)
+READS: tuple[Read[Any, Any], ...] = (stats.read, activity.read, projects.read, usage.read)

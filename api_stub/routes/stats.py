@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -26,17 +25,16 @@ from api_stub.routes.read import (
     is_rebuild_pending,
     require_found,
 )
+from api_stub.routes.trend import DayCount, render_trend
 from projections.database.columns import Row
 from projections.database.key_queries import key_rows
-from projections.read_models.analysis_trend import DAY_US, by_day_from_json
+from projections.read_models.analysis_trend import by_day_from_json
 from projections.read_models.analysis_trend import table as analysis_trend
 from projections.read_models.project import table as project
 from projections.read_models.tenant import table as tenant
 from projections.transaction.projection_version import table as projection_version
 
-WINDOW_DAYS = 30
 _READ_MODELS = ("analysis_trend", "project", "tenant")
-_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _SLUG = re.compile(r"[a-z0-9-]{1,100}", re.ASCII)
 _SLUG_PARAMETER = {
     "name": "slug",
@@ -46,13 +44,6 @@ _SLUG_PARAMETER = {
     "schema": {"type": "string", "pattern": "^[a-z0-9-]{1,100}$"},
     "example": "checkout-api",
 }
-
-
-class DayCount(ResponseModel):
-    """Analyses created on one UTC day."""
-
-    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
-    count: int = Field(ge=1)
 
 
 class Stats(ResponseModel):
@@ -87,17 +78,6 @@ class StatsRow(NamedTuple):
     support_desk_count: int
     watchdog_enabled: bool
     by_day: Mapping[int, int]
-
-    def trend(self, now_us: int) -> list[tuple[str, int]]:
-        """Return (date, count) of each day with analyses in the last 30 UTC days, including today, ascending."""
-        today = now_us // DAY_US
-        days = range(today - WINDOW_DAYS + 1, today + 1)
-        return [(_date(day), count) for day, count in self.by_day.items() if day in days]
-
-
-@lru_cache(maxsize=256)
-def _date(day: int) -> str:
-    return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
 
 
 def _results(rows: Iterable[Row]) -> dict[StatsKey, StatsRow | RebuildPending]:
@@ -162,16 +142,16 @@ async def handle(request: Request, key: ApiKey, now_us: int, find: Find[StatsKey
     row = require_found(await find(StatsKey(key.tenant_id, slug)))
     if row.project_id != (key.project_id or row.project_id) or row.project_id != (requested or row.project_id):
         raise errors.forbidden("WRONG_PROJECT", "This slug does not belong to the project of the key or X-Project-Id.")
-    trend = row.trend(now_us)
+    trend = render_trend(row.by_day.items(), now_us)
     # Return a dict, because building the models costs more than the lookup. A test compares the dict with the models.
     stats = {
-        "analysisCount": sum(count for _, count in trend),
+        "analysisCount": sum(day["count"] for day in trend),
         "logSourceCount": row.log_source_count,
         "repoCount": row.repo_count,
         "notificationChannelCount": row.notification_channel_count,
         "supportDeskCount": row.support_desk_count,
         "watchdogEnabled": row.watchdog_enabled,
-        "dailyTrend": [{"date": date, "count": count} for date, count in trend],
+        "dailyTrend": trend,
     }
     return json_response(200, to_json({"success": True, "data": stats}))
 

@@ -88,7 +88,9 @@ def _print_demo_requests(api_url: str, key: str) -> None:
     for slug in tenant.projects:
         click.echo(f"curl -s {header} {url}/projects/{slug}/stats")
     project_id = tenant.project_id(next(iter(tenant.projects)))
-    click.echo(f'curl -s {header} -H "X-Project-Id: {project_id}" "{url}/monitoring/activity?hours=24"\n')
+    click.echo(f'curl -s {header} -H "X-Project-Id: {project_id}" "{url}/monitoring/activity?hours=24"')
+    click.echo(f"curl -s {header} {url}/projects")
+    click.echo(f"curl -s {header} {url}/usage\n")
     names = ", ".join(other.id for other in others)
     click.echo(f"Other tenants are {names}. Create a key for one with `projector keys create --tenant ID`.\n")
 

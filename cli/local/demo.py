@@ -30,6 +30,7 @@ class DemoTenant:
     def history(self, now_us: int) -> Iterator[dict[str, Any]]:
         """Yield the tenant's configuration, and its events of the 30 days up to `now_us`."""
         yield self._event("support_desk.bound.v1", _CREATED_AT, None, "desk", bindingId="desk_1")
+        yield self._event("plan.changed.v1", _CREATED_AT, None, "plan", planLimit=1000)
         today = now_us // DAY_US
         for slug, name in self.projects.items():
             yield from self._configuration(slug, name)
@@ -67,7 +68,9 @@ class DemoTenant:
             yield self._evaluation(slug, at, self._uuid(f"{slug}/{day}/evaluation/{number}"), rng)
 
     def _analysis(self, slug: str, at: str, id_: str) -> dict[str, Any]:
-        return self._envelope("analysis.created.v1", at, slug, id_, {"analysisId": f"ana_{id_[:8]}", "trigger": "api"})
+        severity = ("critical", "high", "medium", "low", "info")[int(id_[:2], 16) % 5]
+        data = {"analysisId": f"ana_{id_[:8]}", "severity": severity, "trigger": "api"}
+        return self._envelope("analysis.created.v1", at, slug, id_, data)
 
     def _evaluation(self, slug: str, at: str, id_: str, rng: random.Random) -> dict[str, Any]:
         rule = rng.randrange(len(_RULES))

@@ -17,6 +17,7 @@ FreeText = Annotated[str, Field(max_length=1000)]
 LlmContext = Annotated[str, Field(max_length=2000)]
 Severity = Literal["critical", "high", "medium", "low", "info"]
 SuppressedReason = Literal["cooldown", "daily_cap", "dedup"]
+PLAN_LIMIT_MAX = 2**53 - 1  # the largest integer that every JSON library keeps exactly
 
 
 class OrNull:
@@ -44,19 +45,15 @@ class ProjectCreated(Data):
         Field(description="What the project is about.", examples=["Payments and orders"]),
     ] = None
     is_default: Annotated[
-        bool,
-        OrNull(),
-        Field(description="Whether this is the tenant's default project; false by default.", examples=[False]),
-    ] = False
+        bool | None,
+        Field(
+            description="Whether this is the tenant's default project; false until an event says so.", examples=[False]
+        ),
+    ] = None
     llm_context: Annotated[
         LlmContext | None,
         Field(description="What a language model should know about the project.", examples=["Payments use Stripe."]),
     ] = None
-
-    def __post_init__(self) -> None:
-        """Replace null by the default."""
-        if not self.is_default:
-            object.__setattr__(self, "is_default", False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +131,16 @@ class SupportDeskUnbound(Data):
     """A support desk was unbound from the tenant."""
 
     binding_id: Annotated[Id, Field(description="The binding.", examples=["desk_0b41"])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChanged(Data):
+    """The tenant's plan changed: how many analyses it may create in a calendar month."""
+
+    plan_limit: Annotated[
+        int | None,
+        Field(ge=0, le=PLAN_LIMIT_MAX, description="Analyses per month; null for unlimited.", examples=[500]),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,12 +230,13 @@ TYPES: dict[str, type[Data]] = {
     "notification_channel.removed.v1": NotificationChannelRemoved,
     "support_desk.bound.v1": SupportDeskBound,
     "support_desk.unbound.v1": SupportDeskUnbound,
+    "plan.changed.v1": PlanChanged,
     "watchdog.toggled.v1": WatchdogToggled,
     "analysis.created.v1": AnalysisCreated,
     "watchdog.evaluated.v1": WatchdogEvaluated,
 }
 """Every version of every type. Never remove one: the event log keeps events of all versions (see upcasting.py)."""
-TENANT_LEVEL = frozenset({"support_desk.bound.v1", "support_desk.unbound.v1"})
+TENANT_LEVEL = frozenset({"support_desk.bound.v1", "support_desk.unbound.v1", "plan.changed.v1"})
 _VERSIONED = re.compile(r"(.+)\.v([1-9][0-9]{0,8})")
 
 

@@ -148,10 +148,30 @@ def upgrade() -> None:
         sqlite_where=sa.text("project_exists = 1"),
     )
     op.create_table(
+        "project_details",
+        sa.Column("tenant_id", KEY, primary_key=True),
+        sa.Column("project_id", KEY, primary_key=True),
+        sa.Column("updated_time_us", sa.BigInteger, nullable=False),
+        sa.Column("description", sa.Text),
+        sa.Column("description_time_us", sa.BigInteger, nullable=False),
+        sa.Column("description_event_id", KEY, nullable=False),
+        sa.Column("is_default", sa.Boolean, nullable=False),
+        sa.Column("is_default_time_us", sa.BigInteger, nullable=False),
+        sa.Column("is_default_event_id", KEY, nullable=False),
+        sa.Column("llm_context", sa.Text),
+        sa.Column("llm_context_time_us", sa.BigInteger, nullable=False),
+        sa.Column("llm_context_event_id", KEY, nullable=False),
+        sa.Column("event_count", sa.BigInteger, nullable=False),
+        sa.Column("fingerprint", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
         "tenant",
         sa.Column("tenant_id", KEY, primary_key=True),
         sa.Column("support_desk_count", sa.Integer, nullable=False),
         sa.Column("support_desks", sa.Text, nullable=False),
+        sa.Column("plan_limit", sa.BigInteger),
+        sa.Column("plan_limit_time_us", sa.BigInteger, nullable=False),
+        sa.Column("plan_limit_event_id", KEY, nullable=False),
         sa.Column("event_count", sa.BigInteger, nullable=False),
         sa.Column("fingerprint", sa.BigInteger, nullable=False),
     )
@@ -161,6 +181,7 @@ def upgrade() -> None:
         sa.Column("project_id", KEY, primary_key=True),
         sa.Column("total", sa.BigInteger, nullable=False),
         sa.Column("by_day", sa.Text, nullable=False),
+        sa.Column("by_month", sa.Text, nullable=False),
         sa.Column("event_count", sa.BigInteger, nullable=False),
         sa.Column("fingerprint", sa.BigInteger, nullable=False),
         postgresql_with={"fillfactor": 70},

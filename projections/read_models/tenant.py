@@ -1,23 +1,24 @@
-"""The rollup `tenant`: the support desks that are bound to each tenant."""
+"""The rollup `tenant`: the support desks that are bound to each tenant, and the limit of its plan."""
 
 from typing import NamedTuple
 
-from sqlalchemy import Column, Integer, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, Table, Text
 
 from event_stream.events.event import Event
-from event_stream.events.event_types import SupportDeskBound, SupportDeskUnbound
+from event_stream.events.event_types import PlanChanged, SupportDeskBound, SupportDeskUnbound
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.lww import LWWSet
+from projections.folding.lww import LWWRegister, LWWSet
 from projections.folding.projection import Key
 from projections.folding.rollup import Rollup
 
 
 class Tenant(NamedTuple):
-    """A row: the tenant's support desks."""
+    """A row: the tenant's support desks, and how many analyses a month its plan allows (None: unlimited)."""
 
     tenant_id: str
     support_desks: LWWSet = LWWSet()
+    plan_limit: LWWRegister[int | None] = LWWRegister(None)
 
 
 table = Table(
@@ -26,6 +27,9 @@ table = Table(
     Column("tenant_id", KeyText, primary_key=True),
     Column("support_desk_count", Integer, nullable=False),
     Column("support_desks", Text, nullable=False),
+    Column("plan_limit", BigInteger),
+    Column("plan_limit_time_us", BigInteger, nullable=False),
+    Column("plan_limit_event_id", KeyText, nullable=False),
     *row_checksum.columns(),
 )
 
@@ -42,6 +46,8 @@ def fold(row: Tenant, event: Event) -> Tenant:
             return row._replace(support_desks=row.support_desks.set(member, True, event.stamp))
         case SupportDeskUnbound(binding_id=member):
             return row._replace(support_desks=row.support_desks.set(member, False, event.stamp))
+        case PlanChanged(plan_limit=plan_limit):
+            return row._replace(plan_limit=row.plan_limit.set(plan_limit, event.stamp))
         case _:
             return row
 
@@ -52,19 +58,20 @@ def _new(key: Key) -> Tenant:
 
 
 def _load(columns: Row) -> Tenant:
-    tenant_id, _count, support_desks = columns
-    return Tenant(tenant_id, LWWSet.from_json(support_desks))
+    tenant_id, _count, support_desks, plan_limit, *stamp = columns
+    return Tenant(tenant_id, LWWSet.from_json(support_desks), LWWRegister(plan_limit, (stamp[0], stamp[1])))
 
 
 def _dump(row: Tenant) -> Row:
-    return (row.tenant_id, row.support_desks.count, row.support_desks.to_json())
+    desks, plan_limit = row.support_desks, row.plan_limit
+    return (row.tenant_id, desks.count, desks.to_json(), plan_limit.value, *plan_limit.stamp)
 
 
 projection = Rollup(
     "tenant",
     version=1,
     table=table,
-    reads=frozenset({SupportDeskBound, SupportDeskUnbound}),
+    reads=frozenset({SupportDeskBound, SupportDeskUnbound, PlanChanged}),
     key=key,
     new=_new,
     fold=fold,

@@ -51,7 +51,7 @@ def test_the_demo_prints_curl_lines_that_work_as_pasted_and_ends_cleanly(tmp_pat
     up.start()
     up.await_ready()
     lines = [line for line in up.lines if line.startswith("curl ")]
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         answer = json.loads(subprocess.run(line, shell=True, check=True, capture_output=True).stdout)
         assert answer["success"] is True

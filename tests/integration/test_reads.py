@@ -163,7 +163,7 @@ async def test_both_answers_of_every_project_equal_the_oracles(runtime: Runtime,
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/config/projects", "/v1/config/projects/a/b/stats", STATS + "/", STATS + "%0A", "/x%00"]
+    "path", ["/", "/v1", "/v1/config/projects/", "/v1/config/projects/a/b/stats", STATS + "/", STATS + "%0A", "/x%00"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_an_unknown_path_is_not_found_whatever_the_key(api: Api, path: str, method: str) -> None:

@@ -102,7 +102,7 @@ DAMAGE: dict[str, Damage] = {
             update(table)
             .where(*key_is(table, rows[0]))
             .values(
-                total=rows[0][2] + 1, event_count=rows[0][4] + 1, fingerprint=rows[0][5] + fingerprint_of("0000abcd")
+                total=rows[0][2] + 1, event_count=rows[0][-2] + 1, fingerprint=rows[0][-1] + fingerprint_of("0000abcd")
             )
         ],
         by_sums=True,
@@ -110,7 +110,7 @@ DAMAGE: dict[str, Damage] = {
     "an event not counted": Damage(
         analysis_trend.table,
         lambda table, rows: [
-            update(table).where(*key_is(table, rows[0])).values(total=rows[0][2] - 1, event_count=rows[0][4] - 1)
+            update(table).where(*key_is(table, rows[0])).values(total=rows[0][2] - 1, event_count=rows[0][-2] - 1)
         ],
         by_sums=True,
     ),
@@ -129,7 +129,7 @@ DAMAGE: dict[str, Damage] = {
     ),
     "a tenant that does not exist": Damage(
         tenant.table,
-        lambda table, _rows: [insert(table).values(("ten_unheard_of", 1, "{}", 1, 1))],
+        lambda table, _rows: [insert(table).values(("ten_unheard_of", 1, "{}", None, -1, "", 1, 1))],
         by_sums=True,
         tenants=("ten_unheard_of",),
     ),

@@ -414,8 +414,8 @@ ANY_ORDER = (
         "day buckets are pruned by the clock",
         "G3",
         "projections/read_models/analysis_trend.py",
-        "oldest = max(by_day) - DAYS_KEPT + 1",
-        'oldest = int(__import__("time").time()) // 86_400 - DAYS_KEPT + 1',
+        "row.by_day.get(day, 0) + 1, DAYS_KEPT)",
+        'row.by_day.get(day, 0) + 1, DAYS_KEPT + day - int(__import__("time").time()) // 86_400)',
         (f"{_FOLDS}day_buckets_keep_recent_days_and_the_total_counts_all_days",),
     ),
     Mutant(
@@ -457,10 +457,10 @@ CONSISTENT_READS = (
         "support desks are counted by a second statement",
         "G4",
         "api_stub/routes/stats.py",
-        "    trend = row.trend(now_us)\n",
+        "    trend = render_trend(row.by_day.items(), now_us)\n",
         "    again = require_found(await find(StatsKey(key.tenant_id, slug)))\n"
         "    row = row._replace(support_desk_count=again.support_desk_count)\n"
-        "    trend = row.trend(now_us)\n",
+        "    trend = render_trend(row.by_day.items(), now_us)\n",
         (f"{_READS}each_response_is_one_statement",),
     ),
     Mutant(
@@ -1386,7 +1386,7 @@ EVENTS_AND_READS = (
     Mutant(
         "the window has thirty-one days",
         "stats",
-        "api_stub/routes/stats.py",
+        "api_stub/routes/trend.py",
         "range(today - WINDOW_DAYS + 1, today + 1)",
         "range(today - WINDOW_DAYS, today + 1)",
         (f"{_READS}the_trend_is_the_last_thirty_days_today_included",),

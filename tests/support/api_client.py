@@ -75,7 +75,7 @@ class Api:
 async def assert_answers_equal(
     oracle: Oracle, ask: Callable[[str, str, dict[str, str]], Any], clock: Callable[[], int], hours: int = 720
 ) -> int:
-    """Compare both reads of every project that any event names with the oracle; returns the number of comparisons.
+    """Compare all reads of every project and tenant with the oracle; returns the number of comparisons.
 
     A response belongs to some moment during its request, so it may equal the oracle's answer before or after.
     """
@@ -92,6 +92,10 @@ async def assert_answers_equal(
         for slug, project in holders.items():
             await compare(tenant, f"/v1/config/projects/{slug}/stats", {}, partial(oracle.stats, tenant, project))
             compared += 1
+    for tenant in slugs:
+        await compare(tenant, "/v1/config/projects", {}, partial(oracle.list_projects, tenant))
+        await compare(tenant, "/v1/config/usage", {}, partial(oracle.usage, tenant))
+        compared += 2
     for tenant, project in oracle.projects():
         path, header = f"/v1/config/monitoring/activity?hours={hours}", {"X-Project-Id": project}
         if oracle.exists(tenant, project):

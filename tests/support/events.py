@@ -30,6 +30,7 @@ DATA: dict[str, dict[str, Any]] = {
     "notification_channel.removed.v1": {"channelId": "chn_1"},
     "support_desk.bound.v1": {"bindingId": "desk_1"},
     "support_desk.unbound.v1": {"bindingId": "desk_1"},
+    "plan.changed.v1": {"planLimit": 500},
     "watchdog.toggled.v1": {"enabled": True},
     "analysis.created.v1": {"analysisId": "ana_1", "severity": "high", "trigger": "api"},
     "watchdog.evaluated.v1": {
@@ -103,7 +104,11 @@ def spelled_freely(events: Iterable[dict[str, Any]], seed: int = 1) -> Iterator[
     chance = random.Random(seed)
     for number, made in enumerate(events):
         spelled = made | {
-            "data": {k: v for k, v in made["data"].items() if v not in (None, "") or chance.random() < 0.5}
+            "data": {
+                name: value
+                for name, value in made["data"].items()
+                if value not in (None, "") or name == "planLimit" or chance.random() < 0.5
+            }
         }
         if chance.random() < 0.2:
             # The numbers repeat, so that only the pair of source and id is unique.
@@ -118,12 +123,12 @@ def spelled_freely(events: Iterable[dict[str, Any]], seed: int = 1) -> Iterator[
 
 def _varied(kind: str, chance: random.Random, number: int) -> dict[str, Any]:
     match kind:
-        case "project.created.v1":
-            return {"slug": f"project-{number}", "name": f"Project {chance.randrange(9)}"}
-        case "project.updated.v1":
-            return chance.choice([{"slug": f"project-{chance.randrange(9)}", "name": None}, {"slug": None}])
+        case "project.created.v1" | "project.updated.v1":
+            return _varied_project(kind, chance, number)
         case "watchdog.toggled.v1":
             return {"enabled": chance.random() < 0.5}
+        case "plan.changed.v1":
+            return {"planLimit": chance.choice([None, 0, 100, 500])}
         case "watchdog.evaluated.v1":
             passed = chance.random() < 0.5
             fired = not passed and chance.random() < 0.5
@@ -136,4 +141,17 @@ def _varied(kind: str, chance: random.Random, number: int) -> dict[str, Any]:
                 "summary": "" if passed else 'spike "é×\u2028" \\ 🚨',
             }
         case _:
-            return {name: f"{value}_{chance.randrange(6)}" for name, value in DATA[kind].items() if name.endswith("Id")}
+            ids: dict[str, Any] = {
+                name: f"{value}_{chance.randrange(6)}" for name, value in DATA[kind].items() if name.endswith("Id")
+            }
+            if kind == "analysis.created.v1":
+                ids["severity"] = chance.choice([None, "critical", "high", "medium", "low", "info"])
+            return ids
+
+
+def _varied_project(kind: str, chance: random.Random, number: int) -> dict[str, Any]:
+    texts = {name: chance.choice([None, "x", "é"]) for name in ("description", "llmContext")}
+    if kind == "project.created.v1":
+        is_default = chance.choice([None, True, False])
+        return {"slug": f"project-{number}", "name": f"Project {chance.randrange(9)}", "isDefault": is_default} | texts
+    return {"slug": chance.choice([None, f"project-{chance.randrange(9)}"]), "name": None} | texts

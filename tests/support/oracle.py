@@ -1,4 +1,4 @@
-"""The oracle: a second, simple implementation of the two reads, written from docs/reference/events.md alone.
+"""The oracle: a second, simple implementation of the reads, written from docs/reference/events.md alone.
 
 It keeps all events in a list and scans them for every answer. It never imports the projections.
 """
@@ -7,7 +7,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from hashlib import sha1
+from math import floor
 from typing import Any
 from uuid import UUID
 
@@ -37,7 +39,7 @@ class Oracle:
             self.add(event)
 
     def add(self, event: dict[str, Any]) -> None:
-        if event["type"].startswith("support_desk."):
+        if event["type"].startswith(("support_desk.", "plan.")):
             self.of_tenant[event["tenantid"]].append(event)
         else:
             self.of_project[event["tenantid"], event["projectid"].lower()].append(event)
@@ -87,6 +89,58 @@ class Oracle:
             "dailyTrend": trend,
         }
 
+    def list_projects(self, tenant: str, _now: datetime) -> list[dict[str, Any]]:
+        listed = []
+        for owner, project in self.projects():
+            if owner == tenant and self.exists(tenant, project):
+                events = self.of_project[tenant, project]
+                created = [e for e in events if e["type"] == "project.created.v1"]
+                changed = [e for e in events if e["type"] in ("project.created.v1", "project.updated.v1")]
+                created_at = max(_when(e)[0] for e in created)
+                summary = {
+                    "id": project,
+                    **{name: _latest(changed, name) for name in ("name", "slug", "description", "llmContext")},
+                    "isDefault": _latest(created, "isDefault") or False,
+                    "createdAt": _shown(created_at),
+                    "updatedAt": _shown(max(_when(e)[0] for e in changed)),
+                    "analysisCount": sum(e["type"] == "analysis.created.v1" for e in events),
+                    "logSourceCount": _present(events, "log_source.added.v1", "log_source.removed.v1", "logSourceId"),
+                }
+                listed.append((created_at, project, summary))
+        return [summary for *_, summary in sorted(listed, key=lambda each: each[:2])]
+
+    def usage(self, tenant: str, now: datetime) -> dict[str, Any]:
+        analyses = [
+            (_when(e)[0], project, e["data"].get("severity"))
+            for owner, project in self.projects()
+            if owner == tenant
+            for e in self.of_project[tenant, project]
+            if e["type"] == "analysis.created.v1"
+        ]
+        this_month = [each for each in analyses if (each[0].year, each[0].month) == (now.year, now.month)]
+        by_project = Counter(project for _, project, _ in this_month if self.exists(tenant, project))
+        names = {each["id"]: each["name"] for each in self.list_projects(tenant, now)}
+        plans = [e for e in self.of_tenant[tenant] if e["type"] == "plan.changed.v1"]
+        first_of_next = (now.replace(day=1) + timedelta(days=31)).replace(day=1)
+        days = (first_of_next - timedelta(days=1)).day
+        first = now.date() - timedelta(days=29)
+        by_day = Counter(when.date() for when, *_ in analyses if first <= when.date() <= now.date())
+        return {
+            "analysesThisMonth": len(this_month),
+            "planLimit": max(plans, key=_when)["data"]["planLimit"] if plans else None,
+            "projectedEndOfMonth": floor(Fraction(len(this_month) * days, now.day) + Fraction(1, 2)),
+            "daysRemaining": days - now.day,
+            "byProject": [
+                {"projectId": project, "projectName": names[project], "count": count}
+                for project, count in sorted(by_project.items(), key=lambda each: (-each[1], each[0]))
+            ],
+            "bySeverity": {
+                severity: sum(each == severity for *_, each in this_month)
+                for severity in ("critical", "high", "medium", "low", "info")
+            },
+            "dailyTrend": [{"date": day.isoformat(), "count": count} for day, count in sorted(by_day.items())],
+        }
+
     def activity(self, tenant: str, project: str, now: datetime, hours: int = 24) -> list[dict[str, Any]]:
         found = [e for e in self.of_project[tenant, project] if e["type"] == "watchdog.evaluated.v1"]
         newest = sorted(found, key=_when, reverse=True)[:100]
@@ -108,6 +162,12 @@ def _when(event: dict[str, Any]) -> tuple[datetime, str]:
     leap_second = text[16:19] == ":60"
     moment = datetime.fromisoformat(text.replace(":60", ":59", 1) if leap_second else text)
     return (moment.astimezone(UTC) + timedelta(seconds=leap_second), event_key(event))
+
+
+def _latest(events: list[dict[str, Any]], member: str) -> Any:
+    """Return the value of a member in the latest event that sets it."""
+    setting = [e for e in events if e["data"].get(member) is not None]
+    return max(setting, key=_when)["data"][member] if setting else None
 
 
 def _present(events: list[dict[str, Any]], added: str, removed: str, member: str) -> int:

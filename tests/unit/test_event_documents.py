@@ -119,10 +119,14 @@ def _at(made: Event, path: list[str]) -> Event:
 def _wrong_values(rules: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     alternatives = rules.get("anyOf", [rules])
     types = {each["type"] for each in alternatives if "type" in each}
-    wrong_type = {"string": 1, "boolean": 1, "object": [], "null": 1}
+    wrong_type = {"string": 1, "boolean": 1, "object": [], "integer": True, "null": []}
     for each in alternatives:
         if "type" in each:
             yield "type", wrong_type[each["type"]]
+        if "minimum" in each:
+            yield "minimum", each["minimum"] - 1
+        if "maximum" in each:
+            yield "maximum", each["maximum"] + 1
         if "const" in each:
             yield "const", "no such value"
         if "enum" in each:

@@ -188,7 +188,7 @@ def test_a_required_member_must_be_present(type_: str) -> None:
 @pytest.mark.parametrize("empty", [None, "left out"])
 def test_optional_members_may_be_null_or_left_out(empty: str | None) -> None:
     members: dict[str, dict[str, Any]] = {
-        "project.created.v1": {"description": None, "isDefault": False, "llmContext": None},
+        "project.created.v1": {"description": None, "isDefault": None, "llmContext": None},
         "project.updated.v1": {"slug": None, "name": None, "description": None, "llmContext": None},
         "analysis.created.v1": {"severity": None, "trigger": None},
         "watchdog.evaluated.v1": {"suppressedReason": None, "summary": ""},

@@ -246,8 +246,8 @@ def test_the_connections_in_the_table_are_what_the_pools_allow() -> None:
         f"{worker} × workers + {command} × dispatchers + {per_api} × API processes + {command} for each command that may run"
         in text
     )
-    parts = (8 * worker, 2 * command, 4 * (beside_reads + 2), 2 * command, 3)
-    assert "8 workers, 2 dispatchers, 4 API processes with two reads and 2 commands are" in text
+    parts = (8 * worker, 2 * command, 4 * (beside_reads + reads), 2 * command, 3)
+    assert "8 workers, 2 dispatchers, 4 API processes with four reads and 2 commands are" in text
     assert f"are {' + '.join(map(str, parts))} = {sum(parts)};" in text
 
 
