@@ -724,6 +724,13 @@ def test_entry_ids_that_are_ahead_are_a_warning_and_the_largest_id_is_an_error(
 
 
 @only_sqlite
+def test_a_stream_that_nothing_reads_is_a_warning(alive: Runtime, environ: Environ) -> None:
+    alive.stream.redis.xadd("events:{05}", {"event": body(event())})
+    found = finding(environ, "stream-unread")
+    assert (found.severity, found.message) == ("warning", "nothing reads the 1 entries of the stream 'events:{05}'")
+
+
+@only_sqlite
 def test_a_partition_that_keeps_failing_is_an_error_just_as_in_status(alive: Runtime, environ: Environ) -> None:
     append(alive, event())
     nowhere = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")

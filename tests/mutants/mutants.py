@@ -53,6 +53,7 @@ _STREAM = "tests/integration/test_stream.py::test_"
 _READS = "tests/integration/test_reads.py::test_"
 _PROJECTIONS_CONTRACT = "tests/integration/test_projections_contract.py::test_"
 _DEAD_LETTERS = "tests/integration/test_dead_letters.py::test_"
+_UNREAD = "tests/integration/test_unread_streams.py::test_"
 _LOST = "tests/integration/test_lost_entries.py::test_"
 _COMMANDS = "tests/integration/test_commands.py::test_"
 _EVENTS = "tests/unit/test_events.py::test_"
@@ -1043,6 +1044,22 @@ BOUNDED_RESOURCES = (
         "return min(grown, byte_limit, limit)",
         "return min(grown, limit)",
         (f"{_DRAIN}large_entries_make_the_next_batch_smaller",),
+    ),
+    Mutant(
+        "a stream for a partition that does not exist is not reported",
+        "G7",
+        "event_stream/streams/unread_streams.py",
+        'for key in (f"events:{p}", stream_key(p))]',
+        'for key in (f"events:{p}",)]',
+        (f"{_UNREAD}a_stream_that_looks_like_a_partitions_and_is_not_is_reported",),
+    ),
+    Mutant(
+        "the search for unread streams has no end",
+        "G8",
+        "event_stream/streams/unread_streams.py",
+        "while not is_done and time.monotonic() < deadline_s:",
+        "while not is_done:",
+        (f"{_UNREAD}the_search_for_unread_streams_ends_in_time_on_a_redis_with_many_keys",),
     ),
     Mutant(
         "foreign jobs stay in the queue",

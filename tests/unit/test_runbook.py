@@ -144,6 +144,7 @@ def test_every_problem_that_status_names_is_in_the_table_of_problems() -> None:
         redis_refusal=None,
         dead_letters_not_kept={},
         dead_letter_sources=[DeadLetterSource(partition=3, source="/watchdog", entries=1_000)],
+        unread_streams={"events:5": 1},
         queue_length=0,
         workers=[],
         dispatchers=[],

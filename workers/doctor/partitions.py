@@ -1,8 +1,12 @@
 """Checks whether every partition is drained and its stream trimmed."""
 
+import time
 from collections.abc import Iterator
 
+from redis.exceptions import NoPermissionError
+
 from event_stream.streams.entries import START
+from event_stream.streams.unread_streams import find_all
 from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
 from workers.reporting import problems
@@ -11,6 +15,7 @@ from workers.reporting import problems
 UNTRIMMED_ENTRIES_MAX = 200
 # While a backlog is drained, its newest projected entries are old too.
 BACKLOG_LAG_S = 10.0
+SCAN_S = 1.0
 
 
 @error_check(
@@ -49,6 +54,23 @@ def ids_exhausted(context: Context) -> Iterator[Observation]:
 def ids_ahead(context: Context) -> Iterator[Observation]:
     """Report which streams give ids that are ahead."""
     yield from map(Observation, problems.ids_ahead(context.status))
+
+
+@warning_check(
+    "stream-unread",
+    Subject.STATUS,
+    meaning="A stream's key looks like a partition's, but has no braces, other characters, or a number that is not a"
+    " partition's. Redis accepts its entries, and nothing reads them. The doctor scans the keys for a second at most.",
+    remedy=problems.APPEND_AGAIN,
+)
+def stream_unread(context: Context) -> Iterator[Observation]:
+    """Try the most likely keys, and scan the keys in Redis for a limited time."""
+    deadline_s = time.monotonic() + SCAN_S
+    try:
+        found = find_all(context.stream.redis, context.settings.partitions, deadline_s)
+    except NoPermissionError:  # SCAN is an administrator's command in many ACLs
+        found = context.status.unread_streams
+    yield from map(Observation, problems.unread_streams(found))
 
 
 @error_check(

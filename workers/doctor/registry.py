@@ -63,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
     partitions.stalled,
     partitions.ids_exhausted,
     partitions.ids_ahead,
+    partitions.stream_unread,
     partitions.failing,
     partitions.breaker_open,
     row_sizes.large_rows,

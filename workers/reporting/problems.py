@@ -4,6 +4,7 @@ See docs/decisions/0043-errors-fail-health-warnings-degrade-it.md. A function fo
 one message per problem. `errors` and `warnings` append what to do.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from event_stream.plurals import counted
@@ -12,6 +13,7 @@ from workers.reporting.status import Status
 from workers.telemetry.progress import STALLED_AFTER_S
 
 REPLACE_STREAM = "replace its stream: docs/how-to/run-book.md#entry-ids-are-ahead-of-the-clock"
+APPEND_AGAIN = "correct the producer: docs/how-to/run-book.md#a-stream-is-not-read"
 FAILING_AFTER = 3  # failed batches in a row; one or two failures are retried without being reported
 
 
@@ -45,6 +47,7 @@ def warnings(status: Status) -> list[str]:
     """Return the problems that do not keep other events from the read models."""
     return [
         *(f"{problem}; {REPLACE_STREAM}" for problem in ids_ahead(status)),
+        *(f"{problem}; {APPEND_AGAIN}" for problem in unread_streams(status.unread_streams)),
         *(f"{problem}; see `projector dead-letters list`" for problem in open_dead_letters(status)),
         *(f"{problem}; fix that producer" for problem in dead_letter_sources(status)),
         *(
@@ -105,6 +108,11 @@ def ids_ahead(status: Status) -> list[str]:
         for each in status.partitions
         if each.id_ahead_s and not each.ids_exhausted
     ]
+
+
+def unread_streams(entries_by_key: Mapping[str, int]) -> list[str]:
+    """Return the streams that look like a partition's and are not."""
+    return [f"nothing reads the {count:,} entries of the stream {key!r}" for key, count in entries_by_key.items()]
 
 
 def failing_partitions(status: Status) -> list[str]:

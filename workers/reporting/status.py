@@ -96,6 +96,10 @@ class Status(BaseModel):
     dead_letter_sources: list[DeadLetterSource] = Field(
         description="Ten sources with the most dead letters in the last ten minutes, by partition."
     )
+    unread_streams: dict[str, int] = Field(
+        default_factory=dict,
+        description="Entries in streams that look like a partition's and are not, by key; nothing reads them.",
+    )
     queue_length: int = Field(description="Jobs that wait for a worker.")
     workers: list[ProcessStatus] = Field(description="All known workers, by name.")
     dispatchers: list[ProcessStatus] = Field(description="All known dispatchers, by name.")

@@ -10,6 +10,7 @@ from functools import partial
 
 from event_stream.streams.deployment import RedisDeployment, read_deployment, redis_place
 from event_stream.streams.entries import LARGEST, StreamEnd
+from event_stream.streams.unread_streams import find_likely
 from projections import schema
 from projections.database.clock import read_clock_ms
 from projections.database.standby import is_standby
@@ -51,6 +52,7 @@ class RedisState:
 
     deployment: RedisDeployment
     refusal: str | None
+    unread_streams: dict[str, int]
     queue_length: int
     workers: list[ProcessStatus]
     dispatchers: list[ProcessStatus]
@@ -85,6 +87,7 @@ def read_redis_state(runtime: Runtime) -> RedisState:
     return RedisState(
         deployment=read_deployment(runtime.stream.redis),
         refusal=read_write_refusal(runtime.stream.redis),
+        unread_streams=find_likely(runtime.stream.redis, runtime.stream.partitions),
         queue_length=runtime.queue.count,
         workers=read_workers(runtime),
         dispatchers=read_dispatchers(runtime),
@@ -116,6 +119,7 @@ def combine(runtime: Runtime, database: DatabaseState, redis: RedisState) -> Sta
         },
         dead_letter_sources=read_sources(runtime.queue.connection, runtime.stream.partitions, now_ms),
         redis_refusal=redis.refusal,
+        unread_streams=redis.unread_streams,
         queue_length=redis.queue_length,
         workers=redis.workers,
         dispatchers=redis.dispatchers,
