@@ -29,6 +29,9 @@ class Phase(Enum):
     CLOSED = auto()
 
 
+_UNUSED = (Phase.OPENED, Phase.RECEIVING, Phase.UNREAD)
+
+
 class Connection(Protocol):
     """What this module needs of a connection."""
 
@@ -110,15 +113,14 @@ class Connections:
         return [connection for phase in phases for connection in self._queues[phase]]
 
     def _close_longest_waiting(self) -> bool:
-        first = [
-            (since, connection)
-            for phase in self._limits_s
-            for connection, since in [next(iter(self._queues[phase].items()), (None, 0.0))]
-            if connection is not None
-        ]
-        if not first:
+        # A connection that was used is closed only if there is none that has sent no request.
+        for phases in (_UNUSED, (Phase.IDLE,)):
+            oldest = [next(iter(self._queues[phase].items())) for phase in phases if self._queues[phase]]
+            if oldest:
+                connection, _ = min(oldest, key=lambda each: each[1])
+                break
+        else:
             return False
-        _, connection = min(first, key=lambda each: each[0])
         self.count_closed("limit_of_connections")
         self.forget(connection)
         connection.abort()

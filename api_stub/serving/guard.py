@@ -137,9 +137,12 @@ class ConnectionGuard(asyncio.Protocol):
 
     def _pass_on_waiting(self) -> None:
         if self._transport.is_closing():
+            self._waiting.clear()
+            self._update_phase()
             return
         next_head = bytes(self._waiting[: HEAD_BYTES_MAX + 1])
         del self._waiting[: self._pass_on(next_head)]
+        self._update_phase()
         if not self._waiting:
             self._transport.resume_reading()
 
@@ -164,7 +167,7 @@ class ConnectionGuard(asyncio.Protocol):
     def _update_phase(self) -> None:
         if self._is_unread or self._is_refused:
             phase = Phase.UNREAD
-        elif self._is_answering:
+        elif self._is_answering or self._waiting:
             phase = Phase.ANSWERING
         else:
             phase = Phase.RECEIVING if self._head.size else Phase.IDLE

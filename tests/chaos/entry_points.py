@@ -16,6 +16,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+import cli.commands.api
 import cli.connections
 import workers.dispatch.dispatcher
 import workers.dispatch.trimmer

@@ -30,6 +30,8 @@ class Kind(StrEnum):
     ALL_KILLED = "all killed at once"
     REDIS_KILLED = "Redis killed"
     POSTGRESQL_KILLED = "PostgreSQL killed"
+    CLIENTS_SILENT = "silent and half-sent requests to the API"
+    CLIENTS_UNREADING = "clients of the API that never read"
 
 
 @dataclass(frozen=True, order=True)

@@ -23,8 +23,10 @@ from redis.exceptions import RedisError
 
 from event_stream.producer import Prepared
 from tests.chaos import entry_points
+from tests.chaos.clients import CONNECTIONS_MAX, Reader, SilentClients, UnreadingClients
 from tests.chaos.plan import PARTITIONS, WORKERS, Fault, Kind, Plan, Sent
-from tests.support.servers import PostgresServer, RedisServer, wait_until
+from tests.support.http_clients import is_listening
+from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
 
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["tests.chaos.entry_points"])
@@ -107,6 +109,10 @@ class Chaos:
         traffic.write_bytes(pickle.dumps(prepared))
         self.producer = ManagedProcess(entry_points.produce, (traffic, environ, self.log, self.progress))
         self.roles = [*self.workers, self.dispatcher, self.producer]
+        port = free_port()
+        api = environ | {"PORT": str(port), "PROJECTOR_CONNECTIONS_MAX": str(CONNECTIONS_MAX)}
+        self.api = ManagedProcess(entry_points.command, ("api", api, self.log))
+        self.reader = Reader(port)
         self.client: Any = Redis.from_url(self.redis.url, socket_timeout=1)
         self._scheduled: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
@@ -114,6 +120,8 @@ class Chaos:
     def run(self) -> None:
         """Carry out the plan; afterwards everything runs and all entries are appended."""
         assert self.wait_for(lambda: entry_points.appended(self.progress) > 0), "the producer does not start"
+        assert self.wait_for(lambda: is_listening(self.reader.port)), "the API does not start"
+        self.reader.start()
         began = monotonic()
         for fault in self.plan.faults:
             self._at(began + fault.at_s, partial(self._begin, fault))
@@ -136,14 +144,15 @@ class Chaos:
 
     def keep_running(self) -> None:
         """Restart ended processes, and record the length of the queue."""
-        for role in self.roles:
+        for role in (*self.roles, self.api):
             role.keep_running()
         with suppress(RedisError):
             self.queued_max = max(self.queued_max, self.client.llen("rq:queue:projector"))
 
     def end(self) -> None:
         """Kill all processes."""
-        for role in self.roles:
+        self.reader.end()
+        for role in (*self.roles, self.api):
             role.kill()
         self.client.close()
 
@@ -168,6 +177,8 @@ class Chaos:
             Kind.DISPATCHER_PAUSED: partial(self._pause, fault, self.dispatcher),
             Kind.REDIS_KILLED: partial(self._restart_redis, fault),
             Kind.POSTGRESQL_KILLED: partial(self._restart_postgres, fault),
+            Kind.CLIENTS_SILENT: partial(self._connect, fault, SilentClients),
+            Kind.CLIENTS_UNREADING: partial(self._connect, fault, UnreadingClients),
         }
         return ways[fault.kind]()
 
@@ -188,6 +199,15 @@ class Chaos:
         self.happened[fault.kind] += is_paused
         self._at(monotonic() + fault.for_s, role.resume)
         return is_paused
+
+    def _connect(self, fault: Fault, clients: type[SilentClients] | type[UnreadingClients]) -> bool:
+        connected = clients(self.reader.port)
+
+        def end() -> None:
+            self.happened[fault.kind] += connected.end()
+
+        self._at(monotonic() + fault.for_s, end)
+        return True
 
     def _restart_redis(self, fault: Fault) -> bool:
         if self.redis.process is None or self.redis.process.poll() is not None:

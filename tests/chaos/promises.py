@@ -33,8 +33,11 @@ KEYS_THAT_EXPIRE = (
 )
 KEYS_OF_ALL = {
     "events:partitions",
+    "events:deployment",
+    "events:database",
     "projector:dispatcher-heartbeats",
     "projector:batch-metrics",
+    "projector:waiting-since",
     *(
         "projector:verify:scheduled",
         "projector:verify:remaining",
@@ -60,6 +63,8 @@ class Evidence:
     trimmed: bool
     queued_max: int
     killed: int
+    reads: int
+    read_problems: list[str]
 
     @cached_property
     def accepted(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -156,6 +161,12 @@ def everything_is_bounded(found: Evidence) -> None:
     _expect(keys["rq:job"] <= JOBS_MAX + found.killed, True, f"{keys['rq:job']} jobs are few")
 
 
+def readers_are_answered(found: Evidence) -> None:
+    """G8: slow clients of the API take nothing from other readers."""
+    _expect(found.read_problems, [], "reads without an answer")
+    _expect(found.reads > 0, True, "reads were answered")
+
+
 RECOVERY = "G7 the lag returns to zero"
 PROMISES: dict[str, Callable[[Evidence], None]] = {
     "G1 nothing is lost": nothing_is_lost,
@@ -165,6 +176,7 @@ PROMISES: dict[str, Callable[[Evidence], None]] = {
     "G5 no row belongs to an unknown tenant": no_row_of_an_unknown_tenant,
     RECOVERY: it_recovers_by_itself,
     "G8 queue, streams and keys are bounded": everything_is_bounded,
+    "G8 readers are answered": readers_are_answered,
 }
 
 

@@ -112,7 +112,17 @@ class Environments:
             killed = sum(role.starts for role in chaos.workers)
             chaos.end()
             return broken_promises(
-                Evidence(runtime, undisturbed, chaos.sent, drained, trimmed, chaos.queued_max, killed)
+                Evidence(
+                    runtime,
+                    undisturbed,
+                    chaos.sent,
+                    drained,
+                    trimmed,
+                    chaos.queued_max,
+                    killed,
+                    reads=chaos.reader.answers,
+                    read_problems=chaos.reader.problems,
+                )
             )
 
     @contextmanager

@@ -213,6 +213,17 @@ def test_at_the_limit_the_connection_that_has_waited_longest_is_closed(api: Api)
             assert response(connection)[0] == 200
 
 
+def test_an_idle_connection_of_a_reader_outlives_a_flood_of_silent_ones(api: Api) -> None:
+    with served(api, Limits(connections_max=5)) as listener, listener.connect(GET) as idle, ExitStack() as stack:
+        assert response(idle)[0] == 200
+        for number in range(50):
+            stack.enter_context(listener.connect(GET[: number % 2]))
+        with listener.connect(GET) as later:
+            assert response(later)[0] == 200
+        idle.sendall(GET)
+        assert response(idle)[0] == 200
+
+
 def test_when_every_connection_is_being_answered_health_still_is(writer: Engine) -> None:
     released = threading.Event()
     limits = Limits(connections_max=2, reserved=2)
