@@ -48,11 +48,6 @@ def parked(runtime: Runtime, start: Start) -> None:
     drain_all(runtime)
 
 
-def faulty_producer(runtime: Runtime, start: Start) -> None:
-    append(runtime, *(event(source="/faulty") | {"type": "unknown.v1"} for _ in range(101)))
-    drain_all(runtime)
-
-
 def lost(runtime: Runtime, start: Start) -> None:
     append(runtime, event())
     assert runtime.stream.redis.xtrim(f"events:{{{TENANT_PARTITION}}}", maxlen=0, approximate=False) == 1
@@ -135,12 +130,6 @@ class Case:
 CASES = [
     Case(nothing, "ok", None, frozenset()),
     Case(parked, "degraded", "dead letters are open: not_json 1", frozenset({"ProjectorDeadLettersOpen"})),
-    Case(
-        faulty_producer,
-        "degraded",
-        f"101 entries from source /faulty in partition {TENANT_PARTITION} became dead letters",
-        frozenset({"ProjectorDeadLettersOpen", "ProjectorProducerSendsInvalidEvents"}),
-    ),
     Case(lost, "degraded", f"partition {TENANT_PARTITION} lost 1 unread entry", frozenset({"ProjectorEntriesLost"})),
     Case(
         stuck,

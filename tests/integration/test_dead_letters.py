@@ -19,6 +19,7 @@ from projections.lifecycle.dead_letter_admin import Discarded, Selection
 from projections.settings import DeadLetterSettings
 from projections.transaction import dead_letters
 from projections.transaction.dead_letters import DeadLetter, table
+from tests.support.alerts import firing
 from tests.support.commands import run_command
 from tests.support.events import TENANT, body, event
 from tests.support.harness import (
@@ -29,6 +30,7 @@ from tests.support.harness import (
     stored_dead_letters,
     totals,
 )
+from tests.support.metrics_scrape import scrape
 from workers.dispatch import dead_letter_expiry
 from workers.dispatch.dispatcher import Dispatcher
 from workers.drain.batch_size import BatchSize
@@ -236,6 +238,9 @@ def test_a_source_that_sends_many_invalid_events_is_named(runtime: Runtime) -> N
         (TENANT_PARTITION, "/faulty", 101),
         (2, None, 2),
     ]
+    scraped = scrape(runtime)
+    named = [alert for alert in firing(scraped, scraped) if alert["alertname"] == "ProjectorProducerSendsInvalidEvents"]
+    assert {(alert["partition"], alert["source"]) for alert in named} == {("1", ""), (str(TENANT_PARTITION), "/faulty")}
     end = "became dead letters in the last ten minutes; fix that producer"
     assert [problem for problem in all_problems(status) if problem.endswith(end)] == [
         f"102 entries from an unreadable source in partition 1 {end}",
