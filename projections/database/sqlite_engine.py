@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from projections.database.fingerprint import fingerprint_of
 
 _BUSY_TIMEOUT_S = 5
 _STEPS_PER_CHECK = 100_000
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536")
+WAL_BYTES_MAX = 8 * 2**20
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "cache_size = -65536",
+    f"journal_size_limit = {WAL_BYTES_MAX}",
+)
 
 
 def make_engine(url: URL, pool_size: int, isolation_level: Any) -> Engine:
@@ -34,6 +42,27 @@ def limit_statement(timeout_s: float, connection: Connection, *_: object) -> Non
     deadline_s = time.monotonic() + timeout_s
     driver: Any = connection.connection.driver_connection
     driver.set_progress_handler(lambda: time.monotonic() > deadline_s, _STEPS_PER_CHECK)
+
+
+def shrink_wal(engine: Engine) -> None:
+    """Empty the file of SQLite's write-ahead log if it is large; does nothing on PostgreSQL or while a reader needs it.
+
+    Otherwise it would keep the size that it reached during a long read until something is written.
+    """
+    if engine.dialect.name != "sqlite" or _wal_bytes(engine) <= WAL_BYTES_MAX:
+        return
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")  # it would make writers wait while it waits for readers
+        try:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
+
+
+def _wal_bytes(engine: Engine) -> int:
+    with suppress(FileNotFoundError):
+        return Path(f"{engine.url.database}-wal").stat().st_size
+    return 0
 
 
 def _prepare(connection: Any, _record: object) -> None:

@@ -108,6 +108,8 @@ def _give_signs_of_life(runtime: Runtime) -> None:
 
 
 def examined(environ: Environ, **changed: Any) -> DoctorReport:
+    # Whatever this machine's Python is linked to.
+    changed = {"sqlite_version": (3, 51, 3)} | changed
     with closing(replace(Context.from_environ(environ), **changed)) as context:
         return run_checks(context)
 
@@ -810,6 +812,29 @@ def test_a_stream_that_is_not_trimmed_is_an_error(alive: Runtime, environ: Envir
     assert codes(examined(environ)) == {"dead-letters-open"}
 
 
+@only_sqlite
+@pytest.mark.parametrize(
+    ("version", "has_bug"),
+    [
+        ((3, 40, 1), True),
+        ((3, 51, 2), True),
+        ((3, 51, 3), False),
+        ((3, 53, 0), False),
+    ],
+)
+def test_a_linked_sqlite_that_may_corrupt_a_database_is_a_warning(
+    alive: Runtime, environ: Environ, version: tuple[int, int, int], has_bug: bool
+) -> None:
+    found = examined(environ, sqlite_version=version)
+    assert codes(found) == ({"sqlite-wal-reset-bug"} if has_bug else set())
+    assert not found.has_errors
+
+
+def test_the_doctor_looks_at_the_sqlite_that_this_python_is_linked_to(environ: Environ) -> None:
+    with closing(Context.from_environ(environ)) as context:
+        assert context.sqlite_version == sqlite3.sqlite_version_info
+
+
 # The command
 
 
@@ -824,17 +849,17 @@ def run(environ: Environ) -> Run:
     return call
 
 
-@only_sqlite
+@only_postgresql
 def test_the_command_prints_one_line_if_all_is_well_and_lists_its_checks_if_verbose(alive: Runtime, run: Run) -> None:
     done, verbose = run(), run("--verbose")
-    applicable = [check for check in CHECKS if not check.code.startswith("postgres-")]
+    applicable = [check for check in CHECKS if not check.code.startswith("sqlite-")]
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"No guarantee is in danger: {len(applicable)} checks found nothing.\n"
     assert (verbose.returncode, verbose.stdout.splitlines()[0]) == (0, done.stdout.strip())
     assert [line.split()[0] for line in verbose.stdout.splitlines()[1:]] == [check.code for check in applicable]
 
 
-@only_sqlite
+@only_postgresql
 def test_a_warning_alone_ends_with_0_and_an_error_with_1(alive: Runtime, run: Run) -> None:
     with configured(alive, appendfsync="everysec"):
         done = run()

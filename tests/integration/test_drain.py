@@ -26,6 +26,7 @@ from event_stream.events.rfc3339 import format_time
 from event_stream.streams.entries import Entry, Position, StreamEnd, StreamSlice
 from event_stream.streams.stream import Stream
 from projections.database.engines import writer_engine
+from projections.database.table_names import qualified
 from projections.folding.projection import FoldError, project_key
 from projections.lifecycle.dead_letter_admin import Selection, iter_pages
 from projections.read_models import project
@@ -505,7 +506,8 @@ def test_a_transaction_that_fails_at_its_end_leaves_no_trace(runtime: Runtime) -
     drain_all(runtime)
     before = everything()
     with runtime.writer.begin() as connection:  # one checkpoint with read entries is enough
-        connection.exec_driver_sql("CREATE UNIQUE INDEX no_second ON checkpoint ((read > 0)) WHERE read > 0")
+        name = qualified(connection.dialect, checkpoint_table.table)
+        connection.exec_driver_sql(f"CREATE UNIQUE INDEX no_second ON {name} ((read > 0)) WHERE read > 0")
     (first,) = append(runtime, event("project.created.v1"))
     append_raw(runtime, TENANT_PARTITION, b"nonsense", body(event("watchdog.evaluated.v1")))
     with pytest.raises(IntegrityError, match="no_second"):
@@ -513,7 +515,7 @@ def test_a_transaction_that_fails_at_its_end_leaves_no_trace(runtime: Runtime) -
     assert everything() == before
     assert runtime.stream.projected([TENANT_PARTITION])[TENANT_PARTITION].position < first.position
     with runtime.writer.begin() as connection:
-        connection.exec_driver_sql("DROP INDEX no_second")
+        connection.exec_driver_sql(f"DROP INDEX {name.replace('checkpoint', 'no_second')}")
     drain_all(runtime)
     assert totals(runtime) == {"read": 4, "applied": 2, "duplicates": 0, "dead_lettered": 2, "lost": 0}
     assert [dead_letter.times_seen for dead_letter in stored_dead_letters(runtime)] == [2]

@@ -412,7 +412,7 @@ def test_a_restored_older_database_is_not_reported_as_a_damaged_log(filled: Runt
 
 def test_a_pass_reports_damage_to_a_log(filled: Runtime) -> None:
     with filled.writer.begin() as connection:
-        connection.execute(text("DELETE FROM event_log WHERE number = 2"))
+        connection.execute(event_log.table.delete().where(event_log.table.c.number == 2))
     assert a_pass(filled).log_errors
     assert "is incomplete" in str(problems.verification_mismatches(read_status(filled)))
 

@@ -883,6 +883,22 @@ RECOVERY = (
 
 DATABASES = (
     Mutant(
+        "SQLite's write-ahead log keeps the size that it reached during a long read",
+        "G8",
+        "workers/dispatch/dispatcher.py",
+        "            shrink_wal(self.runtime.reader)\n",
+        "            pass\n",
+        ("tests/integration/test_sqlite_wal.py::test_the_log_that_grew_during_a_long_read_is_emptied_when_it_ends",),
+    ),
+    Mutant(
+        "the doctor takes every SQLite for one without the bug",
+        "doctor",
+        "workers/doctor/sqlite.py",
+        "_FIXED_IN = (3, 51, 3)",
+        "_FIXED_IN = (3, 7, 0)",
+        (f"{_DOCTOR}a_linked_sqlite_that_may_corrupt_a_database_is_a_warning",),
+    ),
+    Mutant(
         "a connection to a demoted server stays in the pool",
         "G7",
         "projections/database/connection.py",

@@ -12,7 +12,7 @@ import pytest
 
 TIERS = ("first", "full", "fleet")
 # Only the tests of these modules are repeated on PostgreSQL in another schema than public, in the full tier.
-IN_ANOTHER_SCHEMA = ("test_drain", "test_projections_contract", "test_reads", "test_rebuild", "test_verify")
+IN_ANOTHER_SCHEMA = ("test_drain", "test_projections_contract", "test_reads", "test_verify")
 _FIRST = [Path(__file__).parents[1] / folder for folder in ("unit", "integration")]
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from event_stream.streams.entries import StreamEnd
 from event_stream.streams.stream import ProjectedPosition
+from projections.database.sqlite_engine import shrink_wal
 from projections.error_classes import describe
 from projections.transaction import checkpoint_table
 from projections.transaction.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ BUSY_SWEEP_S = 0.05
 OUTAGE_PAUSE_S = 1.0
 QUEUED_PER_PARTITION = 2
 VERIFY_CHECK_EVERY_S = 5.0
+WAL_CHECK_EVERY_S = 5.0
 
 log = structlog.get_logger()
 
@@ -57,6 +59,7 @@ class Dispatcher:
     dead_letter_expiry: DeadLetterExpiry = field(init=False)
     queue_room: int = field(init=False)
     verify_checked_s: float = float("-inf")
+    wal_checked_s: float = float("-inf")
     caught_up_s: float = field(default_factory=time.monotonic)
     has_heartbeat: bool = False
 
@@ -75,6 +78,8 @@ class Dispatcher:
                 ends, lagging = self.sweep()
                 self._schedule_verification(is_lagging=bool(lagging))
                 self.dead_letter_expiry.step()
+                if not lagging:
+                    self._shrink_wal()
                 idle = {partition: end for partition, end in enumerate(ends) if partition not in lagging}
                 self._listen(idle, BUSY_SWEEP_S if lagging else IDLE_SWEEP_S)
             except (RedisError, SQLAlchemyError) as error:
@@ -160,6 +165,12 @@ class Dispatcher:
             self.verify_checked_s = now_s
             with suppress(OutOfMemoryError):  # verification can wait
                 verify_jobs.enqueue_next_pass(self.runtime)
+
+    def _shrink_wal(self) -> None:
+        """Let SQLite's write-ahead log become small again after a long read."""
+        if time.monotonic() - self.wal_checked_s > WAL_CHECK_EVERY_S:
+            self.wal_checked_s = time.monotonic()
+            shrink_wal(self.runtime.reader)
 
     def _repair_hints(
         self, hints: dict[int, ProjectedPosition], checkpoints: list[Checkpoint], ends: list[StreamEnd]

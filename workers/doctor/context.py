@@ -1,5 +1,6 @@
 """The deployment that the doctor examines. Each part is opened or read when a check first needs it."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Context:
     data_dir: Path
     clock: Callable[[], float] = time.time
     limits: Limits = field(default_factory=Limits)
+    sqlite_version: tuple[int, int, int] = sqlite3.sqlite_version_info
     inspection_errors: dict[str, Exception] = field(default_factory=dict)  # by code of the check that failed
 
     @classmethod

@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     postgresql.transaction_left_open,
     postgresql.sessions_hidden,
     clocks.postgresql_differs,
+    sqlite.wal_reset_bug,
     sqlite.not_wal,
     sqlite.read_only,
     sqlite.locked,

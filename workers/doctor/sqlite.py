@@ -7,8 +7,25 @@ from sqlalchemy import false, update
 from sqlalchemy.exc import DBAPIError
 
 from projections.transaction import checkpoint_table
-from workers.doctor.check import Observation, Subject, error_check
+from workers.doctor.check import Observation, Subject, error_check, warning_check
 from workers.doctor.context import Context
+
+# The bug is as old as 3.7.0: https://sqlite.org/wal.html
+_FIXED_IN = (3, 51, 3)
+
+
+@warning_check(
+    "sqlite-wal-reset-bug",
+    Subject.SQLITE,
+    "G1",
+    meaning="This Python is linked to a version of SQLite that may, very rarely, corrupt a database when two processes"
+    " write and move the write-ahead log into the file at the same moment.",
+    remedy="use a Python that is linked to SQLite 3.51.3 or newer, or PostgreSQL; and keep backups",
+)
+def wal_reset_bug(context: Context) -> Iterator[Observation]:
+    """Compare the version of the linked library with the one that has the fix."""
+    if context.sqlite_version < _FIXED_IN:
+        yield Observation(f"SQLite is {'.'.join(map(str, context.sqlite_version))}")
 
 
 @error_check(
