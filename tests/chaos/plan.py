@@ -16,6 +16,7 @@ EVENTS = 500
 TENANTS, PROJECTS = 6, 4
 FAULTS_FROM_S, FAULTS_UNTIL_S = 0.1, 1.6
 APART_S = 0.25
+LONGEST_S = 1.5
 DATABASES = ("sqlite", "postgresql")
 
 
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     POSTGRESQL_KILLED = "PostgreSQL killed"
     CLIENTS_SILENT = "silent and half-sent requests to the API"
     CLIENTS_UNREADING = "clients of the API that never read"
+    HUGE_ENTRY = "huge entry appended"
 
 
 @dataclass(frozen=True, order=True)
@@ -42,6 +44,13 @@ class Fault:
     kind: Kind
     which: int
     for_s: float
+
+    @property
+    def huge_entry(self) -> "Sent":
+        """The entry that HUGE_ENTRY appends: 20 to 100 MB, more if the fault is longer; always the same."""
+        size = int(20e6 + 80e6 * min(1.0, self.for_s / LONGEST_S))
+        body = f"{self.at_s} {self.for_s} ".encode().ljust(size, b"x")
+        return Sent(self.which % PARTITIONS, body, "too_large", None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ def plan(seed: int, database: str = "") -> Plan:
             kind=chance.choice(kinds),
             which=chance.randrange(WORKERS),
             # Half of the faults last longer than a lease.
-            for_s=chance.choice([chance.uniform(0.02, 0.4), chance.uniform(0.6, 1.5)]),
+            for_s=chance.choice([chance.uniform(0.02, 0.4), chance.uniform(0.6, LONGEST_S)]),
         )
         for _ in range(chance.randint(4, 8))
     ]

@@ -22,6 +22,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from event_stream.producer import Prepared
+from event_stream.streams.stream_keys import stream_key
 from tests.chaos import entry_points
 from tests.chaos.clients import CONNECTIONS_MAX, Reader, SilentClients, UnreadingClients
 from tests.chaos.plan import PARTITIONS, WORKERS, Fault, Kind, Plan, Sent
@@ -83,7 +84,10 @@ class ManagedProcess:
 
 @dataclass
 class Chaos:
-    """One run. `happened` counts the faults that happened; `queued_max` is the longest queue observed."""
+    """One run. `happened` counts the faults that happened; `queued_max` is the longest queue observed.
+
+    `sent` are the producer's entries, and `huge` those of the faults.
+    """
 
     plan: Plan
     sent: list[Sent]
@@ -93,6 +97,7 @@ class Chaos:
     directory: Path
     happened: Counter[str] = field(default_factory=Counter)
     queued_max: int = 0
+    huge: list[Sent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         environ = {
@@ -179,6 +184,7 @@ class Chaos:
             Kind.POSTGRESQL_KILLED: partial(self._restart_postgres, fault),
             Kind.CLIENTS_SILENT: partial(self._connect, fault, SilentClients),
             Kind.CLIENTS_UNREADING: partial(self._connect, fault, UnreadingClients),
+            Kind.HUGE_ENTRY: partial(self._append_huge_entry, fault),
         }
         return ways[fault.kind]()
 
@@ -234,6 +240,18 @@ class Chaos:
         before = _started_at(postgres)
         postgres.crash()
         self._at(monotonic() + fault.for_s, restart)
+        return True
+
+    def _append_huge_entry(self, fault: Fault) -> bool:
+        """Append a huge entry, while the other traffic goes on; after an error it is appended again, as a producer does."""
+        entry = fault.huge_entry
+        try:
+            with Redis.from_url(self.redis.url, socket_timeout=30) as client:
+                client.xadd(stream_key(entry.partition), {"event": entry.body})
+        except RedisError:
+            return False
+        self.huge.append(entry)
+        self.happened[fault.kind] += 1
         return True
 
 

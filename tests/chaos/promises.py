@@ -29,18 +29,22 @@ KEYS_THAT_EXPIRE = (
         "projector:recent-progress:{%d}",
         "projector:applied-per-10s:{%d}",
         "projector:last-failure:{%d}",
+        "projector:large-batch:{%d}",
+        "projector:dead-letter-sources:{%d}",
     ),
 )
 KEYS_OF_ALL = {
     "events:partitions",
     "events:deployment",
     "events:database",
+    "projector:write-probe",
     "projector:dispatcher-heartbeats",
     "projector:batch-metrics",
     "projector:waiting-since",
     *(
         "projector:verify:scheduled",
         "projector:verify:remaining",
+        "projector:verify:unlooked",
         "projector:verify:results",
         "projector:verify:wrong-sums",
     ),

@@ -107,7 +107,8 @@ class Environments:
                 _runtime(chaos.redis.url.removesuffix("0") + "1", self._sqlite(chaos.directory / "undisturbed.db"))
             ) as undisturbed,
         ):
-            drained = chaos.wait_for(_quietly(lambda: is_drained(runtime, len(chaos.sent))), RECOVERY_TIMEOUT_S)
+            sent = [*chaos.sent, *chaos.huge]
+            drained = chaos.wait_for(_quietly(lambda: is_drained(runtime, len(sent))), RECOVERY_TIMEOUT_S)
             trimmed = chaos.wait_for(_quietly(lambda: is_trimmed(runtime)), RECOVERY_TIMEOUT_S)
             killed = sum(role.starts for role in chaos.workers)
             chaos.end()
@@ -115,7 +116,7 @@ class Environments:
                 Evidence(
                     runtime,
                     undisturbed,
-                    chaos.sent,
+                    sent,
                     drained,
                     trimmed,
                     chaos.queued_max,

@@ -1,4 +1,4 @@
-"""A short chaos run: every fault happens once on each database. `make chaos` runs hundreds of random plans."""
+"""A short chaos run: every fault, also a huge entry, happens once on each database. `make chaos` runs hundreds of random plans."""
 
 from collections.abc import Iterator
 

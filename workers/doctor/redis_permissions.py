@@ -79,8 +79,8 @@ RQ_CHANNEL = "rq:pubsub:probe"
     Subject.REDIS,
     "G7",
     meaning="The user of REDIS_URL may take jobs from RQ's queue as a worker does, or trim streams as a"
-    " dispatcher does, but lacks something else that this process needs. Without the channels `rq:pubsub:*`, for example, RQ's workers"
-    " end when they start.",
+    " dispatcher does, but lacks something else that this process needs. Without the channels"
+    " `rq:pubsub:*`, for example, RQ's workers end when they start.",
     remedy="give the user the line of its process in docs/how-to/deploy.md#access-in-redis: `ACL SETUSER {user} …`",
 )
 def missing(context: Context) -> Iterator[Observation]:
@@ -120,10 +120,11 @@ def _reply(connection: Any) -> Any:
 
 
 def _is_channel_denied(redis: Redis) -> bool:
+    pubsub: Any = redis.pubsub()  # type: ignore[no-untyped-call]
     try:
-        with redis.pubsub() as pubsub:
-            pubsub.subscribe(RQ_CHANNEL)  # type: ignore[no-untyped-call]
-            pubsub.parse_response()  # type: ignore[no-untyped-call]
+        with pubsub:
+            pubsub.subscribe(RQ_CHANNEL)
+            pubsub.parse_response()
     except NoPermissionError:
         return True
     return False
