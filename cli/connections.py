@@ -16,12 +16,12 @@ from event_stream.settings import StreamSettings
 from event_stream.streams.deployment import DeploymentMismatchError, DeploymentPin
 from event_stream.streams.stream import Stream
 from projections import schema
-from projections.database.engines import reader_engine, writer_engine
+from projections.database.engines import reader_engine, report_engine, writer_engine
 from projections.error_classes import describe
 from projections.settings import DatabaseSettings
 from projections.transaction import deployment_table
 from workers import deployment
-from workers.runtime import Runtime, redis_client
+from workers.runtime import REPORT_DATABASE_TIMEOUT_S, Runtime, redis_client
 from workers.settings import RedisSettings
 
 RETRY_S = 1.0
@@ -45,6 +45,13 @@ def open_writer() -> Engine:
 def open_reader() -> Engine:
     """Return an engine that only reads. Raises as `open_writer` does."""
     engine = reader_engine(existing_database_url())
+    _check_schema(engine)
+    return engine
+
+
+def open_report_reader() -> Engine:
+    """Return an engine for a short report, which does not wait for a silent server. Raises as `open_reader` does."""
+    engine = report_engine(existing_database_url(), REPORT_DATABASE_TIMEOUT_S)
     _check_schema(engine)
     return engine
 

@@ -111,4 +111,10 @@ def _exit_with(message: str, code: int) -> None:
 def _first_line(error: Exception) -> str:
     # The further lines of a driver's error may hold a statement and its parameters.
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    first = lines[0] if lines else type(error).__name__
+    if isinstance(error, EventStreamError):
+        return first
+    # The texts of the drivers, such as "connection timeout expired", do not say which server they mean.
+    if isinstance(error, RedisError):
+        return f"Redis: {first}"
+    return f"the database: {first}" if isinstance(error, SQLAlchemyError) else first

@@ -8,7 +8,7 @@ import time
 import click
 
 from cli import environment
-from cli.connections import open_reader, open_writer
+from cli.connections import open_report_reader, open_writer
 from cli.output import print_json, stdout, table
 from event_stream.events.rfc3339 import format_time
 from event_stream.settings import StreamSettings
@@ -47,7 +47,7 @@ def list_(as_json: bool) -> None:
     """List the lost entries of each partition, and all acknowledgements."""
     environment.load()
     partitions = StreamSettings.from_environ(os.environ).partitions
-    with open_reader().connect() as connection:
+    with open_report_reader().connect() as connection:
         counts = {each.partition: each.lost for each in checkpoint_table.read_all(connection, partitions) if each.lost}
         acknowledged = lost_entries.count_acknowledged(connection)
         history = lost_entries.list_acknowledgements(connection)

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import psutil
 import pytest
@@ -40,26 +40,35 @@ class Servers:
     @contextmanager
     def paused(self, names: tuple[str, ...]) -> Iterator[None]:
         """Pause servers, with all their processes, in this block."""
-        processes = [process for name in names for process in self._processes(name)]
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        for process in processes:
-            wait_until(lambda process=process: process.status() == psutil.STATUS_STOPPED, "the process is paused")
+        stopped: list[psutil.Process] = []
         try:
+            for name in names:
+                stopped.append(self._process(name))
+                _stop(stopped[-1])  # first, so that it starts no other process
+                for child in stopped[-1].children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):  # it has just ended
+                        _stop(child)
+                        stopped.append(child)
             yield
         finally:
-            for process in processes:
-                process.send_signal(signal.SIGCONT)
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
 
-    def _processes(self, name: str) -> list[psutil.Process]:
+    def _process(self, name: str) -> psutil.Process:
         process = self.redis.process if name == "redis" else self.database.process
         assert process is not None
-        main = psutil.Process(process.pid)
-        return [main, *main.children(recursive=True)]
+        return psutil.Process(process.pid)
 
     def remove(self) -> None:
         self.redis.remove()
         self.database.remove()
+
+
+def _stop(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGSTOP)
+    paused = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)  # a child that has ended, whose parent is paused
+    wait_until(lambda: process.status() in paused, "the process is paused")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +127,11 @@ def test_reports_name_the_silent_server_within_seconds(
                 assert time.monotonic() - began_s < BOUND_S
                 assert result.returncode == 1
                 assert result.stderr.startswith(f"projector: {said}"), result.stderr
+            if "database" in silent:
+                began_s = time.monotonic()
+                result = run_command(servers.environ, "lost", "list")
+                assert time.monotonic() - began_s < BOUND_S
+                assert result.stderr.startswith("projector: the database: "), result.stderr
             with closing(Context.from_environ(servers.environ)) as context:
                 began_s = time.monotonic()
                 found = {each.code for each in run_checks(context).findings}
