@@ -32,9 +32,8 @@ _CLIENT = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # ms
-    "client_encoding": "UTF8",  # whatever PGCLIENTENCODING says
 }
-
+_ENCODING = {"client_encoding": "UTF8"}  # whatever PGCLIENTENCODING and the URL say
 _EXPIRY = "expires_s"  # the key in the `info` of a pooled connection
 
 
@@ -81,7 +80,7 @@ def _connect_args(url: URL, session: dict[str, str]) -> dict[str, Any]:
     """Return what the URL does not set. Its `options` come first, because the last value of a name counts."""
     client = {name: value for name, value in _CLIENT.items() if name not in url.query}
     options = [f"-c {name}={value}" for name, value in (SESSION | session).items()]
-    return client | {"options": " ".join([str(url.query.get("options", "")), *options]).strip()}
+    return client | _ENCODING | {"options": " ".join([str(url.query.get("options", "")), *options]).strip()}
 
 
 def _for_driver(options: dict[str, Any]) -> dict[str, Any]:

@@ -86,10 +86,12 @@ def assert_parked_alone(runtime: Runtime) -> None:
     assert totals(runtime) == {"read": 3, "applied": 2, "duplicates": 0, "dead_lettered": 1, "lost": 0}
 
 
+@pytest.mark.parametrize("parameter", ["", "?client_encoding=LATIN1"])
 def test_every_character_is_stored_and_read_whatever_pgclientencoding_says(
-    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, parameter: str
 ) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    postgres_url += parameter
     with closing_runtime(Runtime.from_environ(environ_of(postgres_url, redis_url))) as runtime:
         append(runtime, created(NAME))
         drain_all(runtime)

@@ -937,8 +937,8 @@ DATABASES = (
         "the client's encoding comes from the environment",
         "G5",
         "projections/database/postgresql_engine.py",
-        '    "client_encoding": "UTF8",  # whatever PGCLIENTENCODING says\n',
-        "",
+        "    return client | _ENCODING | {",
+        "    return client | {",
         (f"{_ENCODINGS}every_character_is_stored_and_read_whatever_pgclientencoding_says",),
     ),
     Mutant(
