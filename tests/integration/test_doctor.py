@@ -611,7 +611,7 @@ def looker_url(durable_url: str, durable_server: PostgresServer) -> Iterator[str
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
         connection.execute(
             "GRANT SELECT ON projector_schema_version, projection_version, checkpoint, dead_letter_count, deployment, project,"
-            " tenant, analysis_trend, lost_acknowledgement TO looker"
+            " tenant, analysis_trend, lost_acknowledgement, project_details TO looker"
         )
     yield durable_url.replace("postgres@", "looker@")
     with psycopg.connect(durable_server.url("examined"), autocommit=True) as connection:
