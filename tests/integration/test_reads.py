@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from pydantic import BaseModel
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, MetaData, Table, create_engine, text
 from sqlalchemy import event as sa_event
 
 from api_stub.auth import keys as stored_keys
@@ -20,6 +20,8 @@ from api_stub.routes import activity, stats
 from api_stub.routes.activity import ActivityKey, ActivityResponse
 from api_stub.routes.stats import StatsKey, StatsResponse
 from event_stream.events.rfc3339 import format_time
+from projections import schema
+from projections.database.table_names import qualified
 from tests.support.api_client import Api, assert_answers_equal
 from tests.support.events import DAY_US, NOW_US, OTHER_PROJECT, PROJECT, TENANT, event, mixed
 from tests.support.harness import append, drain_all
@@ -540,16 +542,17 @@ async def test_health_endpoints_need_no_key_and_name_the_failing_part(runtime: R
         503,
         {"status": "failing", "problems": ["partition 3 is stalled", "partition 2 lost 1 unread entry"]},
     )
+    versions = qualified(api.writer.dialect, Table(schema.VERSION_TABLE, MetaData()))
     with api.writer.begin() as connection:
-        connection.execute(text("DELETE FROM projector_schema_version"))
+        connection.execute(text(f"DELETE FROM {versions}"))
     response = await api.ask("/readyz")
     assert response.status_code == 503
     assert "projector migrate" in response.json()["problems"][0]
     with api.writer.begin() as connection:
-        connection.execute(text("INSERT INTO projector_schema_version VALUES ('9999')"))
+        connection.execute(text(f"INSERT INTO {versions} VALUES ('9999')"))
     assert (await api.ask("/readyz")).status_code == 200
     with api.writer.begin() as connection:
-        connection.execute(text("UPDATE projector_schema_version SET version_num = 'e3a1c0ffee42'"))
+        connection.execute(text(f"UPDATE {versions} SET version_num = 'e3a1c0ffee42'"))
     response = await api.ask("/readyz")
     assert response.status_code == 503
     assert "belongs to another application" in response.json()["problems"][0]
