@@ -84,6 +84,7 @@ def test_python_and_the_server_compute_the_same_digest(redis: Any) -> None:
     assert len(set(on_server)) == len(parts)
 
 
+@pytest.mark.first
 def test_digests_of_large_entries_differ_by_lengths_beginnings_and_ends(redis: Any) -> None:
     stream, digests = Stream(redis, PARTITIONS), set()
     value = bytes(2 * MIB)
@@ -148,6 +149,7 @@ def test_nothing_that_looks_at_a_stream_receives_its_huge_entry(runtime: Runtime
     assert runtime.stream.redis.xlen(KEY) < 100 + (where == "only")
 
 
+@pytest.mark.first
 def test_looking_at_an_unchanged_stream_does_not_copy_its_large_entry(redis: Any, redis_server: RedisServer) -> None:
     stream = Stream(redis, PARTITIONS)
     redis.xadd(KEY, {"event": bytes(2 * MIB)})
@@ -163,6 +165,7 @@ def test_looking_at_an_unchanged_stream_does_not_copy_its_large_entry(redis: Any
     assert stream.end(TENANT_PARTITION).position is None
 
 
+@pytest.mark.first
 def test_a_read_stops_at_its_bytes_before_they_are_sent() -> None:
     redis_server = RedisServer()  # its memory has no peak yet
     redis_server.start()
@@ -194,6 +197,7 @@ def test_status_receives_little_of_many_large_waiting_entries(runtime: Runtime, 
     assert sent() < (PARTITIONS + 1) * 2 * MIB
 
 
+@pytest.mark.first
 def test_waiting_for_a_large_entry_receives_only_its_beginning(redis: Any, sent: Sent) -> None:
     stream = Stream(redis, PARTITIONS)
     ends = dict(enumerate(stream.ends()))

@@ -94,7 +94,6 @@ INTERNALS = (
     ),
     Internal(APPENDING, "redis.retry:Retry.call_with_retry", "self do fail is_retryable with_failure_count"),
     Internal(LEASE, "redis.lock:Lock.extend", "self additional_time replace_ttl"),
-    Internal("workers/settings.py", "redis.connection:parse_url", "url"),
     # Every wait for PostgreSQL is bounded.
     Internal(CONNECTION, "psycopg:Connection.wait", "self gen interval timeout"),
     Internal(CONNECTION, "psycopg:AsyncConnection.wait", "self gen interval timeout"),
