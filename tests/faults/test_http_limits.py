@@ -139,7 +139,9 @@ def test_a_url_or_headers_that_are_too_large_get_the_error_envelope(
 
 def test_a_half_sent_request_is_answered_408_even_if_bytes_keep_coming(api: Api) -> None:
     with served(api, HASTY) as listener, listener.connect(b"GET /a") as silent, listener.connect(b"GET /") as dripping:
+        deadline = time.monotonic() + 20
         while not is_readable(dripping):
+            assert time.monotonic() < deadline, "the server waits for ever"
             dripping.sendall(b"a")
             time.sleep(0.01)
         for connection in (silent, dripping):
@@ -175,7 +177,7 @@ def test_a_client_that_never_reads_its_responses_is_closed(api: Api, caplog: pyt
                 return True
             return False
 
-        wait_until(send, "the connection is reset")
+        wait_until(send, "the connection is reset", 30)
         wait_until(lambda: listener.open_connections == 0, "the connection is closed")
     assert caplog.messages == []
 
@@ -190,9 +192,8 @@ def test_requests_that_are_sent_ahead_wait_outside_the_process(writer: Engine) -
         with suppress(TimeoutError):
             while sent < ENDLESS:
                 sent += connection.send(SLOW * 1000)
-        assert sent < ENDLESS
-        assert listener.answering == 1
         released.set()
+        assert sent < ENDLESS
         connection.settimeout(20)
         for _ in range(100):
             assert response(connection)[0] == 200
