@@ -41,7 +41,9 @@ def _sqlite(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise ServerUrlError(f"must be {ALLOWED}") from None
-    if url.host or url.username or url.password or url.port or url.query:
+    # SQLAlchemy passes the options of a file URI, such as `file:/path?mode=ro&uri=true`, on to SQLite.
+    is_uri = url.query.get("uri") == "true" and (url.database or "").startswith("file:")
+    if url.host or url.username or url.password or url.port or (url.query and not is_uri):
         raise ServerUrlError(
             "an SQLite URL has a path only: sqlite:///relative/path or sqlite:////absolute/path; write ? as %3F"
         )

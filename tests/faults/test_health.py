@@ -77,7 +77,10 @@ def test_dead_letters_and_lost_entries_are_warnings_and_do_not_fail_health(alive
     assert projector_health(alive) == Health([], [parked])
     append(alive, event())
     alive.stream.redis.xtrim(f"events:{{{TENANT_PARTITION}}}", maxlen=0, approximate=False)
-    lost = f"partition {TENANT_PARTITION} lost 1 unread entry; let producers append again what they still have"
+    lost = (
+        f"partition {TENANT_PARTITION} lost 1 unread entry; let producers append again what they still have, then run"
+        " `projector lost acknowledge`"
+    )
     assert projector_health(alive) == Health([], [parked, lost])
     drain_all(alive)
     assert problems.all_problems(read_status(alive)) == [parked, lost]

@@ -494,13 +494,13 @@ def _status(url: str) -> int:
 @pytest.fixture
 def damaged(runtime: Runtime) -> dict[str, Any]:
     """Three tenants, each with a wrong count and a missing or extra row; returns the correct rows."""
-    append(runtime, *mixed(300, tenants=3, projects=2))
+    append(runtime, *mixed(300, tenants=3, projects=2, seed=2))
     drain_all(runtime)
     truth = dump(runtime.reader)
     with runtime.writer.begin() as connection:
         connection.execute(text("UPDATE analysis_trend SET total = total + 1"))
         connection.execute(text("DELETE FROM tenant WHERE tenant_id = 'ten_0'"))
-        connection.execute(text("INSERT INTO tenant VALUES ('ten_unheard_of', 1, '{}', 0, 0)"))
+        connection.execute(text("INSERT INTO tenant VALUES ('ten_unheard_of', 1, '{}', NULL, -1, '', 0, 0)"))
     return truth
 
 

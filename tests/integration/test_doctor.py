@@ -155,7 +155,8 @@ def test_a_healthy_deployment_has_no_findings(alive: Runtime, environ: Environ) 
 def test_every_code_is_provoked() -> None:
     tests = Path(__file__).parents[1]
     here = Path(__file__).read_text() + "".join(
-        (tests / name).read_text() for name in ("faults/test_standby.py", "e2e/test_runbook.py")
+        (tests / name).read_text()
+        for name in ("faults/test_standby.py", "e2e/test_runbook.py", "integration/test_encodings.py")
     )
     assert len({check.code for check in CHECKS}) == len(CHECKS)
     assert [check.code for check in CHECKS if f'"{check.code}"' not in here] == []

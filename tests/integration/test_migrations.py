@@ -131,7 +131,7 @@ def test_a_schema_older_than_the_code_needs_is_refused(empty: Engine, monkeypatc
     upgrade(config(empty))
     monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
     monkeypatch.setattr(schema, "REVISION", "0002")
-    with empty.connect() as connection, pytest.raises(SchemaTooOldError, match=r"is 0001, but .* projector migrate"):
+    with empty.connect() as connection, pytest.raises(SchemaTooOldError, match=r"is 0001, but .* `projector migrate`"):
         schema.check(connection)
 
 

@@ -24,6 +24,7 @@ ARGUMENTS = {
     "dead-letters": ["list"],
     "deployment": ["show"],
     "keys": ["list"],
+    "lost": ["list"],
 }
 # `contract` needs no server, and `demo-traffic` reads REDIS_URL only.
 OF_DATABASE = [name for name in MODULES if name not in {"append", "contract", "demo-traffic"}]

@@ -119,7 +119,13 @@ DAMAGE: dict[str, Damage] = {
     "a missing project": Damage(project.table, gone, by_sums=True),
     "a missing tenant": Damage(tenant.table, gone, by_sums=True),
     "an edited slug": Damage(project.table, changed(slug="another"), by_sums=False),
-    "a project that is gone": Damage(project.table, changed(project_exists=False), by_sums=False),
+    "a project that is gone": Damage(
+        project.table,
+        lambda table, rows: [
+            update(table).where(*key_is(table, next(row for row in rows if row[2]))).values(project_exists=False)
+        ],
+        by_sums=False,
+    ),
     "an edited member": Damage(project.table, changed(repos='{"r":[true,1,"x"]}', repo_count=1), by_sums=False),
     "a wrong number of members": Damage(tenant.table, changed(support_desk_count=77), by_sums=False),
     "a project that was never created": Damage(

@@ -1257,8 +1257,6 @@ BOUNDED_RESOURCES = (
         "at the limit the newest connection is closed",
         "G8",
         "api_stub/serving/connections.py",
-        "connection, _ = min(oldest,",
-        "connection, _ = max(oldest,",
         "next(iter(self._queues[phase].items()))",
         "next(reversed(self._queues[phase].items()))",
         (f"{_HTTP_LIMITS}at_the_limit_the_connection_that_has_waited_longest_is_closed",),

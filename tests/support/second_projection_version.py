@@ -2,7 +2,7 @@
 
 `python -m tests.support.second_projection_version COMMAND` runs a command of that release. With `crashing POINT CALL`
 before the command it kills itself as `tests.support.crashing_rebuild` does. Its API answers are the same, but its rows
-can be recognised: `total` counts in thousands.
+can be recognised: they also count the analyses of a month that no read shows.
 """
 
 import importlib
@@ -11,15 +11,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from event_stream.events.event import Event
+from projections.database.columns import Row
 from projections.folding.projection import Projection
 from projections.read_models import analysis_trend, registry
-from projections.read_models.analysis_trend import AnalysisTrend
+from projections.read_models.analysis_trend import AnalysisTrend, by_month_from_json
 
-THOUSAND = 1000
+MARKED_MONTH = 0
 
 
 def _fold(row: AnalysisTrend, event: Event) -> AnalysisTrend:
-    return analysis_trend.fold(row, event)._replace(total=row.total + THOUSAND)
+    row = analysis_trend.fold(row, event)
+    return row._replace(by_month={**row.by_month, MARKED_MONTH: (row.total,)})
+
+
+def is_marked(row: Row) -> bool:
+    """Whether a row of the table `analysis_trend` was made by the second version."""
+    return MARKED_MONTH in by_month_from_json(row[4])
 
 
 SECOND = replace(analysis_trend.projection, version=2, fold=_fold)
