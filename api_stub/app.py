@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -79,7 +78,7 @@ class _Router:
         return None
 
 
-async def _respond(router: _Router, scope: Scope) -> Response:
+async def _respond(router: _Router, scope: Scope) -> ASGIApp:
     try:
         route = router.find(scope)
         if route is None:

@@ -109,6 +109,12 @@ def too_many_connections() -> ApiError:
     return ApiError(503, "UNAVAILABLE", message, headers={"Retry-After": "1"})
 
 
+def too_many_requests() -> ApiError:
+    """Return the error for a tenant that has too many large responses in progress."""
+    message = "Your tenant has too many large responses in progress; read them faster, or try again."
+    return ApiError(429, "TOO_MANY_REQUESTS", message, headers={"Retry-After": "1"})
+
+
 def unavailable() -> ApiError:
     """Return the error for a request that needs the database while it cannot be reached."""
     return ApiError(503, "UNAVAILABLE", "The database cannot be reached; try again.", headers={"Retry-After": "1"})

@@ -19,6 +19,7 @@ _READ_ERRORS = {
     "403": "The key may not do this: `SECRET_KEY_REQUIRED`, `FORBIDDEN` or `WRONG_PROJECT`.",
     "404": "No such project in the key's tenant (`NOT_FOUND`).",
     "405": "The path answers GET and HEAD only (`METHOD_NOT_ALLOWED`).",
+    "429": "The tenant has too many large responses in progress (`TOO_MANY_REQUESTS`).",
     "503": "The database cannot be reached, or a rebuild is pending (`UNAVAILABLE`).",
 }
 
@@ -72,7 +73,8 @@ def _errors(schema: dict[str, Any]) -> dict[str, Any]:
     responses = {status: _json(description, schema) for status, description in _READ_ERRORS.items()}
     responses["401"]["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
     responses["405"]["headers"] = {"Allow": {"schema": {"type": "string"}}}
-    responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "string"}}}
+    for status in ("429", "503"):
+        responses[status]["headers"] = {"Retry-After": {"schema": {"type": "string"}}}
     return responses
 
 

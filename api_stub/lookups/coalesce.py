@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from itertools import chain
 from typing import Generic, TypeAlias, TypeVar
 
+from api_stub.lookups.lookup import KEYS_PER_QUERY_MAX
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Waiters: TypeAlias = list[asyncio.Future[V | None]]
 
-KEYS_PER_QUERY_MAX = 256
 QUERY_TIMEOUT_S = 5.0
 
 
@@ -20,8 +21,11 @@ class Coalescer(Generic[K, V]):
     its value is never older than the lookup, and there is no cache to invalidate. `lookups` and `queries` count both.
     """
 
-    def __init__(self, query: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
+    def __init__(
+        self, query: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], keys_per_query: int = KEYS_PER_QUERY_MAX
+    ) -> None:
         self._query = query
+        self._keys_per_query = keys_per_query
         self._waiting: dict[K, Waiters[V]] = {}
         self._running: asyncio.Task[None] | None = None
         self.lookups = 0
@@ -56,7 +60,7 @@ class Coalescer(Generic[K, V]):
 
     def _send(self) -> None:
         if self._running is None and self._waiting:
-            keys = {key: self._waiting.pop(key) for key in list(self._waiting)[:KEYS_PER_QUERY_MAX]}
+            keys = {key: self._waiting.pop(key) for key in list(self._waiting)[: self._keys_per_query]}
             self.queries += 1
             self._running = asyncio.create_task(self._run(keys))
 

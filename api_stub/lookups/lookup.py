@@ -9,6 +9,8 @@ from sqlalchemy import Connection, Select
 from projections.database.columns import Row
 from projections.database.key_queries import bind_keys
 
+KEYS_PER_QUERY_MAX = 256
+
 K = TypeVar("K", bound=Row)
 V = TypeVar("V")
 
@@ -23,6 +25,7 @@ class Lookup(Generic[K, V]):
 
     statement: Callable[[str], Select[Any]]
     results: Callable[[Iterable[Row]], dict[K, V]]
+    keys_per_query: int = KEYS_PER_QUERY_MAX
 
     def read(self, connection: Connection, keys: Sequence[K]) -> dict[K, V]:
         """Return the values of `keys`, read on an SQLAlchemy connection."""

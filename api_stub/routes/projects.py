@@ -178,7 +178,7 @@ def _statement(dialect_name: str) -> Select[Any]:
     )
 
 
-lookup = Lookup(_statement, _results)
+lookup = Lookup(_statement, _results, keys_per_query=4)
 """Looks up a page of a tenant's projects, and one project more if there is one."""
 
 
@@ -223,6 +223,7 @@ read = Read(
     path="/v1/config/projects",
     lookup=lookup,
     handle=handle,
+    is_of_tenant=True,
     openapi=OpenApiOperation(
         "listProjects",
         summary="Every existing project of the tenant, oldest first.",

@@ -52,6 +52,8 @@ class Read(Generic[K, V]):
     lookup: Lookup[K, V | RebuildPending]
     handle: Callable[[Request, ApiKey, int, Find[K, V]], Awaitable[Response]]
     openapi: OpenApiOperation
+    is_of_tenant: bool = False
+    """Whether a response grows with the projects of the tenant. Each tenant has few of them in progress."""
 
 
 def require_found(result: V | RebuildPending | None) -> V:

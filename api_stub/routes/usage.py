@@ -161,7 +161,7 @@ def _statement(dialect_name: str) -> Select[Any]:
     )
 
 
-lookup = Lookup(_statement, _results)
+lookup = Lookup(_statement, _results, keys_per_query=4)
 """Looks up the plan of a tenant and the analyses of its projects."""
 
 
@@ -177,6 +177,7 @@ read = Read(
     path="/v1/config/usage",
     lookup=lookup,
     handle=handle,
+    is_of_tenant=True,
     openapi=OpenApiOperation(
         "getUsage",
         summary="How many analyses the tenant created this month, by project and severity, and what its plan allows.",

@@ -3,10 +3,12 @@
 import sqlite3
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
 
 from projections.database.fingerprint import fingerprint_of
 
@@ -34,6 +36,8 @@ def make_engine(url: URL, pool_size: int, isolation_level: Any) -> Engine:
         isolation_level=isolation_level,
     )
     event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", partial(_remember_file, url.database))
+    event.listen(engine, "checkout", partial(_check_file, url.database))
     return engine
 
 
@@ -75,3 +79,20 @@ def _prepare(connection: Any, _record: object) -> None:
         connection.close()  # the pool would not close it
         raise
     connection.create_function("fingerprint", 1, fingerprint_of, deterministic=True)
+
+
+def _remember_file(path: str | None, _connection: object, record: Any) -> None:
+    record.info["inode"] = _inode(path)
+
+
+def _check_file(path: str | None, _connection: object, record: Any, _proxy: object) -> None:
+    """Let the pool open a new connection if another file was put in the place of the one that is open."""
+    if _inode(path) not in (None, record.info["inode"]):
+        raise DisconnectionError("the database file was replaced")
+
+
+def _inode(path: str | None) -> int | None:
+    """Return the file's inode; None while there is no file, and for the URI of a file."""
+    with suppress(OSError):
+        return Path(path or "").stat().st_ino if path else None
+    return None

@@ -241,7 +241,8 @@ def count_and_limit(connection: Connection, changed: Mapping[Group, int], kept_m
         if number > kept_max and group.reason in NEVER_DROPPED:
             raise DeadLettersFullError(
                 f"{number:,} dead letters of {group.bucket} with the reason {group.reason} would be open, and"
-                f" PROJECTOR_DEAD_LETTERS_MAX is {kept_max:,}; replay or discard them, or raise the limit"
+                f" PROJECTOR_DEAD_LETTERS_MAX is {kept_max:,}; raise the limit, or discard them (a replay is appended"
+                " after the entries that wait)"
             )
         if number > kept_max:
             dropped[group] = _delete_oldest(connection, group, min(number - kept_max, DROPPED_AT_ONCE_MAX))

@@ -16,8 +16,9 @@ from sqlalchemy import event as sa_event
 from sqlalchemy.exc import DatabaseError
 
 from projections.database.engines import writer_engine
+from tests.support.events import mixed
 from tests.support.failpoints import fail_at
-from tests.support.harness import closing_runtime
+from tests.support.harness import append, checkpoints, closing_runtime, drain_all
 from tests.support.limited_disk import fill, limited_disk
 from tests.support.servers import wait_until
 from tests.support.workload import Workload
@@ -183,3 +184,23 @@ def test_a_connection_that_cannot_be_set_up_is_closed(database_url: str, tmp_pat
     (connection,) = opened
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
+
+
+@pytest.mark.first
+def test_running_processes_follow_a_file_that_was_put_in_the_place_of_the_old_one(runtime: Runtime) -> None:
+    append(runtime, *mixed(50))
+    drain_all(runtime)
+    file = file_of(runtime)
+    backup = file.with_suffix(".backup")
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(backup)) as to:
+        source.backup(to)
+    append(runtime, *mixed(60, seed=2))
+    drain_all(runtime)
+    backup.replace(file)
+    for name in ("-wal", "-shm"):
+        Path(f"{file}{name}").unlink(missing_ok=True)
+    assert (
+        sum(at.applied for at in checkpoints(runtime)) == 50
+    )  # of the older file, which the engine has not opened yet
+    drain_all(runtime)
+    assert sum(at.applied for at in checkpoints(runtime)) == count_of(file, "event_log") == 110

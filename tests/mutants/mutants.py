@@ -51,6 +51,7 @@ _DISPATCHING = "tests/integration/test_dispatching.py::test_"
 _DISPATCHERS = "tests/faults/test_dispatchers.py::test_"
 _STREAM = "tests/integration/test_stream.py::test_"
 _READS = "tests/integration/test_reads.py::test_"
+_LIST_AND_USAGE = "tests/integration/test_list_and_usage.py::test_"
 _PROJECTIONS_CONTRACT = "tests/integration/test_projections_contract.py::test_"
 _DEAD_LETTERS = "tests/integration/test_dead_letters.py::test_"
 _UNREAD = "tests/integration/test_unread_streams.py::test_"
@@ -418,6 +419,62 @@ ANY_ORDER = (
         "row.by_day.get(day, 0) + 1, DAYS_KEPT)",
         'row.by_day.get(day, 0) + 1, DAYS_KEPT + day - int(__import__("time").time()) // 86_400)',
         (f"{_FOLDS}day_buckets_keep_recent_days_and_the_total_counts_all_days",),
+    ),
+    Mutant(
+        "months are pruned by the clock",
+        "G3",
+        "projections/read_models/analysis_trend.py",
+        "event), MONTHS_KEPT)",
+        'event), MONTHS_KEPT + month - month_of(int(__import__("time").time()) // 86_400))',
+        (f"{_LIST_AND_USAGE}the_newest_months_are_kept_in_whatever_order_events_come",),
+    ),
+    Mutant(
+        "a detail that is left out is erased",
+        "G3",
+        "projections/read_models/project_details.py",
+        "llm_context=row.llm_context if data.llm_context is None else row.llm_context.set(data.llm_context, stamp)",
+        "llm_context=row.llm_context.set(data.llm_context, stamp)",
+        (f"{_LIST_AND_USAGE}the_latest_event_that_sets_a_detail_decides",),
+    ),
+    Mutant(
+        "the list of projects shows those of every tenant",
+        "G5",
+        "api_stub/routes/projects.py",
+        "(project.c.tenant_id == tenant_id) & project.c.project_exists & is_after",
+        "project.c.project_exists & is_after",
+        (f"{_LIST_AND_USAGE}pages_have_every_project_once_in_the_order_of_creation",),
+    ),
+    Mutant(
+        "projects created at the same time are skipped between pages",
+        "stats",
+        "api_stub/routes/projects.py",
+        "tuple_(project.c.exists_time_us, project.c.project_id) > tuple_(after_us, after_id)",
+        "project.c.exists_time_us > after_us",
+        (f"{_LIST_AND_USAGE}pages_have_every_project_once_in_the_order_of_creation",),
+    ),
+    Mutant(
+        "the projection of usage is rounded down",
+        "stats",
+        "api_stub/routes/usage.py",
+        "(2 * total * days_in_month + its_date.day) // (2 * its_date.day)",
+        "total * days_in_month // its_date.day",
+        (f"{_LIST_AND_USAGE}the_clock_selects_the_month",),
+    ),
+    Mutant(
+        "usage lists projects that do not exist",
+        "stats",
+        "api_stub/routes/usage.py",
+        ".outerjoin(project, is_project & project.c.project_exists)",
+        ".outerjoin(project, is_project)",
+        (f"{_LIST_AND_USAGE}analyses_of_a_deleted_project_count_for_the_tenant",),
+    ),
+    Mutant(
+        "a replaced SQLite file is never noticed",
+        "G1",
+        "projections/database/sqlite_engine.py",
+        'raise DisconnectionError("the database file was replaced")',
+        "return",
+        ("tests/faults/test_sqlite.py::test_running_processes_follow_a_file_that_was_put_in_the_place_of_the_old_one",),
     ),
     Mutant(
         "an upsert keeps the row that was there",
@@ -1252,6 +1309,16 @@ BOUNDED_RESOURCES = (
         "Phase.UNREAD: limits.unread_s,",
         "Phase.UNREAD: 1e9,",
         (f"{_HTTP_LIMITS}a_client_that_never_reads_its_responses_is_closed",),
+    ),
+    Mutant(
+        "a large response gives its slot back before it is read",
+        "G5",
+        "api_stub/tenant_slots.py",
+        '                await send({"type": "http.response.body", "body": b""})\n',
+        "                self.leave()\n",
+        (
+            "tests/faults/test_slow_tenants.py::test_slow_readers_of_one_tenant_hold_few_responses_and_delay_no_other_tenant",
+        ),
     ),
     Mutant(
         "at the limit the newest connection is closed",

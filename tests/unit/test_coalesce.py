@@ -122,8 +122,7 @@ async def test_a_lookup_whose_callers_are_all_cancelled_is_not_queried(
 async def test_a_query_serves_at_most_the_maximum_number_of_lookups(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coalesce, "KEYS_PER_QUERY_MAX", 10)
-    coalescer = Coalescer(store.query)
+    coalescer = Coalescer(store.query, keys_per_query=10)
     store.go.release(100)
     async with anyio.create_task_group() as group:
         for key in range(20, 70):
