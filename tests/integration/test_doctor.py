@@ -33,6 +33,7 @@ from tests.support.events import OTHER_PROJECT, PROJECT, TENANT, body, event
 from tests.support.harness import append, append_raw, checkpoints, drain_all
 from tests.support.second_projection_version import line
 from tests.support.servers import PostgresServer, RedisServer, free_port, wait_until
+from tests.support.transaction_pooler import TransactionPooler
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rq_worker import create_worker
 from workers.doctor.check import Finding, Severity
@@ -642,6 +643,55 @@ def test_a_query_that_is_not_permitted_is_reported_and_the_rest_is_examined(
     assert codes(found) == {"database-inspection-denied"}
     assert "permission denied for table dead_letter_count; not checked: dead-letters-open" in found.findings[0].message
     assert "postgres-fsync-off" in found.checked
+
+
+POOLED = "postgres-transaction-pooling"
+PLANS = "postgres-plan-settings-ignored"
+
+
+@contextmanager
+def pooled(environ: Environ, server: PostgresServer, *, keeps_statements: bool) -> Iterator[Environ]:
+    pooler = TransactionPooler(server.port, keeps_statements=keeps_statements)
+    try:
+        yield environ | {"DATABASE_URL": environ["DATABASE_URL"].replace(f":{server.port}", f":{pooler.port}")}
+    finally:
+        pooler.close()
+
+
+@only_postgresql
+def test_a_pooler_that_mixes_up_prepared_statements_is_an_error(
+    alive: Runtime, environ: Environ, durable_server: PostgresServer
+) -> None:
+    with pooled(environ, durable_server, keeps_statements=False) as behind_pooler:
+        found = examined(behind_pooler)
+    assert codes(found) == {"postgres-prepared-statements-fail", POOLED, "postgres-session-limits-ignored", PLANS}
+    assert (found.findings[0].severity, found.findings[0].guarantee) == ("error", "G7")
+    assert found.findings[0].message == 'prepared statement "_pg3_0" already exists'
+    assert found.skipped == []
+
+
+@only_postgresql
+def test_limits_that_a_pooler_drops_are_warnings_until_the_role_has_them(
+    alive: Runtime, environ: Environ, durable_server: PostgresServer
+) -> None:
+    with pooled(environ, durable_server, keeps_statements=True) as behind_pooler:
+        found = examined(behind_pooler)
+    assert codes(found) == {POOLED, "postgres-session-limits-ignored", PLANS}
+    assert not found.has_errors
+    limits = [each for each in found.findings if each.code == "postgres-session-limits-ignored"]
+    assert [each.message for each in limits] == [
+        "idle_in_transaction_session_timeout is 0, not 10s",
+        "lock_timeout is 0, not 5s",
+        "statement_timeout is 0, not 20s",
+    ]
+    for each in limits:
+        durable_server.execute(each.remedy.split("`")[1])
+    durable_server.execute("ALTER ROLE postgres IN DATABASE examined SET lock_timeout = '900ms'")
+    with pooled(environ, durable_server, keeps_statements=True) as behind_pooler:
+        assert codes(examined(behind_pooler)) == {POOLED, PLANS}
+        durable_server.execute("ALTER ROLE postgres IN DATABASE examined SET lock_timeout = '6s'")
+    with pooled(environ, durable_server, keeps_statements=True) as behind_pooler:
+        assert codes(examined(behind_pooler)) == {POOLED, PLANS, "postgres-session-limits-ignored"}
 
 
 # SQLite and this host

@@ -2116,6 +2116,33 @@ PERMISSIONS = (
     ),
 )
 
+POOLER = (
+    Mutant(
+        "the doctor takes a session without limits for one with short limits",
+        "doctor",
+        "workers/doctor/pooler.py",
+        "BETWEEN 1 AND",
+        "BETWEEN 0 AND",
+        (f"{_DOCTOR}limits_that_a_pooler_drops_are_warnings_until_the_role_has_them",),
+    ),
+    Mutant(
+        "the doctor looks for a pooler on one connection only",
+        "doctor",
+        "workers/doctor/pooler.py",
+        "    if first & second:",
+        "    if False:",
+        (f"{_DOCTOR}limits_that_a_pooler_drops_are_warnings_until_the_role_has_them",),
+    ),
+    Mutant(
+        "the doctor prepares no statement behind a pooler",
+        "doctor",
+        "workers/doctor/pooler.py",
+        "_NEVER, _AT_ONCE = None, 0",
+        "_NEVER, _AT_ONCE = None, None",
+        (f"{_DOCTOR}a_pooler_that_mixes_up_prepared_statements_is_an_error",),
+    ),
+)
+
 STANDBY = (
     Mutant(
         "the doctor tells an API on a standby to leave it",
@@ -2321,6 +2348,7 @@ MUTANTS = (
     *DOCTOR,
     *ALERTS,
     *PERMISSIONS,
+    *POOLER,
     *STANDBY,
     *ENTRY_IDS,
     *LOCAL,

@@ -21,7 +21,8 @@ SUBJECTS_WITH_TABLES = (Subject.DATABASE, Subject.SQLITE, Subject.STATUS)
     Subject.DATABASE,
     "G7",
     meaning="The database does not answer. Nothing is projected, and reads get 503.",
-    remedy="start it, or correct DATABASE_URL (host, port, user, password, name) or the network between",
+    remedy="start it, or correct DATABASE_URL (host, port, user, password, name) or the network between; `unsupported"
+    " startup parameter` comes from PgBouncer: docs/how-to/deploy.md#pgbouncer",
     blocks=DATABASE_SUBJECTS,
 )
 def unreachable(context: Context) -> Iterator[Observation]:
