@@ -20,6 +20,7 @@ from api_stub.serving.shutdown import Shutdown
 from api_stub.settings import ApiSettings
 from cli import environment
 from cli.local.ports import check_free
+from cli.process_log import logged_process
 from monitoring.health import projector_health
 from monitoring.scrape import ScrapeHandler
 from monitoring.snapshot import ApiProcess
@@ -65,6 +66,7 @@ def run(settings: ApiSettings, environ: Mapping[str, str]) -> None:
         for routes, address, limit in zip(served, settings.addresses, limits, strict=False)
     ]
     try:
-        uvloop.run(serve(listeners, shutdown, settings.shutdown_grace_s))
+        with logged_process("api", runtime, settings.addresses):
+            uvloop.run(serve(listeners, shutdown, settings.shutdown_grace_s))
     finally:
         database.close()

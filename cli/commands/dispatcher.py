@@ -8,6 +8,7 @@ import click
 
 from cli import environment
 from cli.connections import await_servers
+from cli.process_log import logged_process
 from workers.dispatch.dispatcher import Dispatcher
 from workers.runtime import Runtime
 
@@ -24,4 +25,5 @@ def dispatcher() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     await_servers(runtime, stopping.is_set)
-    Dispatcher(runtime).run(stopping.is_set)
+    with logged_process("dispatcher", runtime):
+        Dispatcher(runtime).run(stopping.is_set)

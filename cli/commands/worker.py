@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from cli import environment
 from cli.connections import await_servers
 from cli.output import CliError
+from cli.process_log import logged_process
 from projections.error_classes import describe
 from projections.transaction import projection_version
 from workers.dispatch.rq_worker import create_worker as rq_worker
@@ -33,7 +34,8 @@ def worker() -> None:
     running = rq_worker(runtime)
     tune_gc()
     try:
-        running.work(logging_level="WARNING")
+        with logged_process("worker", runtime):
+            running.work(logging_level="WARNING")
     except RedisError as error:  # it could not sign off
         if not running.was_asked_to_stop:
             raise

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from structlog.contextvars import get_contextvars
 
 from tests.support.events import PROJECT, TENANT, event
@@ -22,9 +23,11 @@ from tests.support.harness import append, append_raw, totals
 from tests.support.processes import environ_of
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, free_port, wait_until
+from tests.support.tiers import first_for
 from workers.dispatch.dispatcher import Dispatcher
 from workers.drain import drainer
 from workers.jobs.lease import Lease
+from workers.reporting.heartbeats import read_workers
 from workers.runtime import Runtime
 
 UNSPEAKABLE = "unspeakable"
@@ -138,6 +141,43 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url}/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+@pytest.mark.parametrize("command", first_for(["dispatcher"], ["api", "worker", "dispatcher"]))
+def test_each_process_logs_how_it_starts_and_that_it_stops(
+    runtime: Runtime, commands: Commands, database_url: str, redis_url: str, command: str
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    runtime.stream.redis.config_set("requirepass", UNSPEAKABLE)
+    try:
+        commands.projector(
+            command,
+            PORT=address.rpartition(":")[2],
+            REDIS_URL=redis_url.replace("://", f"://default:{UNSPEAKABLE}@"),
+            DATABASE_URL=commands.environ["DATABASE_URL"].replace("postgres@", f"postgres:{UNSPEAKABLE}@"),
+        )
+        wait_until(lambda: commands.said("process.started"), "it has started")
+        if command == "api":
+            wait_until(lambda: _answers(f"http://{address}"), "the API answers")
+        if command == "worker":
+            wait_until(lambda: [each.state for each in read_workers(runtime)] == ["idle"], "RQ handles signals")
+        assert commands.said("process.stopped") == []
+        commands.end()
+    finally:
+        runtime.stream.redis.config_set("requirepass", "")
+    database = make_url(database_url)
+    host = "" if database_url.startswith("sqlite") else f" at 127.0.0.1:{database.port}"
+    (started,) = commands.said("process.started")
+    assert {name: value for name, value in started.items() if name not in ("event", "level", "timestamp")} == {
+        "process": command,
+        "version": version("projector"),
+        **({"address": address} if command == "api" else {}),
+        "database": f"the database {database.database}{host}",
+        "redis": f"Redis at {redis_url.removeprefix('redis://')}",
+        "partitions": 4,
+    }
+    assert [line["process"] for line in commands.said("process.stopped")] == [command]
+    assert UNSPEAKABLE not in commands.text()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -70,7 +70,7 @@ def test_a_migration_of_one_schema_does_not_wait_for_that_of_another(empty_datab
         assert run_command(environ | {"PROJECTOR_SCHEMA": "first"}, "migrate", "--lock-wait", "1").returncode == 1
 
 
-@pytest.mark.parametrize("command", ["migrate", "worker", "dispatcher", "verify"])
+@pytest.mark.parametrize("command", ["migrate", "worker", "dispatcher", "verify", "status"])
 def test_a_table_of_another_application_is_named_with_the_way_out(
     empty_database: str, redis_url: str, command: str
 ) -> None:

@@ -2116,6 +2116,37 @@ PERMISSIONS = (
     ),
 )
 
+PROCESS_LOG = (
+    Mutant(
+        "a process that stops logs nothing",
+        "logs",
+        "cli/process_log.py",
+        """    finally:
+        log.info("process.stopped", process=name)
+""",
+        """    finally:
+        pass
+""",
+        ("tests/e2e/test_logs.py::test_each_process_logs_how_it_starts_and_that_it_stops",),
+    ),
+    Mutant(
+        "a process that starts logs the password of Redis",
+        "logs",
+        "cli/process_log.py",
+        "redis=redis_place(runtime.stream.redis)",
+        "redis=str(runtime.stream.redis.connection_pool.connection_kwargs)",
+        ("tests/e2e/test_logs.py::test_each_process_logs_how_it_starts_and_that_it_stops",),
+    ),
+    Mutant(
+        "`projector status` reads the tables of another application",
+        "status",
+        "workers/reporting/status_reader.py",
+        "        schema.check(connection)\n",
+        "",
+        ("tests/integration/test_schemas.py::test_a_table_of_another_application_is_named_with_the_way_out",),
+    ),
+)
+
 POOLER = (
     Mutant(
         "the doctor takes a session without limits for one with short limits",
@@ -2348,6 +2379,7 @@ MUTANTS = (
     *DOCTOR,
     *ALERTS,
     *PERMISSIONS,
+    *PROCESS_LOG,
     *POOLER,
     *STANDBY,
     *ENTRY_IDS,
