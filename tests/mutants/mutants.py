@@ -2147,6 +2147,17 @@ PROCESS_LOG = (
     ),
 )
 
+FOREIGN_SCHEMA = (
+    Mutant(
+        "`projector status` reads the tables of another application",
+        "status",
+        "workers/reporting/status_reader.py",
+        "        schema.check(connection)\n",
+        "",
+        ("tests/integration/test_schemas.py::test_a_table_of_another_application_is_named_with_the_way_out",),
+    ),
+)
+
 POOLER = (
     Mutant(
         "the doctor takes a session without limits for one with short limits",
@@ -2380,6 +2391,7 @@ MUTANTS = (
     *ALERTS,
     *PERMISSIONS,
     *PROCESS_LOG,
+    *FOREIGN_SCHEMA,
     *POOLER,
     *STANDBY,
     *ENTRY_IDS,
