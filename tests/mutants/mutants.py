@@ -2147,16 +2147,7 @@ PROCESS_LOG = (
     ),
 )
 
-FOREIGN_SCHEMA = (
-    Mutant(
-        "`projector status` reads the tables of another application",
-        "status",
-        "workers/reporting/status_reader.py",
-        "        schema.check(connection)\n",
-        "",
-        ("tests/integration/test_schemas.py::test_a_table_of_another_application_is_named_with_the_way_out",),
-    ),
-)
+FOREIGN_SCHEMA = ()
 
 POOLER = (
     Mutant(
