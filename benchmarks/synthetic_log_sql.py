@@ -40,11 +40,11 @@ FROM (
 """
 READ_MODELS = [
     """
-    INSERT INTO tenant SELECT DISTINCT tenant_id, 0, '{{}}', 0, 0 FROM event_log
+    INSERT INTO tenant SELECT DISTINCT tenant_id, 0, '{{}}', NULL::bigint, -1, '', 0, 0 FROM event_log
     """,
     """
     INSERT INTO analysis_trend SELECT tenant_id, project_id, sum(analyses),
-        '[' || string_agg('[' || day || ',' || analyses || ']', ',' ORDER BY day) || ']', 0, 0
+        '[' || string_agg('[' || day || ',' || analyses || ']', ',' ORDER BY day) || ']', '[]', 0, 0
     FROM (SELECT tenant_id, project_id, time_us / 86400000000 AS day, count(*) AS analyses FROM event_log
         WHERE type = 'analysis.created.v1' GROUP BY 1, 2, 3) AS by_day
     GROUP BY tenant_id, project_id

@@ -1,8 +1,6 @@
 """GET /v1/config/projects: every existing project of a tenant (docs/reference/api.md#projects)."""
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
@@ -38,7 +36,8 @@ from projections.transaction.projection_version import table as projection_versi
 PROJECTS_MAX = 1000
 _READ_MODELS = ("analysis_trend", "project", "project_details")
 _LIMIT = re.compile(r"[0-9]{1,4}", re.ASCII)
-_AFTER = re.compile(r"([0-9]{1,18}) ([0-9a-f-]{36})", re.ASCII)
+_AFTER_PATTERN = r"^([0-9]{1,18})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
+_AFTER = re.compile(_AFTER_PATTERN.strip("^$"), re.ASCII)
 _LIMIT_PARAMETER = {
     "name": "limit",
     "in": "query",
@@ -51,7 +50,7 @@ _AFTER_PARAMETER = {
     "in": "query",
     "required": False,
     "description": "`nextAfter` of the page before this one.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": _AFTER_PATTERN},
 }
 
 
@@ -116,7 +115,7 @@ class ProjectRow(NamedTuple):
 
     def cursor(self) -> str:
         """Return the value of `after` for the projects after this one."""
-        return urlsafe_b64encode(f"{self.created_us} {self.project_id}".encode()).decode().rstrip("=")
+        return f"{self.created_us}-{self.project_id}"
 
 
 def _results(rows: Iterable[Row]) -> dict[ProjectsKey, list[ProjectRow] | RebuildPending]:
@@ -208,13 +207,8 @@ def _after(request: Request) -> tuple[int, str]:
     values = request.query_params.getlist("after")
     if not values:
         return (-1, "")
-    if len(values) == 1 and values[0].isascii():
-        try:
-            decoded = urlsafe_b64decode(values[0] + "=" * (-len(values[0]) % 4)).decode("ascii")
-        except (Base64Error, UnicodeDecodeError):
-            decoded = ""
-        if match := _AFTER.fullmatch(decoded):
-            return (int(match[1]), match[2])
+    if len(values) == 1 and (match := _AFTER.fullmatch(values[0])):
+        return (int(match[1]), match[2])
     raise errors.invalid("after", "must be the value of `nextAfter` in a response, given once")
 
 

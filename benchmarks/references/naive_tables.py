@@ -20,6 +20,7 @@ _MEMBERS = {
     "repo": "repoId",
     "notification_channel": "channelId",
     "support_desk": "bindingId",
+    "plan": "planLimit",
 }
 PROJECT = """
 INSERT INTO naive_project (tenant, project, slug, name) VALUES (%s, %s, %s, %s) ON CONFLICT (tenant, project)
@@ -55,5 +56,5 @@ def statement(event: dict[str, Any], dump: Any) -> Statement:
         case "project", _:
             return PROJECT, (*project, data.get("slug"), data.get("name"))
         case _:
-            added = verb in ("added", "connected", "bound")
-            return ADDED if added else REMOVED, (*project, kind, data[_MEMBERS[kind]])
+            added = verb in ("added", "connected", "bound", "changed")
+            return ADDED if added else REMOVED, (*project, kind, str(data[_MEMBERS[kind]]))

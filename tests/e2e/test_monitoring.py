@@ -11,11 +11,14 @@ import pytest
 import yaml
 from promql_parser import AggregateExpr, Expr, MatchOp, VectorSelector
 
+from event_stream.events.event import partition_of
+from event_stream.streams.stream_keys import stream_key
 from monitoring import catalogue
 from tests.support.deployment import Deployment
-from tests.support.events import PROJECT, TENANT, event
+from tests.support.events import PROJECT, TENANT, body, event
 from tests.support.metrics_scrape import Scraped
 from tests.support.servers import wait_until
+from workers.runtime import redis_client
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
@@ -34,12 +37,19 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     key = up.run("keys", "create", "--tenant", TENANT).strip()
     made = [event("project.created.v1"), *(event("watchdog.evaluated.v1") for _ in range(20))]
     up.run("append", "--wait", "-", stdin="".join(json.dumps(each) + "\n" for each in made))
+    redis = redis_client(up.variables()["REDIS_URL"])
+    for _ in range(101):  # so many that their source is named
+        redis.xadd(
+            stream_key(partition_of(TENANT, 8)), {"event": body(event("analysis.created.v1", {"analysisId": 1}))}
+        )
     assert up.get("/v1/config/projects/checkout-api/stats", key).status_code == 200
     assert up.get("/v1/config/monitoring/activity", key, X_Project_Id=PROJECT).status_code == 200
     assert up.get("/v1/config/projects/nonsense/stats").status_code == 401
     wait_until(lambda: up.get("/healthz/projector").status_code == 200, "all processes send heartbeats")
     ended = "projector_verify_finished_timestamp_seconds"
     wait_until(lambda: Scraped.of(up.get("/metrics").text)(ended) > 0, "the read models are verified")
+    sources = "projector_dead_letter_source_entries"
+    wait_until(lambda: sources in Scraped.of(up.get("/metrics").text).names(), "the source of dead letters is named")
     answer = up.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.status_code == 200

@@ -141,7 +141,7 @@ def test_drains_reads_and_status_need_no_more_rights(restricted: Restricted) -> 
         producer = Producer(runtime.stream, runtime.settings)
         last = producer.append_many(MADE)[-1]
         wait_until(lambda: producer.is_projected(last), "all events of one tenant are projected", 60)
-        assert count_equal_answers(runtime, Oracle(MADE)) == 2
+        assert count_equal_answers(runtime, Oracle(MADE)) == 4
         found = read_status(runtime)
         assert all_problems(found) == []
         busiest = read_overview(runtime).tenants.by_traffic

@@ -21,7 +21,7 @@ from workers.runtime import Runtime, redis_client
 TENANT_PARTITION = partition_of(TENANT, 4)
 LARGE = b"x" * 1_000_000  # a larger entry is not held as a whole
 # Enough for a few large entries, as they are read, hashed and kept; not for a first batch of many.
-LITTLE_MIB = "16"
+LITTLE_MIB = "8"
 
 
 def append_large(runtime: Runtime, count: int) -> list[dict[str, Any]]:

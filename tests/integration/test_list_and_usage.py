@@ -141,7 +141,19 @@ async def test_a_limit_is_a_whole_number_given_once(api: Api, query: str) -> Non
     }
 
 
-@pytest.mark.parametrize("after", ["", "x", "%C3%A9", "MTIz", "A" * 200, "MSBh", "MQ%3D%3D&after=MQ"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        "",
+        "x",
+        "%C3%A9",
+        "1",
+        f"1-{PROJECT.upper()}",
+        f"-1-{PROJECT}",
+        f"1-{PROJECT}%0A",
+        f"1-{PROJECT}&after=1-{PROJECT}",
+    ],
+)
 async def test_after_is_a_value_of_a_response(api: Api, after: str) -> None:
     response = await api.ask(f"{PROJECTS}?after={after}", api.key(TENANT))
     assert response.status_code == 400

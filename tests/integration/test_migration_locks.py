@@ -139,7 +139,9 @@ def test_an_autovacuum_gives_way_to_a_migration(engine: Engine, report: Session,
     """PostgreSQL cancels it, but only for a statement that has waited for `deadlock_timeout`."""
     report.autocommit = True
     report.execute("ALTER TABLE tenant SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)")
-    report.execute("INSERT INTO tenant SELECT number::text, 0, '{}', 0, 0 FROM generate_series(1, 20000) AS number")
+    report.execute(
+        "INSERT INTO tenant SELECT number::text, 0, '{}', NULL, -1, '', 0, 0 FROM generate_series(1, 20000) AS number"
+    )
     report.execute("DELETE FROM tenant")
     report.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
     report.execute("SELECT pg_reload_conf()")

@@ -505,5 +505,5 @@ def test_a_long_log_is_looked_at_in_parts(filled: Runtime, monkeypatch: pytest.M
     assert max(applied.values()) > 100
     filled.queue.connection.delete(verify_results.RESULTS_KEY)
     with filled.writer.begin() as connection:
-        connection.execute(text("DELETE FROM event_log WHERE number = 90"))
+        connection.execute(delete(event_log.table).where(event_log.table.c.number == 90))
     assert "missing: 90" in str(a_pass(filled).log_errors)

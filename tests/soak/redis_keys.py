@@ -6,7 +6,7 @@ from types import ModuleType
 
 from event_stream.streams import stream_keys
 from workers.dispatch import dispatcher
-from workers.drain import circuit_breaker
+from workers.drain import circuit_breaker, drain_mark
 from workers.jobs import lease
 from workers.maintenance import verify_jobs, verify_pass, verify_results
 from workers.telemetry import apply_rates, batch_metrics, dead_letter_sources, progress, write_probe
@@ -14,6 +14,7 @@ from workers.telemetry import apply_rates, batch_metrics, dead_letter_sources, p
 DOCUMENTING_MODULES = (
     stream_keys,
     circuit_breaker,
+    drain_mark,
     dispatcher,
     progress,
     lease,

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import cli.commands.worker  # noqa: F401 (a worker imports it before its memory is measured)
@@ -20,6 +21,7 @@ MIB = 1024 * 1024
 
 
 def main() -> None:
+    threading.stack_size(256 * 1024)  # the stacks of threads count as memory, whether they are used or not
     process_runtime().writer.connect().close()
     used_kib = int(re.findall(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[0])
     limit = used_kib * 1024 + int(sys.argv[1]) * MIB
