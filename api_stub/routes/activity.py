@@ -1,6 +1,5 @@
 """GET /v1/config/monitoring/activity: the newest watchdog evaluations of a project (docs/reference/api.md#activity)."""
 
-import re
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from api_stub import errors
 from api_stub.auth.keys import ApiKey
 from api_stub.lookups.lookup import Lookup
 from api_stub.responses import ResponseModel, Success, json_response
-from api_stub.routes.parameters import PROJECT_HEADER, project_header, reject_min_position
+from api_stub.routes.parameters import PROJECT_HEADER, project_header, reject_min_position, whole_number
 from api_stub.routes.read import (
     REBUILD_PENDING,
     Find,
@@ -36,7 +35,6 @@ HOUR_US = 3_600_000_000
 HOURS_DEFAULT = 24
 HOURS_MAX = 720
 _READ_MODELS = ("activity", "project")
-_HOURS = re.compile(r"[0-9]{1,4}", re.ASCII)
 _HOURS_PARAMETER = {
     "name": "hours",
     "in": "query",
@@ -123,7 +121,7 @@ lookup = Lookup(_statement, _results)
 
 async def handle(request: Request, key: ApiKey, now_us: int, find: Find[ActivityKey, bytes]) -> Response:
     """Return the newest evaluations of the project that the header or the API key names."""
-    hours = _hours(request)
+    hours = whole_number(request, "hours", default=HOURS_DEFAULT, maximum=HOURS_MAX)
     project_id = project_header(request) or key.project_id
     reject_min_position(request)
     if project_id is None:
@@ -132,15 +130,6 @@ async def handle(request: Request, key: ApiKey, now_us: int, find: Find[Activity
     if project_id != (key.project_id or project_id):
         raise errors.forbidden("WRONG_PROJECT", "This API key is bound to another project.")
     return json_response(200, b'{"success":true,"data":[' + entries + b"]}")
-
-
-def _hours(request: Request) -> int:
-    values = request.query_params.getlist("hours")
-    if not values:
-        return HOURS_DEFAULT
-    if len(values) == 1 and _HOURS.fullmatch(values[0]) and 1 <= int(values[0]) <= HOURS_MAX:
-        return int(values[0])
-    raise errors.invalid("hours", f"must be a whole number from 1 to {HOURS_MAX}, given once")
 
 
 read = Read(

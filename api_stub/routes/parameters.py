@@ -1,10 +1,13 @@
-"""Request headers that all reads share: X-Project-Id and X-Min-Position."""
+"""Parameters and headers that several reads share."""
+
+import re
 
 from starlette.requests import Request
 
 from api_stub import errors
 from event_stream.events.patterns import ALLOWED, UUID_PATTERN, matches
 
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 PROJECT_HEADER = {
     "name": "X-Project-Id",
     "in": "header",
@@ -30,3 +33,13 @@ def reject_min_position(request: Request) -> None:
     """Raise an ApiError if the request has X-Min-Position (docs/reference/api.md#x-min-position)."""
     if "X-Min-Position" in request.headers:
         raise errors.not_implemented("X-Min-Position is not supported yet; leave it out.")
+
+
+def whole_number(request: Request, name: str, *, default: int, maximum: int) -> int:
+    """Return the query parameter of this name, from 1 to `maximum`, or the default if it is left out."""
+    values = request.query_params.getlist(name)
+    if not values:
+        return default
+    if len(values) == 1 and _WHOLE_NUMBER.fullmatch(values[0]) and 1 <= int(values[0]) <= maximum:
+        return int(values[0])
+    raise errors.invalid(name, f"must be a whole number from 1 to {maximum}, given once")

@@ -15,7 +15,7 @@ from api_stub import errors
 from api_stub.auth.keys import ApiKey
 from api_stub.lookups.lookup import Lookup
 from api_stub.responses import ResponseModel, Success, json_response
-from api_stub.routes.parameters import reject_min_position
+from api_stub.routes.parameters import reject_min_position, whole_number
 from api_stub.routes.read import (
     REBUILD_PENDING,
     Find,
@@ -35,7 +35,6 @@ from projections.transaction.projection_version import table as projection_versi
 
 PROJECTS_MAX = 1000
 _READ_MODELS = ("analysis_trend", "project", "project_details")
-_LIMIT = re.compile(r"[0-9]{1,4}", re.ASCII)
 _AFTER_PATTERN = r"^([0-9]{1,18})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
 _AFTER = re.compile(_AFTER_PATTERN.strip("^$"), re.ASCII)
 _LIMIT_PARAMETER = {
@@ -183,7 +182,7 @@ lookup = Lookup(_statement, _results, keys_per_query=4)
 
 async def handle(request: Request, key: ApiKey, _now_us: int, find: Find[ProjectsKey, list[ProjectRow]]) -> Response:
     """Return the projects of the key's tenant."""
-    limit = _limit(request)
+    limit = whole_number(request, "limit", default=PROJECTS_MAX, maximum=PROJECTS_MAX)
     after_us, after_id = _after(request)
     reject_min_position(request)
     found = require_found(await find(ProjectsKey(key.tenant_id, after_us, after_id, limit)))
@@ -191,15 +190,6 @@ async def handle(request: Request, key: ApiKey, _now_us: int, find: Find[Project
     if len(found) > limit:
         answer["nextAfter"] = found[limit - 1].cursor()
     return json_response(200, to_json(answer))
-
-
-def _limit(request: Request) -> int:
-    values = request.query_params.getlist("limit")
-    if not values:
-        return PROJECTS_MAX
-    if len(values) == 1 and _LIMIT.fullmatch(values[0]) and 1 <= int(values[0]) <= PROJECTS_MAX:
-        return int(values[0])
-    raise errors.invalid("limit", f"must be a whole number from 1 to {PROJECTS_MAX}, given once")
 
 
 def _after(request: Request) -> tuple[int, str]:

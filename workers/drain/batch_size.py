@@ -19,7 +19,7 @@ GROWTH_FACTOR = 64
 BYTES_MAX = READ_BYTES_MAX
 NARROWING_STEPS_MAX = 16  # halving ENTRIES_MAX reaches one entry in 12; that entry then fails alone
 MEMORY_SHORT_S = 60.0
-KILLED_S = 600.0
+KILLED_S = 30.0
 BACK_OFF_FIRST_S = 0.4
 BACK_OFF_MAX_S = 15.0
 
