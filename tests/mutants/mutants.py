@@ -1542,9 +1542,9 @@ EVENTS_AND_READS = (
     Mutant(
         "non-ASCII digits are accepted for hours",
         "activity",
-        "api_stub/routes/activity.py",
-        '_HOURS = re.compile(r"[0-9]{1,4}", re.ASCII)',
-        '_HOURS = re.compile(r"\\d{1,4}")',
+        "api_stub/routes/parameters.py",
+        '_WHOLE_NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)',
+        '_WHOLE_NUMBER = re.compile(r"\\d{1,4}")',
         (f"{_READS}hours_is_a_whole_number_given_once",),
     ),
     Mutant(
