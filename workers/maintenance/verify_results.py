@@ -108,7 +108,7 @@ def store_verified_up_to(redis: Redis, partition: int, number: int) -> None:
 
 def _read_hashes(redis: Redis) -> Sequence[dict[str, str]]:
     """Return the results, followed by the mismatches of each method."""
-    with redis.pipeline() as pipe:
+    with redis.pipeline(transaction=False) as pipe:  # a full Redis refuses transactions, even those that only read
         pipe.hgetall(RESULTS_KEY)
         for method in METHODS:
             pipe.hgetall(f"{MISMATCHES_KEY}{method}")
