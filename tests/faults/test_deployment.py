@@ -181,7 +181,10 @@ def test_a_copy_of_the_database_trims_nothing_until_it_is_adopted(
 ) -> None:
     append(runtime, *(event() for _ in range(SOME)))
     drain_all(runtime)
-    with sqlite3.connect(tmp_path / "projector.db") as source, sqlite3.connect(tmp_path / "copy.db") as to:
+    with (
+        closing(sqlite3.connect(tmp_path / "projector.db")) as source,
+        closing(sqlite3.connect(tmp_path / "copy.db")) as to,
+    ):
         source.backup(to)
     environ = environ_of(f"sqlite:///{tmp_path}/copy.db", redis_url)
     with closing_runtime(Runtime.for_writing(environ)) as copy:
@@ -202,7 +205,10 @@ def test_a_copy_of_the_database_trims_nothing_until_it_is_adopted(
 def test_a_fork_has_an_id_of_its_own_and_needs_a_redis_without_processes(
     runtime: Runtime, redis_url: str, tmp_path: Path
 ) -> None:
-    with sqlite3.connect(tmp_path / "projector.db") as source, sqlite3.connect(tmp_path / "copy.db") as to:
+    with (
+        closing(sqlite3.connect(tmp_path / "projector.db")) as source,
+        closing(sqlite3.connect(tmp_path / "copy.db")) as to,
+    ):
         source.backup(to)
     environ = environ_of(f"sqlite:///{tmp_path}/copy.db", redis_url)
     worker = create_worker(runtime)
