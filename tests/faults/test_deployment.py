@@ -172,6 +172,8 @@ def test_a_new_database_adopts_the_id_of_redis_and_is_reported_as_another_one(ru
     assert ids(new) == ids(runtime)
     assert new.deployment().is_copy
     assert not runtime.deployment().is_copy
+    new.writer.dispose()
+    new.reader.dispose()
 
 
 @pytest.mark.first
