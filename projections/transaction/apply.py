@@ -21,6 +21,7 @@ from projections.database.pipeline import pipelined
 from projections.folding.projection import Projection, upcast_all
 from projections.transaction import checkpoint_table, dead_letter_counts, dead_letters, event_log, projection_version
 from projections.transaction.checkpoint import Checkpoint
+from projections.transaction.dead_letter_limits import KEPT_MAX, count_and_limit
 from projections.transaction.dead_letters import DeadLetter
 from projections.transaction.event_log import Classified
 
@@ -49,7 +50,7 @@ class Batch:
 
 
 def apply(
-    engine: Engine, projections: Sequence[Projection], batch: Batch, dead_letters_max: int = dead_letters.KEPT_MAX
+    engine: Engine, projections: Sequence[Projection], batch: Batch, dead_letters_max: int = KEPT_MAX
 ) -> Checkpoint:
     """Apply a batch in one transaction, and return the checkpoint after it.
 
@@ -147,7 +148,7 @@ def _park(
         logged = _logged_bodies(connection, classified, batch.dead_letters)
         of_tenants = {identity: body for identity, body in logged.items() if identity[0] in tenants}
         changed.subtract(dead_letters.close_applied(connection, of_tenants))
-    dead_letters.count_and_limit(connection, changed, dead_letters_max)
+    count_and_limit(connection, changed, dead_letters_max)
     return parked
 
 

@@ -1,8 +1,7 @@
 """The table `dead_letter`: entries that can never be applied, each with its reason.
 
 A dead letter is open until its event is applied, an operator discards it, or its bytes fail for another reason. A
-closed one has no bytes. Each bucket and reason has a limit of open ones:
-docs/decisions/0052-bound-dead-letters-per-tenant-and-reason.md
+closed one has no bytes. `dead_letter_limits` bounds the open ones of each bucket and reason.
 """
 
 import time
@@ -25,7 +24,6 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    delete,
     func,
     literal_column,
     select,
@@ -42,15 +40,12 @@ from projections.database.bulk import dialect_insert
 from projections.database.columns import KeyText, metadata, to_signed
 from projections.database.key_queries import bind_keys, find_rows, key_rows
 from projections.database.pipeline import Query, execute, fetch
-from projections.transaction import dead_letter_counts
-from projections.transaction.dead_letter_counts import NEVER_DROPPED, DeadLettersFullError, Group
+from projections.transaction.dead_letter_counts import Group
 
 OPEN = "open"
 APPLIED = "applied"
 DISCARDED = "discarded"
 REPLACED = "replaced"
-KEPT_MAX = 10_000
-DROPPED_AT_ONCE_MAX = 10_000  # more than a batch can park, so that a group above its limit shrinks
 # No other reason applies to a body that is too large.
 _REPLACE_NOTHING = (Reason.WRONG_PARTITION, Reason.TOO_LARGE)
 TIME_US_MAX = 2**63 - 1  # a producer may choose an entry id with a larger time
@@ -83,14 +78,6 @@ table = Table(
 is_open = table.c.state == literal_column(f"'{OPEN}'")
 _IS_OPEN: dict[str, Any] = {"postgresql_where": is_open, "sqlite_where": is_open}
 _is_closed = table.c.closed_us.is_not(None)
-# A dead letter that another transaction has locked is skipped, so that the two cannot wait for each other.
-_OLDEST = (
-    select(table.c.id)
-    .where(is_open, table.c.bucket == bindparam("of_bucket"), table.c.reason == bindparam("of_reason"))
-    .order_by(table.c.last_seen_us, table.c.id)
-    .limit(bindparam("number"))
-    .with_for_update(skip_locked=True)
-)
 # Conflicts are left out: they can never be applied, and one identity may have any number of them.
 is_closable = is_open & (table.c.reason != Reason.ID_CONFLICT.value)
 Index("dead_letter_by_event", table.c.tenant_id, table.c.event_id, **_IS_OPEN)
@@ -158,7 +145,7 @@ class WholeBody(NamedTuple):
 def park(connection: Connection, parked: Sequence[DeadLetter]) -> Counter[Group]:
     """Store dead letters. A known one counts as seen once more, and is open again; it keeps its first position.
 
-    Returns how many are newly open in each group; the caller passes this to `count_and_limit`.
+    Returns how many are newly open in each group; the caller passes this to `dead_letter_limits`.
     """
     if not parked:
         return Counter()
@@ -228,37 +215,6 @@ def close(connection: Connection, ids: Collection[str], state: str) -> Counter[G
     return Counter(Group(bucket, reason) for bucket, reason in locked)
 
 
-def count_and_limit(connection: Connection, changed: Mapping[Group, int], kept_max: int) -> None:
-    """Add the changes to the counts of open dead letters; in groups above the limit, keep only the newest.
-
-    The others are deleted and stay counted. Raises DeadLettersFullError if a group may not lose dead letters.
-    """
-    dead_letter_counts.add(connection, changed, {})
-    grown = [group for group, number in changed.items() if number > 0]
-    kept = dead_letter_counts.read_kept(connection, grown)
-    dropped: Counter[Group] = Counter()
-    for group, number in sorted(kept.items()):
-        if number > kept_max and group.reason in NEVER_DROPPED:
-            raise DeadLettersFullError(
-                f"{number:,} dead letters of {group.bucket} with the reason {group.reason} would be open, and"
-                f" PROJECTOR_DEAD_LETTERS_MAX is {kept_max:,}; raise the limit, or discard them (a replay is appended"
-                " after the entries that wait)"
-            )
-        if number > kept_max:
-            dropped[group] = _delete_oldest(connection, group, min(number - kept_max, DROPPED_AT_ONCE_MAX))
-    dead_letter_counts.add(connection, {group: -number for group, number in dropped.items()}, dropped)
-
-
-def _delete_oldest(connection: Connection, group: Group, number: int) -> int:
-    """Delete the open dead letters of a group that were last seen first; returns how many."""
-    name = connection.dialect.name
-    of_group = {"of_bucket": group.bucket, "of_reason": group.reason, "number": number}
-    (oldest,) = fetch(connection, Query(_OLDEST, of_group))
-    if oldest:
-        execute(connection, _delete_statement(name), bind_keys(name, [tuple(row) for row in oldest]))
-    return len(oldest)
-
-
 @cache
 def _closable_statement(dialect_name: str) -> Select[Any]:
     keys = key_rows(dialect_name, [table.c.tenant_id, table.c.event_id])
@@ -288,12 +244,6 @@ def _close_statement(dialect_name: str) -> Any:
     of_keys = table.c.id.in_(select(keys.c[0]))
     closed: dict[str, Any] = {"state": bindparam("closed_state"), "closed_us": bindparam("now_us"), "body": None}
     return update(table).where(of_keys, is_open).values(closed)
-
-
-@cache
-def _delete_statement(dialect_name: str) -> Any:
-    keys = key_rows(dialect_name, [table.c.id])
-    return delete(table).where(table.c.id.in_(select(keys.c[0])))
 
 
 def _columns(first: DeadLetter, last: DeadLetter, times_seen: int) -> dict[str, object]:

@@ -432,8 +432,8 @@ ANY_ORDER = (
         "a detail that is left out is erased",
         "G3",
         "projections/read_models/project_details.py",
-        "llm_context=row.llm_context if data.llm_context is None else row.llm_context.set(data.llm_context, stamp)",
-        "llm_context=row.llm_context.set(data.llm_context, stamp)",
+        "row.llm_context.set_unless_none(data.llm_context, stamp)",
+        "row.llm_context.set(data.llm_context, stamp)",
         (f"{_LIST_AND_USAGE}the_latest_event_that_sets_a_detail_decides",),
     ),
     Mutant(
@@ -875,7 +875,7 @@ RECOVERY = (
     Mutant(
         "the oldest dead letters are kept and the newest are dropped",
         "G8",
-        "projections/transaction/dead_letters.py",
+        "projections/transaction/dead_letter_limits.py",
         "    .order_by(table.c.last_seen_us, table.c.id)\n",
         "    .order_by(table.c.last_seen_us.desc(), table.c.id)\n",
         (f"{_DEAD_LETTERS}above_the_limit_only_the_newest_dead_letters_of_a_tenant_and_reason_are_kept",),
@@ -891,7 +891,7 @@ RECOVERY = (
     Mutant(
         "dead letters that an upgrade would apply are dropped at the limit",
         "dead_letters",
-        "projections/transaction/dead_letters.py",
+        "projections/transaction/dead_letter_limits.py",
         "        if number > kept_max and group.reason in NEVER_DROPPED:\n",
         "        if number > kept_max and group.reason in ():\n",
         (f"{_DEAD_LETTERS}the_breaker_opens_before_an_event_that_an_upgrade_would_apply_is_dropped",),
