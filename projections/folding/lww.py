@@ -3,7 +3,7 @@
 The event with the greatest stamp decides a value, in whatever order events are folded (docs/reference/events.md#order).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 from pydantic_core import from_json, to_json
@@ -28,6 +28,21 @@ class LWWRegister(NamedTuple, Generic[T]):
     def set(self, value: T, stamp: Stamp) -> "LWWRegister[T]":
         """Return the register after an event that sets it; unchanged if the stored event is later."""
         return LWWRegister(value, stamp) if stamp > self.stamp else self
+
+    def set_unless_none(self, value: T | None, stamp: Stamp) -> "LWWRegister[T]":
+        """Return the register after an event that sets it, unless the event's member is missing or null."""
+        return self if value is None else self.set(value, stamp)
+
+    @property
+    def columns(self) -> tuple[T, int, str]:
+        """The columns that store it: value, time and event id."""
+        return (self.value, *self.stamp)
+
+
+def load_registers(columns: Sequence[Any]) -> Iterator[LWWRegister[Any]]:
+    """Yield the registers that are stored in columns, three for each, as `LWWRegister.columns` returns them."""
+    for value, time_us, event_id in zip(columns[::3], columns[1::3], columns[2::3], strict=True):
+        yield LWWRegister(value, (time_us, event_id))
 
 
 class LWWSet:

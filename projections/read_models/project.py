@@ -19,7 +19,7 @@ from event_stream.events.event_types import (
 )
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.lww import LWWRegister, LWWSet, Stamp
+from projections.folding.lww import LWWRegister, LWWSet, Stamp, load_registers
 from projections.folding.projection import Key, project_key
 from projections.folding.rollup import Rollup
 
@@ -107,8 +107,8 @@ def _fold_member(row: Project, event: Event) -> Project:
 
 def _rename(row: Project, slug: str | None, name: str | None, stamp: Stamp) -> Project:
     return row._replace(
-        slug=row.slug if slug is None else row.slug.set(slug, stamp),
-        name=row.name if name is None else row.name.set(name, stamp),
+        slug=row.slug.set_unless_none(slug, stamp),
+        name=row.name.set_unless_none(name, stamp),
     )
 
 
@@ -119,10 +119,7 @@ def _new(key: Key) -> Project:
 
 def _load(columns: Row) -> Project:
     tenant_id, project_id, *registers = columns[:14]
-    exists, slug, name, watchdog = (
-        LWWRegister(value, (time_us, event_id))
-        for value, time_us, event_id in zip(registers[::3], registers[1::3], registers[2::3], strict=True)
-    )
+    exists, slug, name, watchdog = load_registers(registers)
     sets = (LWWSet.from_json(text) for text in columns[15::2])
     return Project(tenant_id, project_id, exists, slug, name, watchdog, *sets)
 
@@ -133,7 +130,7 @@ def _dump(row: Project) -> Row:
     return (
         row.tenant_id,
         row.project_id,
-        *(column for register in registers for column in (register.value, *register.stamp)),
+        *(column for register in registers for column in register.columns),
         *(column for ids in sets for column in (ids.count, ids.to_json())),
     )
 

@@ -8,7 +8,7 @@ from event_stream.events.event import Event
 from event_stream.events.event_types import ProjectCreated, ProjectUpdated
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.lww import LWWRegister
+from projections.folding.lww import LWWRegister, load_registers
 from projections.folding.projection import Key, project_key
 from projections.folding.rollup import Rollup
 
@@ -50,9 +50,9 @@ def fold(row: ProjectDetails, event: Event) -> ProjectDetails:
     is_default = data.is_default if isinstance(data, ProjectCreated) else None
     return row._replace(
         updated_us=max(row.updated_us, event.time_us),
-        description=row.description if data.description is None else row.description.set(data.description, stamp),
-        is_default=row.is_default if is_default is None else row.is_default.set(is_default, stamp),
-        llm_context=row.llm_context if data.llm_context is None else row.llm_context.set(data.llm_context, stamp),
+        description=row.description.set_unless_none(data.description, stamp),
+        is_default=row.is_default.set_unless_none(is_default, stamp),
+        llm_context=row.llm_context.set_unless_none(data.llm_context, stamp),
     )
 
 
@@ -63,11 +63,7 @@ def _new(key: Key) -> ProjectDetails:
 
 def _load(columns: Row) -> ProjectDetails:
     tenant_id, project_id, updated_us, *registers = columns
-    description, is_default, llm_context = (
-        LWWRegister(value, (time_us, event_id))
-        for value, time_us, event_id in zip(registers[::3], registers[1::3], registers[2::3], strict=True)
-    )
-    return ProjectDetails(tenant_id, project_id, updated_us, description, is_default, llm_context)
+    return ProjectDetails(tenant_id, project_id, updated_us, *load_registers(registers))
 
 
 def _dump(row: ProjectDetails) -> Row:
@@ -76,7 +72,7 @@ def _dump(row: ProjectDetails) -> Row:
         row.tenant_id,
         row.project_id,
         row.updated_us,
-        *(column for register in registers for column in (register.value, *register.stamp)),
+        *(column for register in registers for column in register.columns),
     )
 
 

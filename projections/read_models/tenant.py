@@ -8,7 +8,7 @@ from event_stream.events.event import Event
 from event_stream.events.event_types import PlanChanged, SupportDeskBound, SupportDeskUnbound
 from projections.database.columns import KeyText, Row, metadata
 from projections.folding import row_checksum
-from projections.folding.lww import LWWRegister, LWWSet
+from projections.folding.lww import LWWRegister, LWWSet, load_registers
 from projections.folding.projection import Key
 from projections.folding.rollup import Rollup
 
@@ -58,13 +58,12 @@ def _new(key: Key) -> Tenant:
 
 
 def _load(columns: Row) -> Tenant:
-    tenant_id, _count, support_desks, plan_limit, *stamp = columns
-    return Tenant(tenant_id, LWWSet.from_json(support_desks), LWWRegister(plan_limit, (stamp[0], stamp[1])))
+    tenant_id, _count, support_desks, *registers = columns
+    return Tenant(tenant_id, LWWSet.from_json(support_desks), *load_registers(registers))
 
 
 def _dump(row: Tenant) -> Row:
-    desks, plan_limit = row.support_desks, row.plan_limit
-    return (row.tenant_id, desks.count, desks.to_json(), plan_limit.value, *plan_limit.stamp)
+    return (row.tenant_id, row.support_desks.count, row.support_desks.to_json(), *row.plan_limit.columns)
 
 
 projection = Rollup(
