@@ -340,7 +340,8 @@ def test_evicted_keys_are_reported_until_the_counter_is_reset(runtime: Runtime, 
 
 @only_sqlite
 def test_nearly_exhausted_memory_is_reported(alive: Runtime, environ: Environ) -> None:
-    with configured(alive, maxmemory=alive.stream.redis.info()["used_memory"] + 50_000):
+    assert examined(environ).findings == []  # from now on the server holds the scripts of an examination
+    with configured(alive, maxmemory=alive.stream.redis.info()["used_memory"] + 100_000):
         found = finding(environ, "redis-nearly-full")
     assert found.severity == "warning"
 
